@@ -1,0 +1,70 @@
+"""Diffusion priors for medical images: train on scans, track in MLflow, put to work on real tasks.
+
+Research software: not a medical device, not for diagnosis.
+
+Names are loaded on first use, so that `import medidiff` costs no torch import.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from medidiff.api import (
+        benchmark,
+        check,
+        demo,
+        evaluate,
+        export,
+        load,
+        register,
+        run,
+        sync,
+        train,
+    )
+    from medidiff.errors import MedidiffError
+    from medidiff.model import Model
+
+_PLACE = {
+    "benchmark": "medidiff.api",
+    "check": "medidiff.api",
+    "demo": "medidiff.api",
+    "evaluate": "medidiff.api",
+    "export": "medidiff.api",
+    "load": "medidiff.api",
+    "register": "medidiff.api",
+    "run": "medidiff.api",
+    "sync": "medidiff.api",
+    "train": "medidiff.api",
+    "MedidiffError": "medidiff.errors",
+    "Model": "medidiff.model",
+}
+
+__all__ = [
+    "MedidiffError",
+    "Model",
+    "__version__",
+    "benchmark",
+    "check",
+    "demo",
+    "evaluate",
+    "export",
+    "load",
+    "register",
+    "run",
+    "sync",
+    "train",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name == "__version__":
+        return metadata.version("medidiff")
+    if name in _PLACE:
+        return getattr(import_module(_PLACE[name]), name)
+    raise AttributeError(f"module 'medidiff' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

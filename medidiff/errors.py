@@ -1,0 +1,47 @@
+"""The errors a user can cause, each with one clear message: what, where, what was found, what to
+do."""
+
+from __future__ import annotations
+
+
+class MedidiffError(Exception):
+    """An error of the user's making; the command line prints it and exits with code 2.
+
+    `private` may name files and subjects: it is written to the private log only.
+    """
+
+    def __init__(self, message: str, *, private: str | None = None) -> None:
+        super().__init__(message)
+        self.private = private
+
+
+class ConfigError(MedidiffError):
+    """A configuration that cannot be run."""
+
+
+class ManifestError(MedidiffError):
+    """A manifest whose rows cannot be used."""
+
+
+class DataError(MedidiffError):
+    """A scan that cannot be read or does not fit."""
+
+
+class ModelError(MedidiffError):
+    """A model folder that is incomplete, altered or of another kind than asked for."""
+
+
+class RegistryError(MedidiffError):
+    """A name, alias or run that the MLflow server does not have."""
+
+
+class OutputError(MedidiffError):
+    """A place for results that cannot be used, such as a folder that already holds some."""
+
+
+class TrainingError(MedidiffError):
+    """A training that cannot go on."""
+
+
+class TaskError(MedidiffError):
+    """A head that does not exist or cannot be run on this model or input."""
