@@ -1,0 +1,103 @@
+"""From a network to a `Denoise`, and wrappers that change what it says.
+
+Order of the wrappers: guidance, then `clipped` (the range belongs to the model), then `counted`
+around each network, so that guidance by two networks counts both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+import torch
+from torch import nn
+
+from medidiff.diffusion.levels import Denoise, Estimate, NoiseLevel, eps_of, scale
+from medidiff.diffusion.targets import Target, estimate
+from medidiff.types import Image, Tensor
+
+Network: TypeAlias = Callable[[Image, Tensor, Tensor | None, Image | None], Image]
+"""(scaled x, label (batch,), condition (batch, K) or None, concat or None) -> prediction."""
+
+
+@dataclass(frozen=True, eq=False)
+class Denoiser:
+    """The expected clean image given a noisy one, by a network and its target.
+
+    Shapes: x is (batch, channel, *space), condition (batch, K), concat (batch, k, *space).
+    The network gets x and concat in the dtype of its weights and the label in float32; the estimate
+    is in the dtype of x.
+    Source: Karras et al. 2022 (arXiv:2206.00364), eq. 7.
+    """
+
+    network: Network
+    target: Target
+    condition: Tensor | None = None
+    concat: Image | None = None
+
+    def __call__(self, x: Image, level: NoiseLevel) -> Estimate:
+        prediction = predict(self.network, self.target, x, level, self.condition, self.concat)
+        return estimate(self.target, x, prediction.to(x.dtype), level)
+
+
+def predict(
+    network: Network,
+    target: Target,
+    x: Image,
+    level: NoiseLevel,
+    condition: Tensor | None,
+    concat: Image | None,
+) -> Image:
+    """The network's raw prediction at x: the one place where a network is called."""
+    dtype = _weight_dtype(network, x.dtype)
+    label = target.noise_label(level).to(device=x.device, dtype=torch.float32)
+    return network(
+        (scale(target.input_scale(level), x) * x).to(dtype),
+        label.expand(x.shape[0]),
+        condition,
+        None if concat is None else concat.to(dtype),
+    )
+
+
+def clipped(
+    denoise: Denoise, low: float, high: float, eps: Literal["rederive", "keep"] = "rederive"
+) -> Denoise:
+    """`denoise` with its clean estimate held within [low, high].
+
+    eps "rederive" recomputes the noise from the clipped image (guided-diffusion), "keep" leaves it
+    (Analytic-DPM, diffusers); DDIM and Heun differ by it, DDPM and DPM-Solver++ do not.
+    """
+    if not low < high:
+        raise ValueError(f"clipping needs low < high, got {low}, {high}")
+
+    def clip(x: Image, level: NoiseLevel) -> Estimate:
+        raw = denoise(x, level)
+        clean = raw.clean.clamp(low, high)
+        return Estimate(
+            clean, eps_of(x, clean, level) if eps == "rederive" else raw.eps, raw.spread
+        )
+
+    return clip
+
+
+@dataclass(eq=False)
+class Counter:
+    """A `Denoise` that counts how often it is called: network calls per image (NFE)."""
+
+    denoise: Denoise
+    calls: int = field(default=0, init=False)
+
+    def __call__(self, x: Image, level: NoiseLevel) -> Estimate:
+        self.calls += 1
+        return self.denoise(x, level)
+
+
+def counted(denoise: Denoise) -> Counter:
+    """`denoise` with `.calls`, the number of its calls so far."""
+    return Counter(denoise)
+
+
+def _weight_dtype(network: Network, otherwise: torch.dtype) -> torch.dtype:
+    weight = next(network.parameters(), None) if isinstance(network, nn.Module) else None
+    return otherwise if weight is None else weight.dtype

@@ -1,0 +1,161 @@
+"""Noise fields that depend on what they are for, not on when or where they are drawn.
+
+A field is keyed by (seed, subject, sample, step, draw): the same in a batch or alone, on one GPU or
+eight, in a run or its resumption. The generator is Philox-4x32-10 (Salmon et al. 2011, "Parallel
+random numbers: as easy as 1, 2, 3", SC'11, section 3.3), written in torch's int64 so that a CPU and
+a GPU give the same integers. torch's global generator is never touched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import torch
+
+from medidiff.types import Image, Tensor
+
+_WORD = 0xFFFFFFFF
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+_ROUNDS = 10
+
+Key: TypeAlias = tuple[str | int, ...]
+"""What a draw is for: names and numbers, hashed together with the seed."""
+
+
+class NoiseSource(Protocol):
+    """(like, step, draw) -> a unit Gaussian field of the shape, dtype and device of `like`."""
+
+    def __call__(self, like: Image, step: int, draw: int = 0) -> Image: ...
+
+
+def philox(counter: Sequence[Tensor], key: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Four random 32-bit words for each counter of four and key of two, all held in int64.
+
+    Shapes: the four counters and two keys broadcast together.
+    Source: Salmon et al. 2011, section 3.3, ten rounds; known answers of Random123 in the tests.
+    """
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(_ROUNDS):
+        high0, low0 = _multiply(c0, _MULTIPLIERS[0])
+        high1, low1 = _multiply(c2, _MULTIPLIERS[1])
+        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+        k0, k1 = (k0 + _WEYL[0]) & _WORD, (k1 + _WEYL[1]) & _WORD
+    return c0, c1, c2, c3
+
+
+def uniforms(seed: int, keys: Sequence[Key], count: int = 1) -> Tensor:
+    """`count` uniform numbers in the open interval (0, 1) for each key.
+
+    Shapes: (len(keys), count), float64, on the CPU; 52 random bits each.
+
+    >>> uniforms(0, [("time", 7)]).shape
+    torch.Size([1, 1])
+    """
+    words = _words(_key_words("uniform", seed, keys, torch.device("cpu")), 2 * count)
+    high, low = words[:, 0::2] >> 6, words[:, 1::2] >> 6
+    return ((high * 2**26 + low).double() + 0.5) * 2.0**-52
+
+
+def gaussians(seed: int, keys: Sequence[Key], count: int, like: Tensor) -> Tensor:
+    """`count` unit Gaussian numbers for each key, by Box and Muller from pairs of words.
+
+    Shapes: (len(keys), count), on the device of `like`; computed in float64 if `like` is float64,
+    else in float32, then cast to its dtype. Number i does not depend on `count`.
+    """
+    exact = torch.float64 if like.dtype == torch.float64 else torch.float32
+    words = _words(_key_words("gaussian", seed, keys, like.device), count + count % 2)
+    unit = (words.to(exact) + 0.5) * 2.0**-32
+    radius = (-2 * unit[:, 0::2].log()).sqrt()
+    angle = 2 * math.pi * unit[:, 1::2]
+    pairs = torch.stack((radius * angle.cos(), radius * angle.sin()), dim=-1)
+    return pairs.flatten(1)[:, :count].to(like.dtype)
+
+
+@dataclass(frozen=True)
+class KeyedNoise:
+    """Noise for a batch whose entries are (subject, sample) pairs.
+
+    A field is a function of (seed, subject, sample, step, draw) and the voxel's index in
+    (channel, *space), whatever the batch around it.
+    Errors: ValueError if the batch has another size than `members`.
+    """
+
+    seed: int
+    members: tuple[tuple[str, int], ...]
+
+    def __init__(self, seed: int, members: Sequence[tuple[str, int]]) -> None:
+        object.__setattr__(self, "seed", seed)
+        object.__setattr__(self, "members", tuple((name, sample) for name, sample in members))
+
+    def __call__(self, like: Image, step: int, draw: int = 0) -> Image:
+        if like.shape[0] != len(self.members):
+            raise ValueError(f"noise for {len(self.members)} images, asked for {like.shape[0]}")
+        keys = [(subject, sample, step, draw) for subject, sample in self.members]
+        return gaussians(self.seed, keys, like[0].numel(), like).reshape(like.shape)
+
+    def take(self, indices: Sequence[int]) -> KeyedNoise:
+        """The noise of a part of the batch."""
+        return KeyedNoise(self.seed, [self.members[index] for index in indices])
+
+
+def training_noise(seed: int, step: int, indices: Sequence[int]) -> KeyedNoise:
+    """Noise for one training step, keyed by (seed, global step, global index of the example).
+
+    The example's index counts over all ranks, so the number of ranks does not change the draw.
+    """
+    return KeyedNoise(seed, [(f"train {step}", int(index)) for index in indices])
+
+
+def training_uniforms(
+    seed: int, step: int, indices: Sequence[int], purpose: str, count: int = 1
+) -> Tensor:
+    """Uniform numbers for one training step, keyed like `training_noise` and by their purpose.
+
+    Shapes: (len(indices), count), float64, in (0, 1).
+    """
+    return uniforms(seed, [("train", purpose, step, int(index)) for index in indices], count)
+
+
+@dataclass(frozen=True, eq=False)
+class TapeNoise:
+    """Recorded fields played back: fields[step][draw], each of the shape of the whole batch.
+
+    Errors: IndexError past the end of the tape.
+    """
+
+    fields: Sequence[Sequence[Image]]
+
+    def __call__(self, like: Image, step: int, draw: int = 0) -> Image:
+        return self.fields[step][draw].to(like)
+
+
+def _multiply(a: Tensor, b: int) -> tuple[Tensor, Tensor]:
+    """High and low word of the 64-bit product; int64 wraps, but its bits are the product's."""
+    product = a * b
+    return (product >> 32) & _WORD, product & _WORD
+
+
+def _key_words(purpose: str, seed: int, keys: Sequence[Key], device: torch.device) -> Tensor:
+    """(len(keys), 2) words: 64 bits of BLAKE2b over an unambiguous spelling of the key."""
+    rows = []
+    for key in keys:
+        text = json.dumps([purpose, seed, *key], ensure_ascii=True, separators=(",", ":"))
+        digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+        rows.append([int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")])
+    return torch.tensor(rows, dtype=torch.int64, device=device).reshape(len(rows), 2)
+
+
+def _words(keys: Tensor, count: int) -> Tensor:
+    """(len(keys), count) words; word i is lane i % 4 of the block with counter i // 4."""
+    blocks = torch.arange((count + 3) // 4, dtype=torch.int64, device=keys.device)
+    zero = torch.zeros((), dtype=torch.int64, device=keys.device)
+    counter = (blocks & _WORD, blocks >> 32, zero, zero)
+    lanes = philox(counter, (keys[:, :1], keys[:, 1:]))
+    return torch.stack(lanes, dim=-1).flatten(1)[:, :count]

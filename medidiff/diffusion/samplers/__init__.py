@@ -1,0 +1,14 @@
+"""Samplers: one paper, one file. Each is a frozen option object with one method, `step`."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from medidiff.diffusion.samplers.ancestral import DDPM
+from medidiff.diffusion.samplers.ddim import DDIM
+from medidiff.diffusion.samplers.dpm_solver import DPMSolverPP
+from medidiff.diffusion.samplers.edm import Heun
+
+AnySampler: TypeAlias = DDPM | DDIM | Heun | DPMSolverPP
+
+__all__ = ["DDIM", "DDPM", "AnySampler", "DPMSolverPP", "Heun"]

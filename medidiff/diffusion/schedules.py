@@ -1,0 +1,210 @@
+"""Noise schedules: t in [0, 1] (1 = noise) to a noise level, and back.
+
+A new schedule is a class here and an entry in `AnySchedule`; nothing else changes.
+Every formula is written so that both ends are exact: sigma keeps its relative precision as t -> 0
+and alpha is exactly 0 at t = 1 where the paper says so.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol, TypeAlias
+
+import torch
+
+from medidiff.diffusion.levels import NoiseLevel
+from medidiff.types import Tensor, Times
+
+
+class Schedule(Protocol):
+    """t -> NoiseLevel, with its inverse.
+
+    `t_min` is the last noisy time that a path visits before the clean level, `t_max` the first.
+    """
+
+    t_min: ClassVar[float]
+    t_max: ClassVar[float]
+
+    def __call__(self, t: Times) -> NoiseLevel: ...
+
+    def time_of(self, half_log_snr: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class VPLinear:
+    """Variance-preserving, beta linear in t. Song et al. 2021 (arXiv:2011.13456), eq. 33.
+
+    The limit of DDPM's linear betas (Ho et al. 2020, arXiv:2006.11239) for many steps.
+    """
+
+    kind: Literal["vp-linear"] = "vp-linear"
+    beta_min: float = 0.1
+    """Rate of noise at t = 0."""
+    beta_max: float = 20.0
+    """Rate of noise at t = 1."""
+
+    t_min: ClassVar[float] = 1e-3
+    t_max: ClassVar[float] = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.beta_min <= self.beta_max:
+            raise ValueError(
+                f"vp-linear needs 0 < beta_min <= beta_max, got {self.beta_min}, {self.beta_max}"
+            )
+
+    def __call__(self, t: Times) -> NoiseLevel:
+        t = _double(t)
+        log_alpha = -0.25 * t**2 * (self.beta_max - self.beta_min) - 0.5 * t * self.beta_min
+        return NoiseLevel(t, log_alpha.exp(), (-torch.expm1(2 * log_alpha)).sqrt())
+
+    def time_of(self, half_log_snr: Tensor) -> Tensor:
+        """The time of a half-log-SNR. Lu et al. 2022 (arXiv:2206.00927), appendix D.4."""
+        lam = _double(half_log_snr)
+        power = 2 * torch.logaddexp(-2 * lam, torch.zeros_like(lam))
+        root = (self.beta_min**2 + (self.beta_max - self.beta_min) * power).sqrt()
+        return power / (root + self.beta_min)
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Variance-preserving, alpha a quarter cosine.
+
+    Source: Nichol & Dhariwal 2021 (arXiv:2102.09672), eq. 17.
+    Differs: not clipped at beta = 0.999, so alpha is exactly 0 at t = 1; the sines below are that
+    equation rewritten without cancellation at either end.
+    """
+
+    kind: Literal["cosine"] = "cosine"
+    offset: float = 0.008
+    """The paper's s: keeps the first steps from being too small."""
+
+    t_min: ClassVar[float] = 1e-3
+    t_max: ClassVar[float] = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.offset < 1:
+            raise ValueError(f"cosine needs 0 < offset < 1, got {self.offset}")
+
+    @property
+    def _start_angle(self) -> float:
+        return self.offset / (1 + self.offset) * math.pi / 2
+
+    def __call__(self, t: Times) -> NoiseLevel:
+        t = _double(t)
+        quarter = math.pi / 2 / (1 + self.offset)
+        top = math.cos(self._start_angle)
+        alpha = (quarter * (1 - t)).sin() / top
+        product = (quarter * t).sin() * (quarter * t + 2 * self._start_angle).sin()
+        return NoiseLevel(t, alpha, product.sqrt() / top)
+
+    def time_of(self, half_log_snr: Tensor) -> Tensor:
+        """The time of a half-log-SNR, through the angle whose cosine is alpha."""
+        lam = _double(half_log_snr)
+        alpha, sigma = (2 * lam).sigmoid().sqrt(), (-2 * lam).sigmoid().sqrt()
+        sine = torch.hypot(sigma, alpha * math.sin(self._start_angle))
+        angle = torch.atan2(sine, alpha * math.cos(self._start_angle))
+        return angle * (1 + self.offset) / (math.pi / 2) - self.offset
+
+
+@dataclass(frozen=True)
+class VE:
+    """Variance-exploding, sigma geometric in t. Song et al. 2021 (arXiv:2011.13456), eq. 31.
+
+    The levels of NCSN (Song & Ermon 2019, arXiv:1907.05600). At t = 0 sigma is sigma_min, not 0.
+    """
+
+    kind: Literal["ve"] = "ve"
+    sigma_min: float = 0.01
+    """Noise at t = 0, in units of the network's image range."""
+    sigma_max: float = 50.0
+    """Noise at t = 1; about the largest distance between two images."""
+
+    t_min: ClassVar[float] = 0.0
+    t_max: ClassVar[float] = 1.0
+
+    def __post_init__(self) -> None:
+        _check_sigmas(self.kind, self.sigma_min, self.sigma_max)
+
+    def __call__(self, t: Times) -> NoiseLevel:
+        t = _double(t)
+        log_sigma = math.log(self.sigma_min) + t * math.log(self.sigma_max / self.sigma_min)
+        return NoiseLevel(t, torch.ones_like(t), log_sigma.exp())
+
+    def time_of(self, half_log_snr: Tensor) -> Tensor:
+        """The time of a half-log-SNR, -log(sigma)."""
+        excess = -_double(half_log_snr) - math.log(self.sigma_min)
+        return excess / math.log(self.sigma_max / self.sigma_min)
+
+
+@dataclass(frozen=True)
+class EDM:
+    """Variance-exploding, sigma**(1/rho) linear in t. Karras et al. 2022 (arXiv:2206.00364), eq. 5.
+
+    Differs: eq. 5 is a list of steps; this is the continuous curve through it. t = 0 is sigma_min.
+    """
+
+    kind: Literal["edm"] = "edm"
+    sigma_min: float = 0.002
+    """Noise at t = 0, in units of the network's image range."""
+    sigma_max: float = 80.0
+    """Noise at t = 1."""
+    rho: float = 7.0
+    """How strongly the levels crowd towards sigma_min."""
+
+    t_min: ClassVar[float] = 0.0
+    t_max: ClassVar[float] = 1.0
+
+    def __post_init__(self) -> None:
+        _check_sigmas(self.kind, self.sigma_min, self.sigma_max)
+        if not self.rho > 0:
+            raise ValueError(f"edm needs rho > 0, got {self.rho}")
+
+    @property
+    def _roots(self) -> tuple[float, float]:
+        return self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
+
+    def __call__(self, t: Times) -> NoiseLevel:
+        t = _double(t)
+        low, high = self._roots
+        return NoiseLevel(t, torch.ones_like(t), (low + t * (high - low)) ** self.rho)
+
+    def time_of(self, half_log_snr: Tensor) -> Tensor:
+        """The time of a half-log-SNR, -log(sigma)."""
+        low, high = self._roots
+        return ((-_double(half_log_snr) / self.rho).exp() - low) / (high - low)
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Straight lines from clean to noise: alpha = 1 - t, sigma = t.
+
+    Source: Liu et al. 2023 (arXiv:2209.03003), eq. 1; Lipman et al. 2023 (arXiv:2210.02747),
+    eq. 20.
+    Differs: both papers have the data at t = 1; here t = 1 is noise, as in every other schedule.
+    """
+
+    kind: Literal["flow"] = "flow"
+
+    t_min: ClassVar[float] = 1e-3
+    t_max: ClassVar[float] = 1.0
+
+    def __call__(self, t: Times) -> NoiseLevel:
+        t = _double(t)
+        return NoiseLevel(t, 1 - t, t)
+
+    def time_of(self, half_log_snr: Tensor) -> Tensor:
+        """The time of a half-log-SNR: log((1 - t) / t) solved for t."""
+        return (-_double(half_log_snr)).sigmoid()
+
+
+AnySchedule: TypeAlias = VPLinear | Cosine | VE | EDM | Flow
+
+
+def _double(value: Tensor | float) -> Tensor:
+    return torch.as_tensor(value, dtype=torch.float64)
+
+
+def _check_sigmas(kind: str, sigma_min: float, sigma_max: float) -> None:
+    if not 0 < sigma_min < sigma_max < math.inf:
+        raise ValueError(f"{kind} needs 0 < sigma_min < sigma_max, got {sigma_min}, {sigma_max}")

@@ -1,0 +1,190 @@
+"""Times: which noise levels are trained, and which ones a sampler visits.
+
+Training times turn one uniform number into one level by an inverse distribution function, so a
+keyed uniform is all the randomness there is. Spacings turn a number of steps into a path.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
+
+import torch
+
+from medidiff.diffusion.levels import CLEAN, NoiseLevel
+from medidiff.diffusion.schedules import Schedule
+from medidiff.types import Tensor
+
+DEAD_SIGNAL = 0.006
+"""Where alpha is smaller than this there is nothing to resolve: DPM-Solver's lambda of -5.1
+(Lu et al. 2022, arXiv:2206.00927, appendix D.4, on the cosine schedule)."""
+
+
+class TrainingTimes(Protocol):
+    """Uniform numbers to the levels that are trained.
+
+    Shapes: draw is (batch,), float64, in the open interval (0, 1); so is the level.
+    """
+
+    def levels(self, schedule: Schedule, draw: Tensor) -> NoiseLevel: ...
+
+
+@dataclass(frozen=True)
+class UniformTimes:
+    """t uniform over the schedule's noisy times. Song et al. 2021 (arXiv:2011.13456), eq. 7."""
+
+    kind: Literal["uniform"] = "uniform"
+
+    def levels(self, schedule: Schedule, draw: Tensor) -> NoiseLevel:
+        """The levels at t_min + draw * (t_max - t_min)."""
+        return schedule(schedule.t_min + draw.double() * (schedule.t_max - schedule.t_min))
+
+
+@dataclass(frozen=True)
+class LogitNormalTimes:
+    """logit(t) Gaussian, for more training at middle times.
+
+    Source: Esser et al. 2024 (arXiv:2403.03206), eq. 19.
+    """
+
+    kind: Literal["logit-normal"] = "logit-normal"
+    mean: float = 0.0
+    """Mean of logit(t); above 0 favours noise."""
+    std: float = 1.0
+    """Standard deviation of logit(t)."""
+
+    def __post_init__(self) -> None:
+        _check_std(self.kind, self.std)
+
+    def levels(self, schedule: Schedule, draw: Tensor) -> NoiseLevel:
+        """The levels at sigmoid(mean + std * z)."""
+        return schedule((self.mean + self.std * torch.special.ndtri(draw.double())).sigmoid())
+
+
+@dataclass(frozen=True)
+class LogNormalNoiseRatio:
+    """ln(noise_ratio) Gaussian, whatever the schedule.
+
+    Source: Karras et al. 2022 (arXiv:2206.00364), table 1.
+    """
+
+    kind: Literal["log-normal-noise-ratio"] = "log-normal-noise-ratio"
+    mean: float = -1.2
+    """Mean of ln(noise_ratio) (the paper's P_mean)."""
+    std: float = 1.2
+    """Standard deviation of ln(noise_ratio) (P_std)."""
+
+    def __post_init__(self) -> None:
+        _check_std(self.kind, self.std)
+
+    def levels(self, schedule: Schedule, draw: Tensor) -> NoiseLevel:
+        """The levels whose noise ratio is exp(mean + std * z)."""
+        log_ratio = self.mean + self.std * torch.special.ndtri(draw.double())
+        return schedule(schedule.time_of(-log_ratio))
+
+
+AnyTimes: TypeAlias = UniformTimes | LogitNormalTimes | LogNormalNoiseRatio
+
+
+class Spacing(Protocol):
+    """`steps` noisy times from that of `start` down; all >= t_min if it is used at all."""
+
+    def times(self, schedule: Schedule, steps: int, start: NoiseLevel) -> list[Tensor]: ...
+
+
+@dataclass(frozen=True)
+class UniformTime:
+    """Equal steps in t, "trailing": from the start on, the last hop from t_start / steps to clean.
+
+    Source: Lin et al. 2024 (arXiv:2305.08891), table 2.
+    """
+
+    kind: Literal["uniform-time"] = "uniform-time"
+
+    def times(self, schedule: Schedule, steps: int, start: NoiseLevel) -> list[Tensor]:
+        """t_start * (1 - i / steps)."""
+        return [start.t * (1 - index / steps) for index in range(steps)]
+
+
+@dataclass(frozen=True)
+class UniformLogSNR:
+    """Equal steps in log-SNR down to t_min. Lu et al. 2022 (arXiv:2206.00927), section 3.4.
+
+    From (nearly) pure noise the steps are counted from where the signal wakes (`DEAD_SIGNAL`).
+    """
+
+    kind: Literal["uniform-log-snr"] = "uniform-log-snr"
+
+    def times(self, schedule: Schedule, steps: int, start: NoiseLevel) -> list[Tensor]:
+        """The times of equal steps in half-log-SNR."""
+        first, last = _ends(schedule, start)
+        return [schedule.time_of(torch.lerp(first, last, part)) for part in _parts(steps)]
+
+
+@dataclass(frozen=True)
+class Karras:
+    """noise_ratio**(1/rho) in equal steps down to t_min.
+
+    Source: Karras et al. 2022 (arXiv:2206.00364), eq. 5.
+    From (nearly) pure noise the steps are counted from where the signal wakes (`DEAD_SIGNAL`).
+    """
+
+    kind: Literal["karras"] = "karras"
+    rho: float = 7.0
+    """How strongly the levels crowd towards the clean end."""
+
+    def __post_init__(self) -> None:
+        if not self.rho > 0:
+            raise ValueError(f"karras needs rho > 0, got {self.rho}")
+
+    def times(self, schedule: Schedule, steps: int, start: NoiseLevel) -> list[Tensor]:
+        """The times of equal steps in the root of the noise ratio."""
+        first, last = ((-end / self.rho).exp() for end in _ends(schedule, start))
+        roots = [torch.lerp(first, last, part) for part in _parts(steps)]
+        return [schedule.time_of(-self.rho * root.log()) for root in roots]
+
+
+AnySpacing: TypeAlias = UniformTime | UniformLogSNR | Karras
+
+
+def path(
+    spacing: Spacing, schedule: Schedule, steps: int, start: NoiseLevel | None = None
+) -> list[NoiseLevel]:
+    """`steps` noisy levels from `start` (or the schedule's noisiest) down, then the clean level.
+
+    Shapes: levels are () or, with a start of shape (batch,), (batch,) except for the clean one.
+    Errors: ValueError if steps < 1, or if start is cleaner than the last level to be visited.
+    The list has steps + 1 entries, and sampling along it is `steps` hops.
+
+    >>> len(path(UniformTime(), Flow(), 20))  # doctest: +SKIP
+    21
+    """
+    if steps < 1:
+        raise ValueError(f"a path needs at least 1 step, got {steps}")
+    if start is None:
+        start = schedule(torch.tensor(schedule.t_max, dtype=torch.float64))
+    later = spacing.times(schedule, steps, start)[1:]
+    return [start, *(schedule(t) for t in later), CLEAN]
+
+
+def _parts(steps: int) -> list[float]:
+    return [index / max(steps - 1, 1) for index in range(steps)]
+
+
+def _ends(schedule: Schedule, start: NoiseLevel) -> tuple[Tensor, Tensor]:
+    """Half-log-SNR of the start and of the schedule's last noisy level."""
+    first = start.half_log_snr
+    first = torch.where(start.alpha < DEAD_SIGNAL, first.clamp_min(math.log(DEAD_SIGNAL)), first)
+    last = schedule(torch.full_like(first, schedule.t_min)).half_log_snr
+    if bool((first >= last).any()):
+        raise ValueError(
+            "the path starts at a level cleaner than the schedule's last noisy one "
+            f"(noise ratio {float((-last).exp().max()):.3g}); use the 'uniform-time' spacing there"
+        )
+    return first, last
+
+
+def _check_std(kind: str, std: float) -> None:
+    if not std > 0:
+        raise ValueError(f"{kind} needs std > 0, got {std}")
