@@ -1,0 +1,25 @@
+"""The networks behind a denoiser, in 2-D and 3-D from one definition."""
+
+from medidiff.networks.conditions import (
+    AnyCondition,
+    ClassCondition,
+    NumberCondition,
+    encode,
+    encode_batch,
+)
+from medidiff.networks.shape import NetworkShape
+from medidiff.networks.unet import AnyNetwork, UNet, UNetOptions, build, parameter_count
+
+__all__ = [
+    "AnyCondition",
+    "AnyNetwork",
+    "ClassCondition",
+    "NetworkShape",
+    "NumberCondition",
+    "UNet",
+    "UNetOptions",
+    "build",
+    "encode",
+    "encode_batch",
+    "parameter_count",
+]

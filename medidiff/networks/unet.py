@@ -1,0 +1,277 @@
+"""The U-Net, in 2-D and 3-D from one definition.
+
+Source: Dhariwal and Nichol 2021 (arXiv:2105.05233), section 3 and appendix, after Ho et al. 2020
+(arXiv:2006.11239). Differs: attention only where asked, two or three dimensions, any grid size; the
+block that doubles the grid already has the finer level's channels, which spares time at full size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from medidiff.networks.blocks import (
+    Attention,
+    Resampling,
+    ResidualBlock,
+    Stage,
+    make_conv,
+    make_norm,
+    norm_silu,
+    zeroed,
+)
+from medidiff.networks.embeddings import Embedding
+from medidiff.networks.shape import NetworkShape
+from medidiff.types import Image, Tensor
+
+EMBEDDING_FACTOR = 4  # width of the embedding in units of the first level's channels
+
+
+@dataclass(frozen=True)
+class UNetOptions:
+    """A U-Net: its levels from fine to coarse. What it takes and gives is `NetworkShape`'s."""
+
+    kind: Literal["unet"] = "unet"
+    channels: tuple[int, ...] = (64, 128, 256)
+    """Channels of each level; each level has half the grid of the one before."""
+    blocks: int = 2
+    """Residual blocks of a level on the way down; one more on the way up."""
+    attention: tuple[bool, ...] = (False, False, True)
+    """Which levels attend; the middle attends when the last level does."""
+    head_channels: int = 64
+    """Channels of an attention head, at most."""
+    groups: int = 32
+    """Groups of a normalisation, at most."""
+    dropout: float = 0.0
+    """Share of activations dropped inside each block in training."""
+    checkpoint_levels: tuple[bool, ...] = ()
+    """Which levels compute their activations again instead of keeping them; empty means none."""
+
+    def __post_init__(self) -> None:
+        _check_counts(self)
+        if len(self.attention) != len(self.channels):
+            raise ValueError(
+                f"attention names {len(self.attention)} levels, channels {len(self.channels)}"
+            )
+        if self.checkpoint_levels and len(self.checkpoint_levels) != len(self.channels):
+            raise ValueError(
+                f"checkpoint_levels names {len(self.checkpoint_levels)} levels, "
+                f"channels {len(self.channels)}"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be at least 0 and below 1, not {self.dropout}")
+
+
+def _check_counts(options: UNetOptions) -> None:
+    if not options.channels or min(options.channels) < 1:
+        raise ValueError(f"channels needs a level, each at least 1, not {options.channels}")
+    for name in ("blocks", "head_channels", "groups"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"{name} must be at least 1, not {getattr(options, name)}")
+
+
+class _Level(nn.Module):
+    """The stages of one grid size, and the block that leads on to the next grid."""
+
+    def __init__(self, stages: Sequence[Stage], lead: Stage | None, recompute: bool) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+        self.lead = lead
+        self.recompute = recompute
+
+    def run(self, stage: nn.Module, *inputs: Tensor) -> Tensor:
+        if self.recompute and torch.is_grad_enabled():
+            return cast(Tensor, checkpoint(stage, *inputs, use_reentrant=False))
+        return stage(*inputs)
+
+
+class DownLevel(_Level):
+    """A level of the encoder: every field it makes is a skip connection."""
+
+    def forward(self, x: Tensor, embedding: Tensor, skips: list[Tensor]) -> Tensor:
+        """The field for the next level; those made on the way are put onto `skips`."""
+        for stage in (*self.stages, *([self.lead] if self.lead is not None else [])):
+            x = self.run(stage, x, embedding)
+            skips.append(x)
+        return x
+
+
+class UpLevel(_Level):
+    """A level of the decoder: every stage takes a skip connection."""
+
+    def forward(self, x: Tensor, embedding: Tensor, skips: list[Tensor]) -> Tensor:
+        """The field for the next level; what it needs is taken off `skips`."""
+        for stage in self.stages:
+            x = self.run(stage, x, embedding, skips.pop())
+        return x if self.lead is None else self.run(self.lead, x, embedding)
+
+
+class UNet(nn.Module):
+    """The network: noisy image, noise label and what is known in, prediction out."""
+
+    def __init__(self, options: UNetOptions, shape: NetworkShape) -> None:
+        super().__init__()
+        self.options = options
+        self.shape = shape
+        channels = options.channels
+        width = EMBEDDING_FACTOR * channels[0]
+        self.embedding = Embedding(width, shape.conditions)
+        self.first = make_conv(
+            shape.dims, shape.in_channels + shape.concat_channels, channels[0]
+        )
+        skips = [channels[0]]
+        self.down = nn.ModuleList(
+            self._down_level(level, width, skips) for level in range(len(channels))
+        )
+        attends = options.attention[-1]
+        self.middle = nn.ModuleList(
+            self._stage(channels[-1], channels[-1], width, attends=attends and place == 0)
+            for place in range(2)
+        )
+        self.up = nn.ModuleList(
+            self._up_level(level, width, skips) for level in reversed(range(len(channels)))
+        )
+        self.last_norm = make_norm(channels[0], options.groups)
+        self.last = zeroed(make_conv(shape.dims, channels[0], shape.out_channels))
+
+    def forward(
+        self,
+        x: Image,
+        label: Tensor,
+        condition: Tensor | None = None,
+        concat: Tensor | None = None,
+    ) -> Tensor:
+        """The network's prediction, in the dtype of `x`.
+
+        Shapes: `x` (batch, in_channels, *space) with any space; `label` (batch,); `condition`
+        (batch, K), NaN where unknown, None for all unknown; `concat` (batch, concat_channels,
+        *space) -> (batch, out_channels, *space).
+        Errors: ValueError if a shape does not fit the options.
+        """
+        self._check_inputs(x, label, condition, concat)
+        embedding = self.embedding(label, condition)
+        inputs = x if concat is None else torch.cat([x, concat.to(x.dtype)], dim=1)
+        h = self.first(self._padded(inputs))
+        skips = [h]
+        for level in self.down:
+            h = level(h, embedding, skips)
+        for stage in self.middle:
+            h = stage(h, embedding)
+        for level in self.up:
+            h = level(h, embedding, skips)
+        return self._cropped(self.last(norm_silu(h, self.last_norm)), x.shape[2:]).to(x.dtype)
+
+    def _stage(
+        self,
+        inputs: int,
+        outputs: int,
+        width: int,
+        *,
+        attends: bool,
+        resampling: Resampling = "keep",
+    ) -> Stage:
+        options = self.options
+        residual = ResidualBlock(
+            self.shape.dims,
+            inputs,
+            outputs,
+            embedding=width,
+            groups=options.groups,
+            dropout=options.dropout,
+            resampling=resampling,
+        )
+        if not attends:
+            return Stage(residual)
+        attention = Attention(outputs, head_channels=options.head_channels, groups=options.groups)
+        return Stage(residual, attention)
+
+    def _recompute(self, level: int) -> bool:
+        return bool(self.options.checkpoint_levels) and self.options.checkpoint_levels[level]
+
+    def _down_level(self, level: int, width: int, skips: list[int]) -> DownLevel:
+        """The encoder's level; the channels of the skips it makes are put onto `skips`."""
+        channels, stages = self.options.channels[level], []
+        for _ in range(self.options.blocks):
+            attends = self.options.attention[level]
+            stages.append(self._stage(skips[-1], channels, width, attends=attends))
+            skips.append(channels)
+        if level == len(self.options.channels) - 1:
+            return DownLevel(stages, None, self._recompute(level))
+        skips.append(channels)
+        lead = self._stage(channels, channels, width, attends=False, resampling="down")
+        return DownLevel(stages, lead, self._recompute(level))
+
+    def _up_level(self, level: int, width: int, skips: list[int]) -> UpLevel:
+        """The decoder's level; the channels of the skips it takes are taken off `skips`."""
+        channels, stages = self.options.channels[level], []
+        for _ in range(self.options.blocks + 1):
+            attends = self.options.attention[level]
+            stages.append(self._stage(channels + skips.pop(), channels, width, attends=attends))
+        if level == 0:
+            return UpLevel(stages, None, self._recompute(level))
+        finer = self.options.channels[level - 1]
+        lead = self._stage(channels, finer, width, attends=False, resampling="up")
+        return UpLevel(stages, lead, self._recompute(level))
+
+    def _padding(self, space: Sequence[int]) -> list[tuple[int, int]]:
+        """Voxels to add before and behind each axis so that every level halves evenly."""
+        multiple = 2 ** (len(self.options.channels) - 1)
+        missing = [-size % multiple for size in space]
+        return [(each // 2, each - each // 2) for each in missing]
+
+    def _padded(self, x: Tensor) -> Tensor:
+        padding = self._padding(x.shape[2:])
+        if not any(behind for _, behind in padding):
+            return x
+        mirrors = all(behind < size for (_, behind), size in zip(padding, x.shape[2:], strict=True))
+        flat = [count for pair in reversed(padding) for count in pair]
+        return F.pad(x, flat, mode="reflect" if mirrors else "replicate")
+
+    def _cropped(self, x: Tensor, space: Sequence[int]) -> Tensor:
+        for axis, ((before, _), size) in enumerate(
+            zip(self._padding(space), space, strict=True), start=2
+        ):
+            x = x.narrow(axis, before, size)
+        return x
+
+    def _check_inputs(
+        self, x: Tensor, label: Tensor, condition: Tensor | None, concat: Tensor | None
+    ) -> None:
+        shape = self.shape
+        if x.ndim != shape.dims + 2 or x.shape[1] != shape.in_channels:
+            raise ValueError(
+                f"the image must be (batch, {shape.in_channels}, *space) with {shape.dims} "
+                f"axes of space, not {tuple(x.shape)}"
+            )
+        if label.shape != x.shape[:1]:
+            raise ValueError(f"label must be ({len(x)},), not {tuple(label.shape)}")
+        wanted = (len(x), len(shape.conditions))
+        if condition is not None and tuple(condition.shape) != wanted:
+            raise ValueError(f"condition must be {wanted}, not {tuple(condition.shape)}")
+        beside = (len(x), shape.concat_channels, *x.shape[2:])
+        given = (len(x), 0, *x.shape[2:]) if concat is None else tuple(concat.shape)
+        if given != beside:
+            raise ValueError(f"concat must be {beside}, not {given}")
+
+
+AnyNetwork = UNetOptions
+
+
+def build(options: AnyNetwork, shape: NetworkShape, seed: int = 0) -> UNet:
+    """A network with fresh weights, the same for the same seed; no global generator moves."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return UNet(options, shape)
+
+
+def parameter_count(options: AnyNetwork, shape: NetworkShape) -> int:
+    """The number of weights that `build` would make, without making them."""
+    with torch.device("meta"):
+        return sum(math.prod(weight.shape) for weight in UNet(options, shape).parameters())
