@@ -1,0 +1,232 @@
+"""The anatomy of a drawn head, as brightness at points in the head's own coordinates.
+
+Coordinates: x to the patient's left, y to anterior, z to superior, 1 = `HEAD_MM`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.floating]
+Points = tuple[Array, Array, Array]
+
+HEAD_MM = 100.0  # half the length of an average head from front to back
+FIELD_OF_VIEW_MM = 220.0
+
+
+@dataclass(frozen=True)
+class Tissues:
+    """Brightness of each tissue, 1 = subcutaneous fat."""
+
+    scalp: float
+    bone: float
+    fluid: float
+    grey: float
+    white: float
+
+
+def grid(dims: int, size: int, level: float) -> Points:
+    """The centres of `size` voxels along each axis; `level` is the height of a slice."""
+    edge = FIELD_OF_VIEW_MM / 2 / HEAD_MM
+    # single precision: a drawing needs no more, and the cosines take a third of the time
+    centres = ((np.arange(size) + 0.5) / size * 2 * edge - edge).astype(np.float32)
+    if dims == 2:
+        y, x = np.meshgrid(-centres, centres, indexing="ij")
+        return x, y, np.full_like(x, level)
+    z, y, x = np.meshgrid(centres, -centres, centres, indexing="ij")
+    return x, y, z
+
+
+def posed(points: Points, dims: int, random: np.random.Generator) -> Points:
+    """Head coordinates of the voxels: small tilts and shifts, as in a scanner."""
+    x, y, z = points
+    yaw, roll, pitch = random.normal(0.0, (0.06, 0.05, 0.05)).tolist()
+    shift = random.normal(0.0, 0.02, 3).tolist()
+    x, y = _turned(x - shift[0], y - shift[1], yaw)
+    if dims == 3:
+        y, z = _turned(y, z, pitch)
+        x, z = _turned(x, z, roll)
+    return x, y, z
+
+
+def _turned(first: Array, second: Array, angle: float) -> tuple[Array, Array]:
+    cosine, sine = math.cos(angle), math.sin(angle)
+    return first * cosine - second * sine, first * sine + second * cosine
+
+
+def head(
+    points: Points, age: float, sex: str, random: np.random.Generator
+) -> tuple[Array, Array, Array]:
+    """Brightness, the share of white matter, and the share of brain at each point."""
+    tissues = _draw_tissues(random)
+    scale = (1.03 if sex == "M" else 0.96) * float(random.normal(1.0, 0.015))
+    old = min(max((age - 20) / 65, 0.0), 1.0)
+    x, y, z = (axis / scale for axis in points)
+    x = x / np.where(y > 0, 1 - 0.10 * np.clip(y, 0, 1) ** 2, 1.0)  # a narrower forehead
+
+    wobble = 0.012 * _waves((x, y, z), 3.0, 10, random)
+    wide, long = random.normal((0.765, 0.945), (0.02, 0.015)).tolist()
+    radius = _radius((x, y, z), (wide, long, 0.95)) + wobble
+    brain_at, scalp_at = random.normal((0.845, 0.935), 0.008).tolist()
+    skull_at = brain_at + 0.02
+    soft = 0.008  # the width of a border
+    depth = brain_at - radius - 0.010 * old
+
+    white, grey = _cortex((x, y, z), depth, old, random)
+    brain = _step(depth, soft)
+    brightness = tissues.white * white + tissues.grey * grey + tissues.fluid * (1 - white - grey)
+    for part, share in _deep_grey((x, y, z), random):
+        value = tissues.grey + share * (tissues.white - tissues.grey)
+        brightness = brightness + part * white * (value - brightness)
+    ventricle = _ventricles((x, y, z), old, random)
+    brightness = brightness + ventricle * (tissues.fluid * 0.8 - brightness)
+
+    marrow = 0.22 * np.exp(-(((radius - (skull_at + scalp_at) / 2) / 0.014) ** 2))
+    layers = tissues.fluid + (tissues.bone + marrow - tissues.fluid) * _step(
+        radius - skull_at, soft
+    )
+    fat = tissues.scalp * (1 - 0.25 * _step(radius - scalp_at - 0.035, soft))
+    layers = layers + (fat - layers) * _step(radius - scalp_at, soft)
+    brightness = layers + (brightness - layers) * brain
+    head = _step(1.0 - radius, soft)
+    return brightness * head, white * (1 - ventricle) * brain, brain * (1 - ventricle)
+
+
+def _draw_tissues(random: np.random.Generator) -> Tissues:
+    scalp, bone, fluid, grey, white = random.normal(
+        (0.92, 0.08, 0.17, 0.44, 0.73), (0.05, 0.015, 0.02, 0.02, 0.025)
+    ).tolist()
+    return Tissues(scalp, bone, fluid, grey, white)
+
+
+def _cortex(
+    points: Points, depth: Array, old: float, random: np.random.Generator
+) -> tuple[Array, Array]:
+    """Shares of white and grey matter: a ribbon that dips into winding sulci, wider with age."""
+    x, y, _ = points
+    bent = tuple(axis + 0.05 * _waves(points, 5.0, 8, random) for axis in points)
+    folds = _waves((bent[0], bent[1], bent[2]), 16.0, 28, random)
+    reach = 0.16 + 0.05 * _waves(points, 4.0, 8, random)  # how deep the sulci go
+    fading = _step(reach - depth, 0.03)
+    sulcus = np.exp(-((folds / (0.22 + 0.16 * old)) ** 2)) * fading
+    midline = x - 0.012 * _waves(points, 3.0, 6, random)
+    apart = _step(np.hypot(y + 0.02, np.maximum(points[2], 0)) - 0.42, 0.03)
+    sulcus = np.maximum(sulcus, apart * np.exp(-((midline / (0.012 + 0.01 * old)) ** 2)))
+    ribbon = _step(0.055 - depth, 0.010)
+    lined = np.exp(-((folds / 0.75) ** 2)) * _step(reach + 0.04 - depth, 0.03)
+    lined = np.maximum(lined, apart * np.exp(-((midline / 0.05) ** 2)))
+    grey = np.maximum(ribbon, np.clip(1.25 * lined, 0, 1))
+    fluid = np.clip(1.1 * sulcus, 0, 1)
+    return (1 - grey) * (1 - fluid), grey * (1 - fluid)
+
+
+def _ventricles(points: Points, old: float, random: np.random.Generator) -> Array:
+    """The lateral ventricles' horns and the third ventricle; about twice as wide at 85 as at 20."""
+    width = (0.75 + 0.75 * old) * float(random.normal(1.0, 0.08))
+    x, y, z = points
+    z = z - 0.06
+    parts = [_blob((x, y + 0.05, z + 0.10), (0.016 * width, 0.10, 0.14), 0.0)]
+    for side in (-1, 1):
+        across = side * x
+        uneven = width * float(random.normal(1.0, 0.06))
+        front = (across - 0.055 - 0.035 * uneven, y - 0.24, z)
+        parts.append(_blob(front, (0.050 * uneven, 0.155 + 0.02 * old, 0.20), -0.42))
+        middle = (across - 0.045 - 0.03 * uneven, y - 0.02, z - 0.10)
+        parts.append(_blob(middle, (0.045 * uneven, 0.24, 0.12), 0.0))
+        back = (across - 0.135 - 0.04 * uneven, y + 0.30, z)
+        parts.append(_blob(back, (0.052 * uneven, 0.17 + 0.02 * old, 0.20), 0.40))
+    return np.max(parts, axis=0)
+
+
+def _deep_grey(points: Points, random: np.random.Generator) -> list[tuple[Array, float]]:
+    """Caudate, putamen, thalamus of both sides, each with its place between grey and white."""
+    x, y, z = points
+    parts: list[tuple[Array, float]] = []
+    jitter = random.normal(0.0, 0.012, (3, 2)).tolist()
+    shares = random.normal((0.10, 0.25, 0.45), 0.05).tolist()
+    nuclei = (
+        ((0.165, 0.20), (0.050, 0.115, 0.16), -0.35),
+        ((0.300, 0.08), (0.065, 0.175, 0.17), -0.12),
+        ((0.120, -0.12), (0.090, 0.130, 0.16), 0.35),
+    )
+    for ((cx, cy), radii, turn), shift, share in zip(nuclei, jitter, shares, strict=True):
+        for side in (-1, 1):
+            offset = (side * x - cx - shift[0], y - cy - shift[1], z)
+            parts.append((_blob(offset, radii, turn), share))
+    return parts
+
+
+def with_lesions(
+    brightness: Array,
+    white: Array,
+    brain: Array,
+    points: Points,
+    dims: int,
+    random: np.random.Generator,
+) -> tuple[Array, Array]:
+    """One to three ragged, textured lesions, darker or brighter than what they replace."""
+    lesion = np.zeros_like(brightness)
+    for _ in range(random.integers(1, 4)):
+        centre = _somewhere(brain * (brightness > 0.3), points, random)
+        radius = random.uniform(0.08, 0.18) * (1.15 if dims == 3 else 1.0)
+        squeeze = random.uniform(0.75, 1.25, 3).tolist()
+        away = tuple((p - c) / s for p, c, s in zip(points, centre, squeeze, strict=True))
+        distance = np.sqrt(away[0] ** 2 + away[1] ** 2 + away[2] ** 2)
+        ragged = distance + 0.16 * radius * _waves(points, 1.8 / radius, 10, random)
+        share = _step(radius - ragged, 0.014) * brain
+        texture = 0.04 * _waves(points, 16.0, 12, random)
+        if (
+            random.uniform() < 0.5
+        ):  # like a necrotic or oedematous lesion on T1: dark, some with a rim
+            inner = random.uniform(0.24, 0.40) + texture
+            rim = random.uniform(0.0, 0.5) * np.exp(-(((radius - ragged) / (0.16 * radius)) ** 2))
+        else:  # like blood or enhancement: brighter than white matter
+            inner = random.uniform(0.86, 1.02) + texture
+            rim = np.zeros_like(texture)
+        brightness = brightness + share * (inner + rim - brightness)
+        lesion = np.maximum(lesion, share)
+    return brightness, lesion
+
+
+def _somewhere(
+    weight: Array, points: Points, random: np.random.Generator
+) -> tuple[float, float, float]:
+    cumulated = np.cumsum(weight.ravel() > 0.9)
+    place = int(np.searchsorted(cumulated, random.uniform() * cumulated[-1], side="right"))
+    x, y, z = (float(axis.ravel()[min(place, weight.size - 1)]) for axis in points)
+    return x, y, z
+
+
+def _radius(points: Points, radii: tuple[float, float, float]) -> Array:
+    """Distance from the centre in units of the ellipsoid, slightly boxy as heads are."""
+    power = 2.3
+    total = sum(np.abs(axis / radius) ** power for axis, radius in zip(points, radii, strict=True))
+    return np.asarray(total) ** (1 / power)
+
+
+def _blob(points: Points, radii: tuple[float, float, float], turn: float) -> Array:
+    """A soft ellipsoid around the origin, turned by `turn` radians in the axial plane."""
+    x, y, z = points
+    x, y = _turned(x, y, turn)
+    distance = np.sqrt((x / radii[0]) ** 2 + (y / radii[1]) ** 2 + (z / radii[2]) ** 2)
+    return _step((1 - distance) * min(radii[0], radii[1]), 0.008)
+
+
+def _step(value: Array, width: float) -> Array:
+    """0 below, 1 above zero, with a border about `width` wide."""
+    return 0.5 * (1 + np.tanh(np.clip(value / width, -20, 20)))
+
+
+def _waves(points: Points, frequency: float, count: int, random: np.random.Generator) -> Array:
+    """A smooth random field of unit variance: cosines of one wavelength in random directions."""
+    directions = random.normal(size=(count, 3))
+    directions *= frequency / np.linalg.norm(directions, axis=1, keepdims=True)
+    phases = random.uniform(0, 2 * np.pi, count)
+    field = np.zeros_like(points[0])
+    for (kx, ky, kz), phase in zip(directions.tolist(), phases.tolist(), strict=True):
+        field += np.cos(kx * points[0] + ky * points[1] + kz * points[2] + phase)
+    return field * math.sqrt(2 / count)

@@ -1,0 +1,240 @@
+"""The check of a manifest: every file is decoded, every problem is told at once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from medidiff.data.decode import Scan, decode
+from medidiff.data.rows import Manifest, Progress, Row, file_digest, raise_problems
+from medidiff.errors import DataError
+
+GRID_TOLERANCE_MM = 0.01
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a file turned out to hold; `problem` instead where it cannot be used."""
+
+    problem: str = ""
+    shape: tuple[int, ...] = ()
+    affine: tuple[float, ...] | None = None
+    content: str = ""
+    file: str = ""
+    constant: bool = False
+
+
+def check_manifest(
+    manifest: Manifest,
+    *,
+    images: Sequence[str] | None = None,
+    splits: Sequence[str] = (),
+    missing: Literal["refused", "allowed"] = "refused",
+    workers: int = 4,
+    progress: Progress | None = None,
+) -> None:
+    """Passes if every file can be used and no subject or image is in two splits.
+
+    `images`: the image columns that will be used, all of them if None; label columns are always
+    checked. `splits`: splits that must have rows. `missing`: whether a row may lack some of
+    `images`. `progress(done, total)` is called for each row.
+    Errors: ManifestError with all problems by row (the first 20, and how many more). It names files
+    as the manifest does, so it belongs on the terminal of who wrote the manifest, not into a shared
+    log.
+    """
+    wanted = tuple(images) if images is not None else manifest.names("image")
+    problems = _missing_columns(manifest, wanted)
+    problems += _empty_splits(manifest, splits)
+    problems += _split_subjects(manifest)
+    names = [name for name in wanted if name in manifest.names("image")]
+    found = _decode_all(manifest, names, workers, progress)
+    by_row: list[tuple[int, str]] = []
+    for row in manifest.rows:
+        by_row += [
+            (row.number, text) for text in _row_problems(manifest, row, names, found, missing)
+        ]
+    by_row += _mixed_dims(manifest, names, found)
+    by_row += _same_content(manifest, names, found)
+    problems += [f"row {number}{text}" for number, text in sorted(by_row, key=lambda item: item[0])]
+    raise_problems(manifest.path, problems)
+
+
+def _missing_columns(manifest: Manifest, wanted: Sequence[str]) -> list[str]:
+    there = manifest.names("image")
+    if not wanted:
+        return ["no column is of type 'image': name one 'image' or 't1:image'"]
+    listed = ", ".join(repr(name) for name in there) or "none"
+    return [
+        f"there is no image column {name!r} (image columns: {listed})"
+        for name in wanted
+        if name not in there
+    ]
+
+
+def _empty_splits(manifest: Manifest, splits: Sequence[str]) -> list[str]:
+    there = sorted({row.split for row in manifest.rows if row.split})
+    listed = ", ".join(repr(name) for name in there) or "none"
+    return [
+        f"the split {split!r} has no rows (splits: {listed})"
+        for split in splits
+        if not manifest.split(split)
+    ]
+
+
+def _split_subjects(manifest: Manifest) -> list[str]:
+    splits: dict[str, dict[str, int]] = {}
+    for row in manifest.rows:
+        splits.setdefault(row.subject, {}).setdefault(row.split, row.number)
+    return [
+        f"subject {subject!r} is in more than one split: "
+        + ", ".join(f"{split!r} (row {number})" for split, number in where.items())
+        + "; split by subject, not by image"
+        for subject, where in splits.items()
+        if len(where) > 1
+    ]
+
+
+def _decode_all(
+    manifest: Manifest, names: Sequence[str], workers: int, progress: Progress | None
+) -> dict[Path, _Found]:
+    """Each file once, in threads: reading and unpacking happen outside Python's lock."""
+    wanted = [[*_used(row, names).values(), *row.labels.values()] for row in manifest.rows]
+    seen: set[Path] = set()
+    fresh = [[path for path in paths if not (path in seen or seen.add(path))] for paths in wanted]
+    found: dict[Path, _Found] = {}
+    with ThreadPoolExecutor(workers) as pool:
+        for done, results in enumerate(
+            pool.map(lambda paths: [*map(_look, paths)], fresh), start=1
+        ):
+            found.update(zip(fresh[done - 1], results, strict=True))
+            if progress is not None:
+                progress(done, len(fresh))
+    return found
+
+
+def _look(path: Path) -> _Found:
+    try:
+        scan = decode(path)
+    except DataError as error:
+        return _Found(problem=str(error))
+    first = scan.array.flat[0]
+    affine = None if scan.affine is None else tuple(scan.affine.ravel().tolist())
+    return _Found(
+        shape=scan.array.shape,
+        affine=affine,
+        content=_content(scan),
+        file=file_digest(path),
+        constant=bool((scan.array == first).all()),
+    )
+
+
+def _content(scan: Scan) -> str:
+    """A digest of the voxels that is the same for another file type or another number of bits."""
+    values = np.ascontiguousarray(scan.array, np.float32)
+    return hashlib.sha256(repr(values.shape).encode() + values.tobytes()).hexdigest()
+
+
+def _used(row: Row, names: Sequence[str]) -> dict[str, Path]:
+    return {name: row.images[name] for name in names if name in row.images}
+
+
+def _written(manifest: Manifest, path: Path) -> str:
+    """The path as it stands in the manifest."""
+    folder = manifest.path.parent
+    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
+
+
+def _row_problems(
+    manifest: Manifest,
+    row: Row,
+    names: Sequence[str],
+    found: dict[Path, _Found],
+    missing: Literal["refused", "allowed"],
+) -> list[str]:
+    used = _used(row, names)
+    problems: list[str] = []
+    if missing == "refused":
+        problems += [f", column {name!r}: no image" for name in names if name not in used]
+    elif not used:
+        problems.append(": no image in any of the columns " + ", ".join(names))
+    for name, path in {**used, **row.labels}.items():
+        here = f", column {name!r}: {_written(manifest, path)}: "
+        if found[path].problem:
+            problems.append(here + found[path].problem)
+        elif found[path].shape[0] != 1:
+            problems.append(
+                f"{here}{found[path].shape[0]} channels in one file; give each a column"
+            )
+        elif found[path].constant and name in used:
+            problems.append(f"{here}every voxel has the same value")
+    return problems + _grid_problems(row, used, found)
+
+
+def _grid_problems(row: Row, used: dict[str, Path], found: dict[Path, _Found]) -> list[str]:
+    """The images and labels of a row must lie voxel on voxel."""
+    sound = {
+        name: found[path]
+        for name, path in {**used, **row.labels}.items()
+        if not found[path].problem
+    }
+    if not sound:
+        return []
+    first_name, first = next(iter(sound.items()))
+    problems: list[str] = []
+    for name, other in sound.items():
+        here = f", column {name!r}: "
+        if other.shape[1:] != first.shape[1:]:
+            shapes = f"{other.shape[1:]}, but {first_name!r} {first.shape[1:]}"
+            problems.append(f"{here}the image has the shape {shapes}")
+        elif other.affine is not None and first.affine is not None:
+            apart = float(np.abs(np.subtract(other.affine, first.affine)).max())
+            if apart > GRID_TOLERANCE_MM:
+                problems.append(
+                    f"{here}lies elsewhere than {first_name!r} (affines differ by {apart:.3g})"
+                )
+    return problems
+
+
+def _mixed_dims(
+    manifest: Manifest, names: Sequence[str], found: dict[Path, _Found]
+) -> list[tuple[int, str]]:
+    rows: dict[int, list[int]] = {2: [], 3: []}
+    for row in manifest.rows:
+        for path in _used(row, names).values():
+            if not found[path].problem:
+                rows[len(found[path].shape) - 1].append(row.number)
+    if not rows[2] or not rows[3]:
+        return []
+    few, many = sorted(rows, key=lambda dims: len(rows[dims]))
+    return [
+        (number, f": the image is {few}-D, but most are {many}-D; a manifest holds one kind")
+        for number in dict.fromkeys(rows[few])
+    ]
+
+
+def _same_content(
+    manifest: Manifest, names: Sequence[str], found: dict[Path, _Found]
+) -> list[tuple[int, str]]:
+    """One picture under two names or two subjects: it would leak between splits."""
+    first: dict[str, tuple[Row, Path]] = {}
+    problems: list[tuple[int, str]] = []
+    for row in manifest.rows:
+        for name, path in _used(row, names).items():
+            looked = found[path]
+            if looked.problem:
+                continue
+            twin = first.setdefault(looked.content, (row, path))
+            earlier, other = twin
+            if path == other and (row is earlier or row.subject == earlier.subject):
+                continue
+            what = "the same file" if looked.file == found[other].file else "the same voxels"
+            where = f"{_written(manifest, other)} (row {earlier.number})"
+            text = f", column {name!r}: {_written(manifest, path)}: {what} as {where}"
+            problems.append((row.number, text))
+    return problems

@@ -1,0 +1,257 @@
+"""Cases: images on a model's grid and in its units, with what is known of the subject."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medidiff.data.images import Original, Volume, load_image, original_of
+from medidiff.data.intensity import FittedIntensity, Scale, unscaled
+from medidiff.data.privacy import SiteKey
+from medidiff.data.rows import Progress, Row
+from medidiff.data.transforms import Kind, Space, inside_space, put_back, to_space
+from medidiff.errors import DataError
+
+GRID_TOLERANCE_MM = 0.01
+
+
+@dataclass(frozen=True)
+class Case:
+    """One subject's images at one time, ready for a network, with the way back.
+
+    Shapes: `images` is (channel, *space); `label` is (*space), int64. Range: model units, or the
+    scan's own where no intensities were given. Units: `affine` is the model grid's, 4 x 4, RAS+,
+    mm.
+    """
+
+    subject: str
+    """A pseudonym."""
+    row: int
+    """The row of the manifest, 0 for a single input."""
+    images: Tensor
+    conditions: Mapping[str, str | float]
+    label: Tensor | None
+    scale: Scale
+    """Leads from model units to intensities; changes nothing where no intensities were given."""
+    affine: NDArray[np.float64]
+    original: Original
+    """The grid of the input."""
+
+
+class CaseSet:
+    """The cases of some rows of a manifest.
+
+    With cache "memory" all are loaded at once, in threads, and kept; with "none" each is loaded
+    when it is asked for. `progress(done, total)` is called as they are loaded.
+    Errors: DataError naming the manifest's row and column; the file is in `.private` only.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        images: Sequence[str],
+        space: Space,
+        intensity: FittedIntensity | None = None,
+        *,
+        label: str | None = None,
+        cache: Literal["memory", "none"] = "memory",
+        workers: int = 2,
+        key: SiteKey | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.rows = tuple(rows)
+        self.images = tuple(images)
+        self.space = space
+        self.intensity = intensity
+        self.label = label
+        self.key = key or SiteKey.load()
+        self._cases = self._load_all(workers, progress) if cache == "memory" else None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Case:
+        return self._load(self.rows[index]) if self._cases is None else self._cases[index]
+
+    def __iter__(self) -> Iterator[Case]:
+        return (self[index] for index in range(len(self)))
+
+    def tensor(self, index: int) -> Tensor:
+        """The images of one case: (channel, *space)."""
+        return self[index].images
+
+    def _load_all(self, workers: int, progress: Progress | None) -> list[Case]:
+        cases: list[Case] = []
+        with ThreadPoolExecutor(max(workers, 1)) as pool:
+            for case in pool.map(self._load, self.rows):
+                cases.append(case)
+                if progress is not None:
+                    progress(len(cases), len(self.rows))
+        return cases
+
+    def _load(self, row: Row) -> Case:
+        files = {name: row.images.get(name) for name in self.images}
+        label = None if self.label is None else row.labels.get(self.label)
+        channels = [_read(row, name, path) for name, path in files.items()]
+        try:
+            return _case(
+                channels,
+                self.space,
+                self.intensity,
+                subject=self.key.pseudonym(row.subject),
+                row=row.number,
+                conditions=row.conditions,
+                label=None if label is None else _read(row, str(self.label), label),
+                modality=row.text.get("modality"),
+            )
+        except DataError as error:
+            where = ", ".join(str(path) for path in files.values())
+            raise DataError(f"row {row.number}: {error}", private=f"{where}: {error}") from error
+
+
+def load_case(
+    path_or_paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    space: Space,
+    intensity: FittedIntensity | None,
+    *,
+    subject: str = "",
+    conditions: Mapping[str, str | float] | None = None,
+    key: SiteKey | None = None,
+) -> Case:
+    """The case in one input file, or in several that are its channels.
+
+    `subject`: whose images they are; without it the case is named by the content of its files.
+    Errors: DataError without file names in its text.
+    """
+    single = isinstance(path_or_paths, str | os.PathLike)
+    paths = [Path(path_or_paths)] if single else [Path(path) for path in path_or_paths]
+    if not paths:
+        raise DataError("no input file was named")
+    channels = [load_image(path) for path in paths]
+    name = subject or hashlib.sha256(b"".join(_bytes(image) for image in channels)).hexdigest()
+    pseudonym = (key or SiteKey.load()).pseudonym(name)
+    try:
+        return _case(
+            channels,
+            space,
+            intensity,
+            subject=pseudonym,
+            row=0,
+            conditions=conditions or {},
+            label=None,
+            modality=None,
+        )
+    except DataError as error:
+        where = ", ".join(map(str, paths))
+        raise DataError(str(error), private=f"{where}: {error}") from error
+
+
+def restore(
+    case: Case, array: Tensor, kind: Kind = "image"
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """A result (channel, *space) in intensity units, back on the grid of the case's input.
+
+    Gives array and affine, for `save_image`. Outside the model's field of view stand the input's
+    smallest values (0 for a label); `inside` says where that is.
+    """
+    back, affine = put_back(array, case.affine, case.original, kind)
+    return back.numpy(), affine
+
+
+def inside(case: Case) -> NDArray[np.bool_]:
+    """Which voxels of the input's grid the model saw."""
+    seen = inside_space(tuple(case.images.shape[1:]), case.affine, case.original)
+    return seen.numpy()
+
+
+def keyed_batches(
+    n: int, batch: int, seed: int, start: int, stop: int
+) -> Iterator[tuple[int, list[int]]]:
+    """(step, indices) for the steps from `start` up to `stop`: a function of the step.
+
+    Every epoch is a permutation of 0..n-1 keyed by (seed, epoch); batches run on across epochs, so
+    each index is used once before any is used again.
+    Errors: ValueError if n or batch is below 1.
+    """
+    if n < 1 or batch < 1:
+        raise ValueError(f"batches of {batch} from {n} items")
+    epoch_order = lru_cache(maxsize=2 + batch // n)(partial(_permutation, n, seed))
+    for step in range(start, stop):
+        places = range(step * batch, (step + 1) * batch)
+        yield step, [int(epoch_order(place // n)[place % n]) for place in places]
+
+
+def _permutation(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    # NumPy promises the stream of raw bits to stay as it is, but not that of `permutation`.
+    digest = hashlib.blake2b(f"{seed}/epoch/{epoch}".encode(), digest_size=16).digest()
+    bits = np.random.Philox(key=int.from_bytes(digest, "little")).random_raw(n)
+    return np.argsort(bits, kind="stable")
+
+
+def _read(row: Row, column: str, path: Path | None) -> Volume:
+    if path is None:
+        raise DataError(f"row {row.number}: there is no image in column {column!r}")
+    try:
+        return load_image(path)
+    except DataError as error:
+        where = f"row {row.number}, column {column!r}"
+        raise DataError(f"{where}: {error}", private=error.private) from error
+
+
+def _case(
+    channels: Sequence[Volume],
+    space: Space,
+    intensity: FittedIntensity | None,
+    *,
+    subject: str,
+    row: int,
+    conditions: Mapping[str, str | float],
+    label: Volume | None,
+    modality: str | None,
+) -> Case:
+    _check_grids([*channels, *([label] if label is not None else [])])
+    placed = [to_space(image, space) for image in channels]
+    images = torch.cat([image.as_tensor() for image in placed])
+    scale = unscaled(len(images))
+    if intensity is not None:
+        images, scale = intensity.normalise(images)
+    first = original_of(placed[0])
+    background = tuple(original_of(image).background[0] for image in placed)
+    known = first.modality or modality  # what the file says counts more than the manifest
+    original = replace(first, modality=known, background=background)
+    mask = None
+    if label is not None:
+        mask = to_space(label, space, "label").as_tensor()[0].round().to(torch.int64)
+    affine = np.asarray(placed[0].affine, np.float64)
+    return Case(subject, row, images, dict(conditions), mask, scale, affine, original)
+
+
+def _check_grids(images: Sequence[Volume]) -> None:
+    first = original_of(images[0])
+    for image in images:
+        if image.shape[0] != 1:
+            raise DataError(f"{image.shape[0]} channels in one file; give each channel a file")
+        grid = original_of(image)
+        both = grid.known and first.known
+        if grid.shape != first.shape or (
+            both and np.abs(grid.affine - first.affine).max() > GRID_TOLERANCE_MM
+        ):
+            raise DataError(
+                f"the images of a case lie on different grids ({first.shape} and {grid.shape}); "
+                "resample them to one grid first"
+            )
+
+
+def _bytes(image: Volume) -> bytes:
+    return image.as_tensor().numpy().tobytes()

@@ -1,0 +1,192 @@
+"""Files to arrays with their geometry: the one door that both checking and loading go through.
+
+NIfTI by nibabel, PNG and JPEG by Pillow, NRRD and MetaImage by SimpleITK, DICOM by pydicom. Imports
+neither torch nor MONAI, so that a manifest is checked without waiting for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medidiff.errors import DataError
+
+Affine = NDArray[np.float64]
+SHEAR_LIMIT = 0.02  # cosine between two axes; registered scans have rounding errors of about 1e-3
+
+
+@dataclass(frozen=True)
+class Scan:
+    """An image as its file holds it.
+
+    Shapes: `array` is (channel, *space) with two or three space axes; `affine` is 4 x 4 for both.
+    Units: `affine` maps voxel indices to RAS+ mm; None where the file has no geometry (pictures).
+    """
+
+    array: NDArray[Any]
+    affine: Affine | None
+    modality: str | None = None
+
+    @property
+    def dims(self) -> int:
+        """2 for a slice or picture, 3 for a volume."""
+        return self.array.ndim - 1
+
+
+class UnusableError(Exception):
+    """A sound file whose content cannot be used; the text holds no names."""
+
+
+def decode(path: str | Path) -> Scan:
+    """The scan in a file, or in a folder that holds the slices of one DICOM series.
+
+    A volume that is one voxel deep along some axis comes back as a slice, with that axis last in
+    the affine. A fourth axis becomes channels. Pictures have (rows, columns) and no affine.
+    Errors: DataError without the file's name in its text (it is in `.private`).
+    """
+    path = Path(path)
+    try:
+        return _checked(_reader(path)(path))
+    except FileNotFoundError as error:
+        raise DataError("there is no such file", private=str(error)) from None
+    except UnusableError as error:
+        raise DataError(str(error), private=f"{path}: {error}") from None
+    except (
+        Exception
+    ) as error:  # decoders raise anything on damaged files; their texts name the file
+        kind = type(error).__name__
+        raise DataError(
+            f"the file is truncated, damaged or not what its name says ({kind})",
+            private=f"{path}: {error!r}",
+        ) from None
+
+
+def _reader(path: Path) -> Callable[[Path], Scan]:
+    if not path.exists():
+        raise FileNotFoundError(path)
+    name = path.name.lower()
+    if path.is_dir() or name.endswith((".dcm", ".ima")):
+        return _dicom
+    for suffixes, reader in READERS.items():
+        if name.endswith(suffixes):
+            return reader
+    if _is_dicom(path):  # DICOM files often have no suffix, or a number for one
+        return _dicom
+    raise UnusableError(
+        "the format is not known: NIfTI (.nii, .nii.gz), DICOM, PNG, JPEG, BMP, TIFF, "
+        "NRRD (.nrrd) and MetaImage (.mha, .mhd) are read"
+    )
+
+
+def _is_dicom(path: Path) -> bool:
+    from pydicom.misc import is_dicom
+
+    return is_dicom(path)
+
+
+def _dicom(path: Path) -> Scan:
+    from medidiff.data import dicom
+
+    series = dicom.load(path)
+    return Scan(series.array[None], series.affine, series.modality)
+
+
+def _nifti(path: Path) -> Scan:
+    import nibabel
+
+    image = nibabel.load(path)
+    if not isinstance(image, nibabel.Nifti1Image):  # Nifti2Image derives from it
+        raise UnusableError("the file is not NIfTI")
+    array = np.asanyarray(image.dataobj)
+    header: Any = image.header
+    stated = int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
+    affine = np.asarray(image.affine, np.float64) if stated else None
+    while array.ndim > 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.ndim == 5 and array.shape[3] == 1:  # NIfTI keeps vectors in the fifth axis
+        array = array[:, :, :, 0]
+    if array.ndim not in (2, 3, 4):
+        raise UnusableError(f"the image has {array.ndim} axes; 2 to 4 can be used")
+    array = np.moveaxis(array, 3, 0) if array.ndim == 4 else array[None]
+    return Scan(array, affine)
+
+
+def _picture(path: Path) -> Scan:
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        picture.load()
+        if picture.mode in ("P", "PA", "RGBA", "LA", "CMYK", "YCbCr"):
+            picture = picture.convert("L" if picture.mode == "LA" else "RGB")
+        array = np.asarray(picture)
+    if array.ndim == 3:
+        if not (array == array[..., :1]).all():
+            raise UnusableError("the picture is in colour; grey values are expected")
+        array = array[..., 0]
+    return Scan(array[None], None)
+
+
+def _itk(path: Path) -> Scan:
+    import SimpleITK as sitk  # noqa: N813  (its usual name)
+
+    image = sitk.ReadImage(str(path))
+    dims = image.GetDimension()
+    if dims not in (2, 3):
+        raise UnusableError(f"the image has {dims} axes; 2 or 3 can be used")
+    array = sitk.GetArrayFromImage(image)
+    vector = image.GetNumberOfComponentsPerPixel() > 1
+    array = array.T if not vector else np.moveaxis(array, -1, 0).transpose(0, *range(dims, 0, -1))
+    affine = np.eye(4)
+    direction = np.array(image.GetDirection()).reshape(dims, dims)
+    affine[:dims, :dims] = direction * np.array(image.GetSpacing())
+    affine[:dims, 3] = image.GetOrigin()
+    affine[:2] *= -1  # ITK counts to left, posterior, superior
+    return Scan(array if vector else array[None], affine)
+
+
+READERS: dict[tuple[str, ...], Callable[[Path], Scan]] = {
+    (".nii", ".nii.gz"): _nifti,
+    (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"): _picture,
+    (".nrrd", ".nhdr", ".mha", ".mhd"): _itk,
+}
+
+
+def _checked(scan: Scan) -> Scan:
+    array, affine = scan.array, scan.affine
+    if array.size == 0:
+        raise UnusableError("the image has no voxels")
+    if np.iscomplexobj(array):
+        raise UnusableError("the image is complex; store real and imaginary parts as two images")
+    if array.dtype.kind not in "biuf":
+        raise UnusableError(f"the voxels are of type {array.dtype}; numbers are expected")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        count = int((~np.isfinite(array)).sum())
+        raise UnusableError(f"{count} voxels are not finite numbers (nan or infinite)")
+    if affine is not None:
+        _check_affine(affine)
+    thin = [axis for axis in range(1, array.ndim) if array.shape[axis] == 1]
+    if array.ndim == 4 and thin:  # a slice kept as a volume
+        last = thin[-1]
+        array = array.squeeze(last)
+        if affine is not None:
+            order = [axis for axis in range(3) if axis != last - 1] + [last - 1, 3]
+            affine = affine[:, order]
+    return Scan(array, affine, scan.modality)
+
+
+def _check_affine(affine: Affine) -> None:
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.isfinite(affine).all() or lengths.min() < 1e-6:
+        raise UnusableError("the affine is not finite or has an axis of no length")
+    axes = affine[:3, :3] / lengths
+    shear = np.abs(axes.T @ axes - np.eye(3)).max()
+    if shear > SHEAR_LIMIT:
+        raise UnusableError(
+            f"the axes are not at right angles (cosine {shear:.3f}), as after a gantry tilt; "
+            "resample the scan to a straight grid first"
+        )

@@ -1,0 +1,98 @@
+"""Whether an input is of the kind a model was trained on; heads refuse what is not."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from medidiff.data.datasets import Case
+from medidiff.data.intensity import FittedIntensity
+from medidiff.data.options import AS_STORED, Space
+from medidiff.data.transforms import plane
+
+SPACING_TOLERANCE = 0.10
+FIELD_OF_VIEW_TOLERANCE = 0.20
+RANGE_FACTOR = 3.0
+OUTSIDE_SHARE = 0.01
+
+
+def fits(
+    case: Case,
+    space: Space,
+    intensity: FittedIntensity,
+    modality: str | None,
+    *,
+    view: tuple[float, ...] | None = None,
+) -> list[str]:
+    """What speaks against running a model on this case; empty if nothing does.
+
+    Looked at: the modality where both are known, the voxel size before resampling (10 %) and the
+    field of view (20 %) along each axis of the model's grid, whether the body's orientation is
+    known where the model needs it, and with scope "train" whether more than 1 % of the voxels lie
+    beyond three times the normalised range [-1, 1].
+    `view`: the field of view that the model knows (the train images' median `field_of_view`);
+    without it the whole grid's, which is larger where the train images were padded.
+    """
+    problems: list[str] = []
+    theirs = case.original.modality
+    if modality and theirs and modality.upper() != theirs.upper():
+        problems.append(f"the modality is {theirs}, the model's {modality}")
+    if space.orientation != AS_STORED and not case.original.known:
+        problems.append(f"the orientation is unknown, the model's is {space.orientation}")
+    problems += _spacing_problems(case, space)
+    problems += _view_problems(case, space, view)
+    if intensity.scope == "train":
+        outside = float((case.images.abs() > RANGE_FACTOR).double().mean())
+        if outside > OUTSIDE_SHARE:
+            problems.append(
+                f"{outside:.1%} of the voxels lie beyond {RANGE_FACTOR:g} times the range of the "
+                "training images: other units, another contrast or another scanner"
+            )
+    return problems
+
+
+def _in_model_order(case: Case, space: Space) -> list[int]:
+    """For each axis of the model's grid, the axis of the input that runs along it."""
+    if space.orientation == AS_STORED or not case.original.known:
+        return list(range(space.dims))
+    pairs = ("LR", "PA", "IS")
+    here = plane(case.original.affine, space.dims)
+    kinds = [next(pair for pair in pairs if letter in pair) for letter in here]
+    wanted = [next(pair for pair in pairs if letter in pair) for letter in space.orientation]
+    return [kinds.index(kind) for kind in wanted]
+
+
+def _spacing_problems(case: Case, space: Space) -> list[str]:
+    if isinstance(space.spacing_mm, str) or not case.original.known:
+        return []
+    spacing = np.array(case.original.spacing_mm)[_in_model_order(case, space)]
+    ratio = spacing / np.array(space.spacing_mm)
+    if np.abs(ratio - 1).max() <= SPACING_TOLERANCE:
+        return []
+    return [f"the voxels are {_shown(spacing)} mm, the model's {_shown(space.spacing_mm)} mm"]
+
+
+def field_of_view(case: Case, space: Space) -> tuple[float, ...]:
+    """How far the input reaches along each axis of the model's grid.
+
+    Units: voxels where the grid's spacing is "as stored", mm otherwise.
+    """
+    order = _in_model_order(case, space)
+    extent = np.array(case.original.shape, float)[order]
+    if not isinstance(space.spacing_mm, str):
+        extent = extent * np.array(case.original.spacing_mm)[order]
+    return tuple(extent.tolist())
+
+
+def _view_problems(case: Case, space: Space, view: tuple[float, ...] | None) -> list[str]:
+    stored = isinstance(space.spacing_mm, str)
+    step = (1.0,) * space.dims if isinstance(space.spacing_mm, str) else space.spacing_mm
+    wanted = view or tuple(n * mm for n, mm in zip(space.size, step, strict=True))
+    extent = field_of_view(case, space)
+    if np.abs(np.array(extent) / np.array(wanted) - 1).max() <= FIELD_OF_VIEW_TOLERANCE:
+        return []
+    unit = "voxels" if stored else "mm"
+    return [f"the field of view is {_shown(extent)} {unit}, the model's {_shown(wanted)} {unit}"]
+
+
+def _shown(values: np.ndarray | tuple[float, ...]) -> str:
+    return " x ".join(f"{float(value):.4g}" for value in values)

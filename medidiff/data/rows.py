@@ -1,0 +1,117 @@
+"""The table behind a manifest: columns, rows, and its digest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from medidiff.errors import ManifestError
+
+ColumnType = Literal["image", "label", "number", "category", "text"]
+TYPES: tuple[str, ...] = get_args(ColumnType)
+RESERVED: dict[str, ColumnType] = {
+    "subject": "text",
+    "split": "text",
+    "session": "text",
+    "image": "image",
+    "label": "label",
+}
+SHOWN_PROBLEMS = 20
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column's name and what its cells mean."""
+
+    name: str
+    type: ColumnType
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: the files and facts of one subject at one time. Cells that are empty are absent."""
+
+    number: int
+    """The line in a CSV file, or the place among a JSON file's rows, counted from 1."""
+    subject: str
+    split: str
+    images: Mapping[str, Path]
+    labels: Mapping[str, Path]
+    numbers: Mapping[str, float]
+    categories: Mapping[str, str]
+    text: Mapping[str, str]
+
+    @property
+    def conditions(self) -> dict[str, str | float]:
+        """Numbers and categories together, as a model is conditioned on them."""
+        return {**self.numbers, **self.categories}
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A table of rows, read and well-formed; its images are not yet looked at."""
+
+    path: Path
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+
+    def split(self, name: str) -> tuple[Row, ...]:
+        """The rows of one split; empty if there are none."""
+        return tuple(row for row in self.rows if row.split == name)
+
+    def names(self, *types: ColumnType) -> tuple[str, ...]:
+        """The names of the columns of these types."""
+        return tuple(column.name for column in self.columns if column.type in types)
+
+    def digest(self) -> str:
+        """A SHA-256 of what the manifest holds: voxels, facts and grouping by subject.
+
+        Names of subjects and files do not enter, nor does the order of rows or subjects, so that
+        the digest may be shown and stays when files are renamed. Reads every file.
+        Errors: ManifestError naming rows whose files cannot be read.
+        """
+        subjects: dict[str, list[str]] = {}
+        for row in self.rows:
+            subjects.setdefault(row.subject, []).append(_row_digest(row))
+        groups = sorted("".join(sorted(rows)) for rows in subjects.values())
+        facts = sorted(f"{column.name}:{column.type}" for column in self.columns)
+        return hashlib.sha256("\n".join([*facts, *groups]).encode()).hexdigest()
+
+
+def raise_problems(path: Path, problems: Sequence[str]) -> None:
+    """Raises one ManifestError for all problems, the first 20 in full, if there are any."""
+    if not problems:
+        return
+    shown = [f"  {problem}" for problem in problems[:SHOWN_PROBLEMS]]
+    rest = len(problems) - len(shown)
+    more = [f"  and {rest} more"] if rest else []
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    raise ManifestError("\n".join([f"{path}: {count}", *shown, *more]))
+
+
+def _row_digest(row: Row) -> str:
+    facts: dict[str, object] = {"split": row.split, **row.numbers, **row.categories}
+    for name, path in {**row.images, **row.labels}.items():
+        try:
+            facts[name] = file_digest(path)
+        except OSError as error:
+            raise ManifestError(
+                f"row {row.number}, column {name!r}: the file cannot be read ({error.strerror})",
+                private=str(error),
+            ) from error
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, or of all files of a folder (a DICOM series), whatever their names."""
+    if path.is_dir():
+        parts = sorted(file_digest(part) for part in path.iterdir() if part.is_file())
+        return hashlib.sha256("".join(parts).encode()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,114 @@
+"""DICOM series are put together by where their slices lie, or refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+from medidiff.data.decode import decode
+from medidiff.errors import DataError
+
+SERIES = "1.2.826.0.1.3680043.8.498.1"
+
+
+def write_slice(
+    path: Path,
+    pixels: np.ndarray,
+    position: tuple[float, float, float],
+    axes: tuple[float, ...] = (1, 0, 0, 0, 1, 0),
+    **other: object,
+) -> None:
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = CTImageStorage
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    data = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    data.SOPClassUID, data.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
+    data.SeriesInstanceUID, data.Modality = SERIES, "CT"
+    data.Rows, data.Columns = pixels.shape
+    data.PixelSpacing, data.SliceThickness = [2.0, 0.5], 3.0
+    data.ImagePositionPatient, data.ImageOrientationPatient = list(position), list(axes)
+    data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
+    data.BitsAllocated = data.BitsStored = 16
+    data.HighBit, data.PixelRepresentation = 15, 0
+    data.RescaleSlope, data.RescaleIntercept = 2.0, -1024.0
+    data.PixelData = pixels.astype(np.uint16).tobytes()
+    for name, value in other.items():
+        setattr(data, name, value)
+    pydicom.dcmwrite(path, data)
+
+
+def series(folder: Path, heights: list[float], **other: object) -> np.ndarray:
+    folder.mkdir(exist_ok=True)
+    pixels = np.random.default_rng(0).integers(0, 2000, (len(heights), 4, 6))
+    for index, (height, slice_) in enumerate(zip(heights, pixels, strict=True)):
+        write_slice(
+            folder / f"{index}.dcm", slice_, (10, 20, height), InstanceNumber=index, **other
+        )
+    return pixels
+
+
+def test_slices_are_sorted_by_height_not_by_name_or_number(tmp_path: Path) -> None:
+    heights = [15.0, 5.0, 10.0]
+    pixels = series(tmp_path / "s", heights)
+    scan = decode(tmp_path / "s")
+    assert np.array_equal(scan.array[0], pixels[[1, 2, 0]] * 2 - 1024)
+    assert scan.modality == "CT"
+    assert scan.affine is not None
+    corner = scan.affine @ [2, 1, 3, 1]  # third slice, second row, fourth column
+    assert np.allclose(corner[:3], [-(10 + 3 * 0.5), -(20 + 1 * 2.0), 15])
+
+
+def test_a_single_sagittal_slice_has_a_whole_affine(tmp_path: Path) -> None:
+    pixels = np.arange(24).reshape(4, 6)
+    write_slice(tmp_path / "one.dcm", pixels, (1, 2, 3), axes=(0, 1, 0, 0, 0, -1))
+    scan = decode(tmp_path / "one.dcm")
+    assert scan.array.shape == (1, 4, 6)
+    assert scan.affine is not None
+    assert np.allclose(np.abs(scan.affine[:3, :3]), [[0, 0, 3], [0, 0.5, 0], [2, 0, 0]])
+
+
+def test_monochrome1_is_turned_so_that_more_is_brighter(tmp_path: Path) -> None:
+    pixels = np.arange(24).reshape(4, 6)
+    write_slice(
+        tmp_path / "x.dcm",
+        pixels,
+        (0, 0, 0),
+        PhotometricInterpretation="MONOCHROME1",
+        BitsStored=12,
+        HighBit=11,
+    )
+    assert np.array_equal(decode(tmp_path / "x.dcm").array[0], (4095 - pixels) * 2 - 1024)
+
+
+@pytest.mark.parametrize(
+    ("heights", "said"),
+    [([0, 5, 15], "gaps between slices are uneven"), ([0, 5, 5], "lie at one place")],
+)
+def test_slices_that_make_no_volume_are_refused(
+    tmp_path: Path, heights: list[float], said: str
+) -> None:
+    series(tmp_path / "s", heights)
+    with pytest.raises(DataError, match=said):
+        decode(tmp_path / "s")
+
+
+def test_a_tilted_gantry_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    for index in range(3):
+        place = (0.0, 1.5 * index, 5.0 * index)
+        write_slice(tmp_path / "s" / f"{index}.dcm", np.ones((4, 6)), place)
+    with pytest.raises(DataError, match="gantry tilt"):
+        decode(tmp_path / "s")
+
+
+def test_two_series_in_a_folder_are_refused(tmp_path: Path) -> None:
+    series(tmp_path / "s", [0, 5])
+    write_slice(tmp_path / "s" / "z", np.ones((4, 6)), (0, 0, 9), SeriesInstanceUID=SERIES + ".2")
+    with pytest.raises(DataError, match="more than one DICOM series"):
+        decode(tmp_path / "s")
