@@ -1,0 +1,225 @@
+"""Pictures of results: sheets and comparison strips, each with its grey window written on it.
+
+Two-dimensional pictures without an affine are shown as stored, (rows, columns). With an affine, and
+for all volumes, planes are shown as radiologists hang them: the patient's right on the left, front
+or head up; each plane keeps its proportions.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Array = NDArray[np.floating]
+
+CELL_INCHES = 1.9
+DPI = 110
+ERROR_SHARE = 0.25  # errors are shown over this share of the window's width, to both sides
+
+
+@dataclass(frozen=True)
+class Plane:
+    """A picture to draw: rows from the top, its pixel height over its width, and what it shows."""
+
+    pixels: Array
+    aspect: float
+    name: str
+
+
+def planes(image: Tensor, affine: Array | None = None) -> list[Plane]:
+    """The middle planes of an image: one of a picture, axial, coronal and sagittal of a volume.
+
+    Shapes: (channel, *space); the first channel is shown. Affine: voxel index to RAS+ millimetres;
+    a volume without one is taken to be stored along RAS axes with cubic voxels.
+    Errors: ValueError for other shapes or an affine that is not 4 x 4.
+    """
+    if image.ndim not in (3, 4):
+        raise ValueError(f"a picture is (channel, *space) in 2-D or 3-D, not {(*image.shape,)}")
+    pixels = image[0].detach().to("cpu").float().numpy()
+    if affine is None and pixels.ndim == 2:
+        return [Plane(pixels, 1.0, "as stored")]
+    matrix = np.eye(4) if affine is None else np.asarray(affine, dtype=np.float64)
+    if matrix.shape != (4, 4):
+        raise ValueError(f"an affine is 4 x 4, not {matrix.shape}")
+    world, flipped = _axes(matrix, pixels.ndim)
+    spacing = np.linalg.norm(matrix[:3, :3], axis=0)[: pixels.ndim]
+    found = []
+    for through in sorted(world, reverse=True) if pixels.ndim == 3 else [None]:
+        found.append(_plane(pixels, world, flipped, spacing, through))
+    return found
+
+
+def sheet(
+    images: Tensor | Sequence[Tensor],
+    path: str | os.PathLike[str],
+    *,
+    window: tuple[float, float],
+    columns: int | None = None,
+    titles: Sequence[str] | None = None,
+    title: str = "",
+    affine: Array | None = None,
+) -> Path:
+    """A PNG of images side by side, all in one grey window, which is written below.
+
+    Shapes: (batch, channel, *space) or a sequence of (channel, *space). Volumes take a row each,
+    their three middle planes side by side, unless `columns` says otherwise.
+    Errors: ValueError without images, for a window that does not rise, for too few titles.
+    """
+    if len(images) == 0:
+        raise ValueError("a sheet needs at least one image")
+    if titles is not None and len(titles) != len(images):
+        raise ValueError(f"{len(images)} images but {len(titles)} titles")
+    _check_window(window)
+    cells: list[tuple[Plane, str]] = []
+    for index, image in enumerate(images):
+        label = titles[index] if titles is not None else ""
+        views = planes(image, affine)
+        for view in views:
+            cells.append((view, f"{label} {view.name}".strip() if len(views) > 1 else label))
+    per_image = len(cells) // len(images)
+    wide = columns or (per_image if per_image > 1 else math.ceil(math.sqrt(len(cells))))
+    figure, axes = _figure(math.ceil(len(cells) / wide), wide, title)
+    for index, axis in enumerate(axes):
+        axis.set_axis_off()
+        if index < len(cells):
+            _draw(axis, *cells[index], window, "gray")
+    figure.supxlabel(_stated(window), fontsize=7)
+    return _saved(figure, path)
+
+
+def comparison(
+    cases: Sequence[Mapping[str, Tensor]],
+    path: str | os.PathLike[str],
+    *,
+    window: tuple[float, float],
+    truth: str | None = None,
+    labels: Sequence[str] | None = None,
+    captions: Sequence[Mapping[str, str]] | None = None,
+    title: str = "",
+    affine: Array | None = None,
+) -> Path:
+    """A PNG with a row a case: input, baselines, ours and truth as named, in the order given.
+
+    Where `truth` names one of them, a second row shows the error of each other against it, over a
+    quarter of the window to both sides. Of a volume the axial plane is shown.
+    Shapes: each image (channel, *space). `captions` adds a line under names, such as a PSNR.
+    Errors: ValueError without cases, for cases whose names differ, for an unknown truth.
+    """
+    if not cases:
+        raise ValueError("a comparison needs at least one case")
+    names = list(cases[0])
+    for case in cases:
+        if list(case) != names:
+            raise ValueError(f"cases differ in their images: {names} and {list(case)}")
+    if truth is not None and truth not in names:
+        raise ValueError(f"the truth {truth!r} is not among {names}")
+    _check_window(window)
+    rows_a_case = 1 if truth is None else 2
+    figure, axes = _figure(rows_a_case * len(cases), len(names), title)
+    half = ERROR_SHARE * (window[1] - window[0])
+    for row, case in enumerate(cases):
+        for column, name in enumerate(names):
+            caption = captions[row].get(name, "") if captions is not None else ""
+            label = f"{labels[row]}\n" if labels is not None and column == 0 else ""
+            axis = axes[rows_a_case * row * len(names) + column]
+            text = f"{label}{name}\n{caption}".strip()
+            _draw(axis, planes(case[name], affine)[0], text, window, "gray")
+            if truth is None:
+                continue
+            axis = axes[(rows_a_case * row + 1) * len(names) + column]
+            if name == truth:
+                axis.set_axis_off()
+                continue
+            error = planes(case[name] - case[truth], affine)[0]
+            _draw(axis, error, f"{name} - {truth}", (-half, half), "RdBu_r")
+    errors = "" if truth is None else f"; errors {_stated((-half, half))}, red too bright"
+    figure.supxlabel(_stated(window) + errors, fontsize=7)
+    return _saved(figure, path)
+
+
+def _axes(affine: Array, dims: int) -> tuple[list[int], list[bool]]:
+    """Of each array axis: its nearest world axis (0 right, 1 front, 2 up); if it is reversed."""
+    free = np.abs(affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0))
+    world, flipped = [], []
+    for axis in range(dims):
+        best = int(free[:, axis].argmax())
+        free[best] = -1  # each world axis is taken once
+        world.append(best)
+        flipped.append(bool(affine[best, axis] < 0))
+    return world, flipped
+
+
+def _plane(
+    pixels: Array, world: list[int], flipped: list[bool], spacing: Array, through: int | None
+) -> Plane:
+    """The middle plane across the world axis `through`, hung as radiologists do."""
+    shown = sorted(w for w in world if w != through)  # the lower one runs along the picture's rows
+    missing = ({0, 1, 2} - set(shown)).pop()
+    if through is not None:
+        axis = world.index(through)
+        pixels = np.take(pixels, pixels.shape[axis] // 2, axis=axis)
+    kept = [axis for axis, w in enumerate(world) if w != through]
+    across, down = (next(a for a in kept if world[a] == w) for w in shown)
+    if kept.index(across) < kept.index(down):
+        pixels = pixels.T
+    # left of the picture: the patient's right or front; top: front or head; so both run downwards
+    if not flipped[down]:
+        pixels = pixels[::-1]
+    if not flipped[across]:
+        pixels = pixels[:, ::-1]
+    name = ("sagittal", "coronal", "axial")[missing]
+    return Plane(pixels, float(spacing[down] / spacing[across]), name)
+
+
+def _figure(rows: int, columns: int, title: str) -> tuple[Figure, list[Axes]]:
+    # the figure class and not pyplot: no global state, no display, safe in a thread
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    size = (CELL_INCHES * columns + 0.2, (CELL_INCHES + 0.3) * rows + 0.5)
+    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    if title:
+        figure.suptitle(title, fontsize=9)
+    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+
+
+def _draw(axis: Axes, plane: Plane, text: str, window: tuple[float, float], colours: str) -> None:
+    axis.imshow(
+        plane.pixels,
+        cmap=colours,
+        vmin=window[0],
+        vmax=window[1],
+        aspect=plane.aspect,
+        interpolation="nearest",
+    )
+    axis.set_title(text, fontsize=7)
+    axis.set_axis_off()
+
+
+def _check_window(window: tuple[float, float]) -> None:
+    if not window[0] < window[1]:
+        raise ValueError(f"a window rises; found {window}")
+
+
+def _stated(window: tuple[float, float]) -> str:
+    return f"window {window[0]:.4g} to {window[1]:.4g}"
+
+
+def _saved(figure: Figure, path: str | os.PathLike[str]) -> Path:
+    place = Path(path)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(place, format="png")
+    return place

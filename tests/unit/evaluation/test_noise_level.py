@@ -1,0 +1,52 @@
+import pytest
+import torch
+
+from medidiff.evaluation.noise_level import estimate_gaussian, estimate_rician
+
+LEVELS = [0.05, 0.1, 0.2]
+
+
+@pytest.mark.parametrize("sigma", LEVELS)
+@pytest.mark.parametrize(("size", "dims"), [(64, 2), (128, 2), (40, 3)])
+def test_both_kinds_of_noise_are_found_within_a_tenth(heads, magnitudes, sigma, size, dims):
+    clean = heads(3, size, dims)
+    gaussian = clean + sigma * torch.randn(
+        clean.shape, generator=torch.Generator().manual_seed(1), dtype=clean.dtype
+    )
+    for image in gaussian:
+        assert estimate_gaussian(image) == pytest.approx(sigma, rel=0.1)
+    for image in magnitudes(clean, sigma):
+        assert estimate_rician(image) == pytest.approx(sigma, rel=0.1)
+
+
+@pytest.mark.parametrize("sigma", [0.05, 0.1])
+def test_rician_noise_is_found_without_air(heads, magnitudes, sigma):
+    inner = magnitudes(heads(3, 200), sigma)[..., 60:140, 60:140]
+    masked = torch.where(heads(3, 200) > 0.3, magnitudes(heads(3, 200), sigma), 0)
+    for image in (*inner, *masked):
+        assert estimate_rician(image) == pytest.approx(sigma, rel=0.15)
+
+
+def test_the_level_follows_the_units_and_averages_channels(heads, magnitudes):
+    image = magnitudes(heads(1), 0.1)[0]
+    assert estimate_rician(image * 700) == pytest.approx(700 * estimate_rician(image), rel=1e-3)
+    both = torch.cat([image, image * 3])
+    assert estimate_gaussian(both) == pytest.approx(2 * estimate_gaussian(image))
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (torch.zeros(1, 16, 16), "constant"),
+        (torch.rand(1, 4, 16), "8 voxels"),
+        (torch.rand(16, 16), "channel"),
+    ],
+)
+def test_an_image_that_tells_nothing_is_refused(image, message):
+    with pytest.raises(ValueError, match=message):
+        estimate_gaussian(image)
+
+
+def test_negative_magnitudes_are_refused():
+    with pytest.raises(ValueError, match="not negative"):
+        estimate_rician(torch.rand(1, 16, 16) - 0.5)
