@@ -1,0 +1,83 @@
+"""How a benchmark's result is kept: figures with the command, commit, date, hardware and
+versions."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("medidiff", "torch", "monai", "numpy", "scikit-image", "nibabel")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One line of a result."""
+
+    what: str
+    ours: float | None
+    unit: str
+    better: Literal["lower", "higher"]
+    peers: dict[str, float] = field(default_factory=dict)
+    goal: float | None = None
+
+
+def write_result(
+    name: str, rows: Sequence[Measured], *, facts: dict[str, object], folder: Path | None = None
+) -> Path:
+    """Write benchmarks/results/NAME.json (or into `folder`)."""
+    place = (folder or ROOT / "benchmarks" / "results") / f"{name}.json"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    # the interpreter's and the data's own places are nobody else's business
+    command = " ".join(shlex.quote(Path(a).name if a.startswith("/") else a) for a in sys.argv)
+    content = {
+        "command": f"python {command}",
+        "commit": commit(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "hardware": hardware(),
+        "versions": versions(),
+        "facts": facts,
+        "rows": [asdict(row) for row in rows],
+    }
+    place.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return place
+
+
+def commit() -> str:
+    """The commit that was measured: MEDIDIFF_COMMIT where the tree travels without its history."""
+    if "MEDIDIFF_COMMIT" in os.environ:
+        return os.environ["MEDIDIFF_COMMIT"]
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True
+    )
+    return done.stdout.strip() or "unknown"
+
+
+def hardware() -> str:
+    """GPU, or processor and its cores."""
+    import torch
+
+    if torch.cuda.is_available():
+        return f"{torch.cuda.get_device_name()}, {os.cpu_count()} CPU cores"
+    return f"{platform.machine()} CPU, {os.cpu_count()} cores"
+
+
+def versions() -> dict[str, str]:
+    """Of Python and the packages that matter."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,295 @@
+"""The verbs of medidiff, for scripts. The command line parses, calls these and prints.
+
+    import medidiff
+
+    model = medidiff.load("models:/brain-t1@champion")
+    images = model.sample(n=4, steps=20, seed=0)
+    result = medidiff.run("denoise", model, "scan.nii.gz", sigma=0.1, seed=0)
+    result.save("scan-denoised.nii.gz")
+
+Every verb raises `medidiff.MedidiffError` with one clear message for what a user can mend.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, overload
+
+import torch
+
+from medidiff.config import Loaded, load_config, schema
+from medidiff.errors import MedidiffError
+from medidiff.jobs.benchmark import Table, benchmark_head
+from medidiff.jobs.cases import Mismatch
+from medidiff.jobs.demo import DemoResult, run_demo
+from medidiff.jobs.evaluate import Evaluation, evaluate_model
+from medidiff.jobs.models import export_model, load_model, register_model
+from medidiff.jobs.prepare import check_data
+from medidiff.jobs.reporting import Quiet, Reporter, reporter
+from medidiff.jobs.run import run_head
+from medidiff.jobs.splits import Splits
+from medidiff.jobs.train import train_model
+from medidiff.model import Model
+from medidiff.tasks import head
+from medidiff.tasks.results import Result
+from medidiff.tracking import sync as sync_runs
+
+PathLike = str | os.PathLike[str]
+ModelLike = PathLike | Model
+Progress = Literal["bars", "none"]
+
+__all__ = [
+    "Checked",
+    "DemoResult",
+    "Evaluation",
+    "MedidiffError",
+    "Model",
+    "Result",
+    "Table",
+    "benchmark",
+    "check",
+    "demo",
+    "evaluate",
+    "export",
+    "load",
+    "register",
+    "run",
+    "schema",
+    "sync",
+    "train",
+]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a checked configuration would do."""
+
+    loaded: Loaded
+    train_images: int
+    validation_images: int
+    parameters: int
+
+
+def check(config: PathLike, *, changes: Sequence[str] = (), progress: Progress = "none") -> Checked:
+    """Check a configuration and every scan that it names, without training.
+
+    Errors: ConfigError or ManifestError with every problem.
+    """
+    from medidiff.networks import NetworkShape, parameter_count
+
+    report = _reporter(progress)
+    try:
+        loaded = load_config(config, changes)
+        _, train_rows, validation_rows = check_data(loaded, report)
+    finally:
+        report.close()
+    channels = len(loaded.config.data.images)
+    shape = NetworkShape(loaded.config.data.space.dims, channels, channels)
+    count = parameter_count(loaded.config.network, shape)
+    return Checked(loaded, len(train_rows), len(validation_rows), count)
+
+
+def train(
+    config: PathLike,
+    *,
+    changes: Sequence[str] = (),
+    resume: bool = False,
+    parent: ModelLike | None = None,
+    progress: Progress = "none",
+) -> Path:
+    """Train as `config` says; gives the run's folder, whose `model/` is the trained model.
+
+    `changes` are "key=value" strings such as "train.steps=500". `resume` goes on with an
+    interrupted run in the same folder and under the same MLflow run. `parent` is a model to
+    fine-tune.
+    Errors: ConfigError, ManifestError, DataError, OutputError, TrainingError;
+    `training.stop.Stopped` when asked to stop (a checkpoint is saved).
+    """
+    start = None if parent is None else load_model(parent)
+    return train_model(
+        config, changes=changes, resume=resume, parent=start, report=_reporter(progress)
+    )
+
+
+def load(name: ModelLike, device: str | torch.device | None = None) -> Model:
+    """The model that is called `name`: a folder, a run's folder, an MLflow run id, or
+    `models:/NAME@ALIAS`.
+
+    Errors: ModelError for a folder that is missing, incomplete or altered; RegistryError for an
+    unknown name.
+    """
+    return load_model(name, device)
+
+
+@overload
+def run(
+    task: str,
+    model: ModelLike,
+    input: PathLike,
+    *,
+    n: int = ...,
+    seed: int = ...,
+    mismatch: Mismatch = ...,
+    progress: Progress = ...,
+    **task_options: object,
+) -> Result: ...
+
+
+@overload
+def run(
+    task: str,
+    model: ModelLike,
+    input: Sequence[PathLike | Sequence[PathLike]],
+    *,
+    n: int = ...,
+    seed: int = ...,
+    mismatch: Mismatch = ...,
+    progress: Progress = ...,
+    **task_options: object,
+) -> list[Result]: ...
+
+
+def run(
+    task: str,
+    model: ModelLike,
+    input: PathLike | Sequence[PathLike | Sequence[PathLike]],
+    *,
+    n: int = 1,
+    seed: int = 0,
+    mismatch: Mismatch = "refuse",
+    progress: Progress = "none",
+    # the head's own options, checked against its dataclass: an unknown one is an error with a
+    # suggestion
+    **task_options: object,
+) -> Result | list[Result]:
+    """A head on one scan, or on a list of them (a list gives a list).
+
+    A model of several channels takes a list of files for each case. `n` > 1 asks for posterior
+    samples and maps.
+    Errors: TaskError for an unknown task or option; DataError for input that cannot be read or
+    does not fit the model (`mismatch="warn"` warns instead).
+    """
+    chosen = head(task, task_options)
+    single = isinstance(input, str | os.PathLike)
+    cases = [[input]] if single else [_files(item) for item in input]
+    report = _reporter(progress)
+    try:
+        results = run_head(
+            chosen, load_model(model), cases, n=n, seed=seed, mismatch=mismatch, report=report
+        )
+    finally:
+        report.close()
+    return results[0] if single else results
+
+
+def benchmark(
+    task: str,
+    model: ModelLike,
+    *,
+    manifest: PathLike,
+    split: str = "test",
+    validation_split: str = "val",
+    holdout: float = 0.0,
+    out: PathLike | None = None,
+    n: int = 1,
+    seed: int = 0,
+    limit: int | None = None,
+    progress: Progress = "none",
+    **task_options: object,  # as in `run`
+) -> Table:
+    """A head against its baselines on one split, by subject; the baselines are tuned on
+    `validation_split`.
+
+    `holdout`: without such a split, the share of the train subjects to tune on, as in training.
+    With `out`, writes table.md, summary.json, rows.csv (a row a subject and method) and a picture
+    there.
+    Errors: TaskError, ManifestError, OutputError.
+    """
+    chosen = head(task, task_options)
+    report = _reporter(progress)
+    try:
+        return benchmark_head(
+            chosen,
+            load_model(model),
+            manifest,
+            split=split,
+            splits=Splits(validation=validation_split, holdout=holdout),
+            out=None if out is None else Path(out),
+            n=n,
+            seed=seed,
+            limit=limit,
+            report=report,
+        )
+    finally:
+        report.close()
+
+
+def evaluate(
+    model: ModelLike,
+    *,
+    manifest: PathLike,
+    split: str = "test",
+    validation_split: str = "val",
+    holdout: float = 0.0,
+    n: int = 64,
+    seed: int = 0,
+    out: PathLike | None = None,
+    progress: Progress = "none",
+) -> Evaluation:
+    """How good the prior itself is: its loss by noise level on a split, and its samples beside
+    real images.
+
+    Errors: ManifestError, OutputError.
+    """
+    report = _reporter(progress)
+    try:
+        place = None if out is None else Path(out)
+        return evaluate_model(
+            load_model(model),
+            manifest,
+            split=split,
+            splits=Splits(validation=validation_split, holdout=holdout),
+            n=n,
+            seed=seed,
+            out=place,
+            report=report,
+        )
+    finally:
+        report.close()
+
+
+def register(source: PathLike, name: str, *, alias: str | None = None) -> int:
+    """Register a model folder or run in MLflow as a version of `name`; gives the version."""
+    return register_model(source, name, alias)
+
+
+def export(
+    model: PathLike, out: PathLike, *, dtype: Literal["float32", "bfloat16"] = "float32"
+) -> Path:
+    """A plain, self-contained copy of a model in the folder `out`."""
+    return export_model(model, Path(out), dtype)
+
+
+def sync(folder: PathLike) -> int:
+    """Send to MLflow what runs in `folder` could not send before; gives the number of events."""
+    return sync_runs(folder)
+
+
+def demo(folder: PathLike = "medidiff-demo", *, progress: Progress = "none") -> DemoResult:
+    """The main job on generated head phantoms: train, sample, denoise, register, load back."""
+    report = _reporter(progress)
+    try:
+        return run_demo(Path(folder), report)
+    finally:
+        report.close()
+
+
+def _reporter(progress: Progress) -> Reporter:
+    return reporter() if progress == "bars" else Quiet()
+
+
+def _files(item: PathLike | Sequence[PathLike]) -> Sequence[PathLike]:
+    return [item] if isinstance(item, str | os.PathLike) else item

@@ -1,0 +1,310 @@
+"""The command line: one function a verb, which parses, calls `medidiff.api` and prints.
+
+Nothing heavy is imported before a verb runs, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from medidiff.errors import ConfigError, MedidiffError
+
+NOTICE = "Research only: not a medical device, not for diagnosis."
+app = typer.Typer(
+    help=f"Diffusion priors for medical images: train, track in MLflow, put to work. {NOTICE}",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ConfigFile = Annotated[Path, typer.Argument(help="YAML configuration", metavar="CONFIG")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--change", "-c", help="Change one key, e.g. train.steps=500; repeat for more"),
+]
+ModelName = Annotated[
+    str,
+    typer.Argument(
+        help="Model folder, run folder, MLflow run id or models:/NAME@ALIAS", metavar="MODEL"
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", help="An option of the task, e.g. sigma=0.1; repeat for more"),
+]
+Seed = Annotated[int, typer.Option(help="Seed: the same one gives the same result")]
+Holdout = Annotated[
+    float,
+    typer.Option(help="Without a validation split: share of the train subjects that stands in"),
+]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the results")]
+
+
+@app.command()
+def check(config: ConfigFile, change: Changes = None) -> None:
+    """Check a configuration and every scan that it names, without training."""
+    from medidiff import api
+
+    found = api.check(config, changes=change or [], progress="bars")
+    typer.echo(
+        f"{config}: sound. {found.train_images} training and {found.validation_images} "
+        f"validation images, network of {found.parameters / 1e6:.2f} M parameters."
+    )
+
+
+@app.command()
+def train(
+    config: ConfigFile,
+    change: Changes = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the interrupted run")
+    ] = False,
+    parent: Annotated[str | None, typer.Option("--from", help="Fine-tune this model")] = None,
+    register: Annotated[
+        str | None, typer.Option(help="Register the finished model under this name")
+    ] = None,
+    alias: Annotated[str | None, typer.Option(help="Alias for the registered version")] = None,
+) -> None:
+    """Train a prior; the run's folder then holds the model."""
+    from medidiff import api
+
+    folder = api.train(config, changes=change or [], resume=resume, parent=parent, progress="bars")
+    typer.echo(f"Model: {folder / 'model'}")
+    if register:
+        _registered(api.register(folder, register, alias=alias), register, alias)
+    else:
+        typer.echo(f"Next: medidiff sample {folder} --n 8 --out samples")
+
+
+@app.command()
+def sample(
+    model: ModelName,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the images")],
+    n: Annotated[int, typer.Option(help="Number of images")] = 4,
+    steps: Annotated[int | None, typer.Option(help="Sampling steps (default: the model's)")] = None,
+    condition: Annotated[
+        list[str] | None, typer.Option("--condition", help="e.g. sex=F; repeat for more")
+    ] = None,
+    guidance: Annotated[float, typer.Option(help="Guidance scale, 1 = plain conditional")] = 1.0,
+    seed: Seed = 0,
+) -> None:
+    """Draw synthetic images, as NIfTI with a provenance sidecar each, and a sheet of them."""
+    from medidiff.jobs.sample import sample_to_folder
+
+    files, nfe = sample_to_folder(
+        model, out, n=n, steps=steps, condition=_pairs(condition), guidance=guidance, seed=seed
+    )
+    typer.echo(
+        f"{len(files)} synthetic images in {out} ({nfe} network calls each); "
+        f"sheet: {out / 'sheet.png'}"
+    )
+
+
+@app.command()
+def run(
+    task: Annotated[str, typer.Argument(help="denoise, ...", metavar="TASK")],
+    model: ModelName,
+    inputs: Annotated[
+        list[str],
+        typer.Argument(help="Scans; join the channels of one case by commas", metavar="INPUT..."),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="A folder, or a .nii.gz file for one input")
+    ],
+    setting: Settings = None,
+    n: Annotated[int, typer.Option(help="Posterior samples; more than 1 adds maps")] = 1,
+    seed: Seed = 0,
+    mismatch: Annotated[
+        Literal["refuse", "warn"],
+        typer.Option(help="What to do with input that does not fit the model"),
+    ] = "refuse",
+) -> None:
+    """Put a model to work on scans; results are NIfTI on the input's grid with a provenance
+    sidecar."""
+    from medidiff import api
+    from medidiff.jobs.run import output_files
+
+    cases = [item.split(",") for item in inputs]
+    targets = output_files(cases, out, task)
+    results = api.run(
+        task, model, cases, n=n, seed=seed, mismatch=mismatch, progress="bars", **_pairs(setting)
+    )
+    for result, target in zip(results, targets, strict=True):
+        for file in result.save(target):
+            typer.echo(file)
+
+
+@app.command()
+def benchmark(
+    task: Annotated[str, typer.Argument(help="denoise, synthesis, ...", metavar="TASK")],
+    model: ModelName,
+    manifest: Annotated[Path, typer.Option(help="Manifest of the scans")],
+    split: Annotated[str, typer.Option(help="Split that is reported")] = "test",
+    validation_split: Annotated[
+        str, typer.Option(help="Split that baselines are tuned on")
+    ] = "val",
+    holdout: Holdout = 0.0,
+    out: Out = None,
+    setting: Settings = None,
+    n: Annotated[int, typer.Option(help="Posterior samples a case")] = 1,
+    seed: Seed = 0,
+    limit: Annotated[int | None, typer.Option(help="At most this many scans of a split")] = None,
+) -> None:
+    """A task against its baselines on one split: a table, JSON, and a CSV with a row a subject."""
+    from medidiff import api
+
+    table = api.benchmark(
+        task,
+        model,
+        manifest=manifest,
+        split=split,
+        validation_split=validation_split,
+        holdout=holdout,
+        out=out,
+        n=n,
+        seed=seed,
+        limit=limit,
+        progress="bars",
+        **_pairs(setting),
+    )
+    typer.echo(table.text)
+
+
+@app.command()
+def evaluate(
+    model: ModelName,
+    manifest: Annotated[Path, typer.Option(help="Manifest of the scans")],
+    split: Annotated[str, typer.Option(help="Split that is reported")] = "test",
+    validation_split: Annotated[str, typer.Option(help="Real images to compare with")] = "val",
+    holdout: Holdout = 0.0,
+    n: Annotated[int, typer.Option(help="Samples to draw")] = 64,
+    seed: Seed = 0,
+    out: Out = None,
+) -> None:
+    """How good a prior is: loss by noise level on a split, samples beside real images."""
+    from medidiff import api
+
+    found = api.evaluate(
+        model,
+        manifest=manifest,
+        split=split,
+        validation_split=validation_split,
+        holdout=holdout,
+        n=n,
+        seed=seed,
+        out=out,
+        progress="bars",
+    )
+    typer.echo(found.text)
+
+
+@app.command()
+def register(
+    source: ModelName,
+    name: Annotated[str, typer.Option(help="Name in the registry")],
+    alias: Annotated[str | None, typer.Option(help="Alias of this version, e.g. champion")] = None,
+) -> None:
+    """Register a model or run in MLflow (the server of MLFLOW_TRACKING_URI, else ./mlflow.db)."""
+    from medidiff import api
+
+    _registered(api.register(source, name, alias=alias), name, alias)
+
+
+@app.command()
+def export(
+    model: ModelName,
+    out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the copy")],
+    dtype: Annotated[
+        Literal["float32", "bfloat16"], typer.Option(help="Number format of the weights")
+    ] = "float32",
+) -> None:
+    """Copy a model to a plain, self-contained folder."""
+    from medidiff import api
+
+    typer.echo(f"Model: {api.export(model, out, dtype=dtype)}")
+
+
+@app.command()
+def sync(
+    folder: Annotated[Path, typer.Argument(help="A run's folder, or one above many")],
+) -> None:
+    """Send to MLflow what runs could not send, e.g. from nodes without a network."""
+    from medidiff import api
+
+    typer.echo(f"{api.sync(folder)} events sent")
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option(help="Folder for everything that the demo makes")] = Path(
+        "medidiff-demo"
+    ),
+) -> None:
+    """The main job in a few minutes on a CPU, on generated head phantoms: no data, no GPU."""
+    from medidiff import api
+
+    typer.echo(api.demo(folder, progress="bars").text)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of a configuration, for editors."""
+    import json
+
+    from medidiff import api
+
+    typer.echo(json.dumps(api.schema(), indent=1, sort_keys=True))
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop")] = False,
+) -> None:
+    if version:
+        from importlib import metadata
+
+        typer.echo(metadata.version("medidiff"))
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line: exit code 2 for what a user can mend, 75 for a run stopped on
+    request."""
+    try:
+        app()
+    except MedidiffError as error:
+        print(f"medidiff: {error}", file=sys.stderr)
+        sys.exit(2)
+    except Exception as error:
+        if getattr(
+            error, "killed", False
+        ):  # training.stop.Stopped, not imported here for its weight
+            print(f"medidiff: {error}", file=sys.stderr)
+            sys.exit(75)  # EX_TEMPFAIL: run again with --resume
+        raise
+
+
+def _registered(version: int, name: str, alias: str | None) -> None:
+    address = f"models:/{name}@{alias}" if alias else f"models:/{name}/{version}"
+    typer.echo(f"Registered version {version}: {address}")
+
+
+def _pairs(items: list[str] | None) -> dict[str, Any]:
+    """Options given as key=value."""
+    import yaml
+
+    pairs: dict[str, Any] = {}
+    for item in items or []:
+        key, equals, value = item.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"{item!r}: write it as key=value")
+        pairs[key] = yaml.safe_load(value)
+    return pairs
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""The whole shape of a training configuration: YAML over the packages' own frozen option
+dataclasses.
+
+A file states only what differs from the defaults. Unknown keys are errors with a suggestion, every
+problem is reported in one pass with file and key, and nothing in a file is executed: no tags, no
+references.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field
+
+from medidiff import options
+from medidiff.data.options import AnyIntensity, Augment, Percentile, Space
+from medidiff.diffusion import (
+    AnySchedule,
+    AnyTarget,
+    AnyTimes,
+    AnyWeight,
+    Cosine,
+    UniformTimes,
+    UniformWeight,
+    V,
+)
+from medidiff.errors import ConfigError
+from medidiff.model import SamplingOptions
+from medidiff.networks import AnyNetwork, UNetOptions
+from medidiff.training.options import TrainOptions
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Which scans, on which grid, in which units."""
+
+    manifest: str
+    """CSV or JSON manifest; relative to the configuration file."""
+    space: Space
+    """The grid that every image is brought to."""
+    images: tuple[str, ...] = ("image",)
+    """Image columns of the manifest; each becomes a channel."""
+    conditions: tuple[str, ...] = ()
+    """Number or category columns of the manifest that the model is conditioned on."""
+    intensity: Annotated[AnyIntensity, Field(discriminator="kind")] = Percentile()
+    augment: Augment = Augment()
+    train_split: str = "train"
+    validation_split: str = "val"
+    holdout: float = 0.0
+    """Without a validation split in the manifest: this share of the train subjects, chosen by a
+    hash of the
+    subject, is held out for validation."""
+    cache: Literal["memory", "none"] = "memory"
+    """Keep prepared images in memory, or read them again each time."""
+    workers: int = 2
+    """Threads that read scans."""
+
+    def __post_init__(self) -> None:
+        if not self.images:
+            raise ValueError("images must name at least one column")
+        if not 0 <= self.holdout < 1:
+            raise ValueError("holdout is a share of subjects between 0 and 1")
+        if self.workers < 0:
+            raise ValueError("workers must be 0 or more")
+
+
+@dataclass(frozen=True)
+class DiffusionOptions:
+    """Noise schedule, prediction target and how training draws and weighs noise levels."""
+
+    schedule: Annotated[AnySchedule, Field(discriminator="kind")] = Cosine()
+    target: Annotated[AnyTarget, Field(discriminator="kind")] = V()
+    times: Annotated[AnyTimes, Field(discriminator="kind")] = UniformTimes()
+    weight: Annotated[AnyWeight, Field(discriminator="kind")] = UniformWeight()
+
+
+@dataclass(frozen=True)
+class TrackingOptions:
+    """Where the run is recorded. The server is named by MLFLOW_TRACKING_URI, not here."""
+
+    experiment: str = "medidiff"
+
+
+@dataclass(frozen=True)
+class Config:
+    """A training: data, network, diffusion, optimisation, sampling, tracking."""
+
+    name: str
+    """Name of the run and of the model."""
+    modality: str
+    """What the scanner was, such as MR, CT or CR; inputs that state another are refused."""
+    data: DataOptions
+    output: str
+    """Folder for the run; it must not hold results yet. Relative to the working folder."""
+    network: Annotated[AnyNetwork, Field(discriminator="kind")] = UNetOptions()
+    diffusion: DiffusionOptions = DiffusionOptions()
+    train: TrainOptions = TrainOptions()
+    sampling: SamplingOptions = SamplingOptions()
+    tracking: TrackingOptions = TrackingOptions()
+    format: Literal[1] = 1
+
+    def digest(self) -> str:
+        """SHA-256 of the resolved configuration."""
+        text = json.dumps(options.tree(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A configuration and where it was read, which relative paths refer to."""
+
+    config: Config
+    file: Path
+    manifest: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "manifest", self.file.parent / self.config.data.manifest)
+
+
+def load_config(file: str | os.PathLike[str], changes: Sequence[str] = ()) -> Loaded:
+    """The configuration in a YAML `file`, with `changes` such as "train.steps=500" applied.
+
+    Errors: ConfigError naming the file and every key that is wrong.
+    """
+    place = Path(file)
+    try:
+        text = place.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{place}: cannot be read ({_reason(error)})") from None
+    try:
+        content = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{place}: not valid YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{place}: expected keys and values, found {type(content).__name__}")
+    for change in changes:
+        _apply(content, change)
+    return Loaded(parse_config(content, str(place)), place)
+
+
+def parse_config(tree: object, where: str) -> Config:
+    """The configuration that a plain tree describes; `where` names its source in errors."""
+    try:
+        return options.read(Config, tree)
+    except options.OptionError as error:
+        lines = [f"  {key}: {message}" for key, message in error.problems]
+        count = f"{len(lines)} problem" + ("s" if len(lines) > 1 else "")
+        raise ConfigError(f"{where}: {count}\n" + "\n".join(lines)) from None
+
+
+def dump_config(config: Config) -> str:
+    """YAML that `load_config` reads back to the same configuration, every default spelled out."""
+    return yaml.safe_dump(options.tree(config), sort_keys=False, allow_unicode=True)
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of a configuration file, for editors."""
+    return {"title": "medidiff configuration", **options.json_schema(Config)}
+
+
+def _apply(content: dict[str, Any], change: str) -> None:
+    key, equals, text = change.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--change {change}: write it as key=value, e.g. train.steps=500")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--change {change}: the value is not valid YAML") from None
+    *parents, last = key.split(".")
+    place = content
+    for parent in parents:
+        place = place.setdefault(parent, {})
+        if not isinstance(place, dict):
+            raise ConfigError(f"--change {change}: {parent!r} is not a section")
+    place[last] = value
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or type(error).__name__
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values only; a key written twice is an error, not the last one's silent win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # type: ignore[override]
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is given twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def with_output(loaded: Loaded, output: str) -> Loaded:
+    """The same configuration writing to another folder."""
+    return dataclasses.replace(loaded, config=dataclasses.replace(loaded.config, output=output))

@@ -1,0 +1,2 @@
+"""Whole jobs, one file a verb: each puts the packages together and knows nothing of the command
+line."""

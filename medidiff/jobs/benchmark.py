@@ -1,0 +1,153 @@
+"""The verb `benchmark`: a head against its baselines on one split."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from medidiff import options
+from medidiff.data.datasets import Case
+from medidiff.errors import OutputError, TaskError
+from medidiff.jobs.cases import cases_of_split, check_splits
+from medidiff.jobs.reporting import Reporter
+from medidiff.jobs.splits import Splits
+from medidiff.model import Model
+from medidiff.report.pictures import comparison
+from medidiff.report.tables import (
+    Better,
+    Difference,
+    Summary,
+    markdown,
+    paired_difference,
+    plain_text,
+    summarise,
+    write_csv,
+    write_json,
+)
+from medidiff.tasks.base import Bench, Benchmarked, Head, Row, check_fit
+
+PathLike = str | os.PathLike[str]
+OURS = "medidiff"  # the name of our method in every table
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a benchmark found."""
+
+    rows: Sequence[Row]
+    summaries: Sequence[Summary]
+    """Mean and 95 % interval over subjects, by metric, setting and method."""
+    differences: Sequence[Difference]
+    """Ours minus the best baseline, paired by subject."""
+    text: str
+    """The tables, to be printed."""
+
+    def mean(self, metric: str, method: str) -> float:
+        """The mean of a metric over subjects, over all settings."""
+        found = [
+            item.interval.mean
+            for item in self.summaries
+            if item.metric == metric and item.method == method
+        ]
+        return sum(found) / len(found)
+
+
+def benchmark_head(
+    head: Head,
+    model: Model,
+    manifest: PathLike,
+    *,
+    split: str,
+    splits: Splits,
+    out: Path | None,
+    n: int,
+    seed: int,
+    limit: int | None,
+    report: Reporter,
+) -> Table:
+    """Run `head` and its baselines on `split`; nothing is chosen on it.
+
+    Errors: OutputError if `out` holds something; TaskError if head and model do not go together;
+    ManifestError.
+    """
+    if out is not None and out.exists() and any(out.iterdir()):
+        raise OutputError(f"{out} already holds results; name another folder")
+    if split == splits.validation:
+        raise TaskError(
+            f"the baselines would be tuned on {split!r}, the split that is reported; "
+            "name two splits"
+        )
+    check_splits(model, manifest, splits, split, splits.validation)
+    check_fit(head, model)
+
+    def cases(name: str) -> list[Case]:
+        return cases_of_split(model, manifest, name, splits, report, limit)
+
+    bench = Bench(
+        model,
+        () if head.needs().input_images else cases(splits.train),
+        cases(splits.validation),
+        cases(split),
+        seed=seed,
+        samples=n,
+        progress=lambda what, done, total: report.progress(what, done, total),
+    )
+    found = head.benchmark(bench)
+    table = make_table(head, found.rows)
+    if out is not None:
+        save_table(table, found, head, model, split, seed, n, out)
+    return table
+
+
+def make_table(head: Head, rows: Sequence[Row]) -> Table:
+    """The rows of a benchmark, summarised over subjects."""
+    summaries: list[Summary] = []
+    differences: list[Difference] = []
+    for metric, meaning in head.metrics().items():
+        measured = [row for row in rows if metric in row]
+        summaries += summarise(measured, metric)
+        better: Better = "higher" if meaning.endswith("higher") else "lower"
+        differences += paired_difference(
+            measured, metric, ours=OURS, better=better, baselines=head.baselines()
+        )
+    return Table(rows, summaries, differences, plain_text(summaries, differences))
+
+
+def save_table(
+    table: Table,
+    found: Benchmarked,
+    head: Head,
+    model: Model,
+    split: str,
+    seed: int,
+    n: int,
+    out: Path,
+) -> None:
+    """Write table.md, summary.json, rows.csv and comparison.png. Subjects are pseudonyms."""
+    facts = {
+        "task": options.tree(head),
+        "metrics": dict(head.metrics()),
+        "model": model.spec.name,
+        "model_digest": model.digest,
+        "split": split,
+        "seed": seed,
+        "samples": n,
+        "version": metadata.version("medidiff"),
+    }
+    write_csv(out / "rows.csv", table.rows)
+    write_json(out / "summary.json", table.rows, table.summaries, table.differences, facts)
+    meanings = "".join(f"- `{name}`: {text}\n" for name, text in head.metrics().items())
+    title = f"# {head.kind}: {model.spec.name} on {split}\n\n"
+    text = title + markdown(table.summaries, table.differences) + "\n" + meanings
+    (out / "table.md").write_text(text, encoding="utf-8")
+    if found.examples:
+        comparison(
+            found.examples,
+            out / "comparison.png",
+            window=(-1.0, 1.0),
+            truth=found.truth,
+            title=f"{head.kind}, {model.spec.name}, split {split}",
+        )

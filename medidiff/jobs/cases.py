@@ -1,0 +1,92 @@
+"""Scans made ready for a trained model: from a manifest's split, or from files."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from medidiff.data.checks import check_manifest
+from medidiff.data.datasets import Case, CaseSet, load_case
+from medidiff.data.fitness import fits
+from medidiff.data.manifest import read_manifest
+from medidiff.data.rows import file_digest
+from medidiff.errors import DataError
+from medidiff.jobs.reporting import Reporter
+from medidiff.jobs.splits import Splits
+from medidiff.model import Model
+
+Mismatch = Literal["refuse", "warn"]
+
+
+def cases_of_split(
+    model: Model,
+    manifest_file: str | os.PathLike[str],
+    split: str,
+    splits: Splits,
+    report: Reporter,
+    limit: int | None = None,
+) -> list[Case]:
+    """The cases of one split, on the model's grid and in its units; with `limit`, its first rows.
+
+    Errors: ManifestError if rows cannot be used or the split is empty.
+    """
+    manifest = read_manifest(Path(manifest_file))
+    rows = splits.rows(manifest, split)
+    what = f"reading {split} scans"
+    cases = CaseSet(
+        rows[:limit],
+        model.spec.images,
+        model.spec.space,
+        model.spec.intensity,
+        progress=lambda done, total: report.progress(what, done, total),
+    )
+    return list(cases)
+
+
+def check_splits(
+    model: Model, manifest_file: str | os.PathLike[str], splits: Splits, *names: str
+) -> None:
+    """Errors: ManifestError with every problem of the manifest, before anything is computed."""
+    manifest = read_manifest(Path(manifest_file))
+    check_manifest(manifest, images=model.spec.images, splits=splits.stored(*names))
+
+
+def case_of_files(
+    model: Model, files: Sequence[str | os.PathLike[str]], mismatch: Mismatch, row: int
+) -> Case:
+    """One case from a file for each channel of the model.
+
+    Errors: DataError if it cannot be read, or does not fit the model and `mismatch` is "refuse".
+    """
+    spec = model.spec
+    if len(files) != len(spec.images):
+        raise DataError(
+            f"{spec.name} works on {len(spec.images)} image(s) a case ({', '.join(spec.images)}); "
+            f"{len(files)} given"
+        )
+    paths = [Path(file) for file in files]
+    case = load_case(paths, spec.space, spec.intensity, subject=input_digest(paths))
+    problems = fits(case, spec.space, spec.intensity, spec.modality)
+    if problems and mismatch == "refuse":
+        raise DataError(
+            f"input {row} does not fit the model {spec.name}: {'; '.join(problems)}. "
+            "Results on such input cannot be trusted; to go on all the same, ask for a warning "
+            '(--mismatch warn, mismatch="warn").'
+        )
+    for problem in problems:
+        warnings.warn(f"input {row} does not fit the model {spec.name}: {problem}", stacklevel=3)
+    return case
+
+
+def input_digest(files: Sequence[Path]) -> str:
+    """SHA-256 over the content of the input files, for provenance and for keying noise.
+
+    Errors: DataError if a file cannot be read.
+    """
+    try:
+        return "-".join(file_digest(file) for file in files)
+    except OSError as error:
+        raise DataError(f"the input cannot be read: {error.strerror}", private=str(error)) from None

@@ -1,0 +1,98 @@
+"""The verb `evaluate`: how good the prior itself is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from medidiff.diffusion import DenoisingLoss, UniformTimes
+from medidiff.errors import OutputError
+from medidiff.jobs.benchmark import Table, benchmark_head
+from medidiff.jobs.cases import cases_of_split
+from medidiff.jobs.reporting import Reporter
+from medidiff.jobs.splits import Splits
+from medidiff.model import Model, write_json
+from medidiff.report.pictures import sheet
+from medidiff.tasks.synthesis import Synthesis
+from medidiff.training.batches import Batch
+from medidiff.training.objective import PriorObjective
+
+LEVELS = 8
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The prior's loss by noise level, and its samples beside real images."""
+
+    losses: Sequence[float]
+    """Mean squared error of the prediction at fixed levels, low noise first, on the split."""
+    samples: Table
+    text: str
+
+
+def evaluate_model(
+    model: Model,
+    manifest: str | os.PathLike[str],
+    *,
+    split: str,
+    splits: Splits,
+    n: int,
+    seed: int,
+    out: Path | None,
+    report: Reporter,
+) -> Evaluation:
+    """Losses and sample quality on `split`; with `out`, evaluation.json, rows.csv, table.md and
+    sheet.png there.
+
+    Errors: OutputError if `out` holds something; ManifestError.
+    """
+    if out is not None and out.exists() and any(out.iterdir()):
+        raise OutputError(f"{out} already holds results; name another folder")
+    losses = losses_on_split(model, manifest, split, splits, seed, report)
+    table = benchmark_head(
+        Synthesis(images=n),
+        model,
+        manifest,
+        split=split,
+        splits=splits,
+        out=out,
+        n=1,
+        seed=seed,
+        limit=None,
+        report=report,
+    )
+    lines = ["loss by noise level, low noise first: " + " ".join(f"{x:.4f}" for x in losses)]
+    text = "\n\n".join([*lines, table.text])
+    if out is not None:
+        write_json(out / "evaluation.json", {"losses_by_level": losses, "split": split})
+        typical = model.spec.intensity.typical
+        images = model.sample(min(n, 32), seed=seed).images[:, :1]
+        sheet(images, out / "sheet.png", window=(typical.low[0], typical.high[0]))
+    return Evaluation(losses, table, text)
+
+
+def losses_on_split(
+    model: Model,
+    manifest: str | os.PathLike[str],
+    split: str,
+    splits: Splits,
+    seed: int,
+    report: Reporter,
+) -> list[float]:
+    """The training loss at fixed noise levels on the images of a split, conditions unknown."""
+    cases = cases_of_split(model, manifest, split, splits, report)
+    objective = PriorObjective(
+        DenoisingLoss(model.spec.target, model.spec.schedule, UniformTimes()), 0.0
+    )
+    total = torch.zeros(LEVELS)
+    for first in range(0, len(cases), 16):
+        part = cases[first : first + 16]
+        clean = torch.stack([case.images for case in part]).to(model.device)
+        batch = Batch(clean, None, [case.row for case in part])
+        total += len(part) * objective.loss_by_level(model.network, batch, LEVELS, seed).cpu()
+        report.progress("loss by level", first + len(part), len(cases))
+    return [float(value) for value in total / len(cases)]

@@ -1,0 +1,106 @@
+"""A run's folder: what lies where, and that nothing in it is overwritten.
+
+config.yaml       the resolved configuration
+run.json          MLflow run, process (see tracking)
+journal.jsonl     all that was logged, also where no server is reached
+checkpoints/      what a resumed run needs
+samples/          sample grids during training
+model/            the finished model
+private.log       errors with file names, for its owner's eyes only (mode 0600)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from medidiff.config import Config, Loaded, dump_config, load_config
+from medidiff.errors import OutputError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The places in a run's folder."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    @property
+    def private_log(self) -> Path:
+        return self.path / "private.log"
+
+
+def check_new(path: Path) -> None:
+    """Errors: OutputError if the folder already holds results."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise OutputError(
+            f"{path} already holds results. Name another folder (--change output=...), "
+            "or go on with that run by adding --resume."
+        )
+
+
+def new_folder(path: Path) -> RunFolder:
+    """A folder for a new run."""
+    path.mkdir(parents=True, exist_ok=True)
+    return RunFolder(path)
+
+
+def folder_to_resume(path: Path, loaded: Loaded) -> RunFolder:
+    """The folder of an unfinished run with the same configuration.
+
+    Errors: OutputError if there is no run, it is finished, or it was started with another
+    configuration.
+    """
+    run = RunFolder(path)
+    if not run.config.is_file():
+        raise OutputError(f"{path} holds no run to resume; start it without --resume")
+    if run.model.is_dir():
+        raise OutputError(f"{path}: this run is finished; its model is in {run.model}")
+    before = load_config(run.config).config
+    changed = [
+        name for name, (old, new) in _sections(before, _placed(loaded)).items() if old != new
+    ]
+    if changed:
+        raise OutputError(
+            f"{path} was started with another configuration ({', '.join(changed)} differ). "
+            "Resume with the same file and changes, or start a new run in another folder. "
+            "Only train.minutes may differ."
+        )
+    return run
+
+
+def save_config(run: RunFolder, loaded: Loaded) -> None:
+    """Write the resolved configuration of a new run, every default spelled out."""
+    run.config.write_text(dump_config(_placed(loaded)), encoding="utf-8")
+
+
+def _placed(loaded: Loaded) -> Config:
+    """The configuration with its manifest's place made independent of the file's."""
+    data = dataclasses.replace(loaded.config.data, manifest=str(loaded.manifest.resolve()))
+    return dataclasses.replace(loaded.config, data=data)
+
+
+def _sections(before: Config, after: Config) -> dict[str, tuple[object, object]]:
+    pairs: dict[str, tuple[object, object]] = {}
+    for field in dataclasses.fields(Config):
+        old, new = getattr(before, field.name), getattr(after, field.name)
+        if field.name == "train":
+            old, new = (dataclasses.replace(value, minutes=None) for value in (old, new))
+        pairs[field.name] = (old, new)
+    return pairs

@@ -1,0 +1,78 @@
+"""Finding a model by the name a person has for it, registering it, and taking a copy."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from medidiff.errors import ModelError, OutputError
+from medidiff.model import Model, check_folder
+from medidiff.tracking import fetch, register
+
+RUN_ID = re.compile(r"[0-9a-f]{32}")
+SHIPPED = Path(__file__).resolve().parent.parent / "pretrained"
+
+
+def model_folder(name: str | os.PathLike[str]) -> Path:
+    """The folder of a model given as a folder, a run's folder, a run id, `models:/name@alias` or a
+    shipped name.
+
+    Errors: ModelError, RegistryError.
+    """
+    text = os.fspath(name)
+    if text.startswith(("models:/", "runs:/")):
+        return fetch(text)
+    place = Path(text)
+    for folder in (place, place / "model"):
+        if (folder / "model.json").is_file() or (folder / "SHA256SUMS").is_file():
+            return folder
+    if place.is_dir():
+        if (place / "checkpoints").is_dir():
+            raise ModelError(
+                f"{text}: this run has no finished model yet; go on with it (--resume)"
+            )
+        raise ModelError(f"{text} is not a model folder: it holds no model.json")
+    if RUN_ID.fullmatch(text):
+        return fetch(f"runs:/{text}")
+    shipped = sorted(path.name for path in SHIPPED.glob("*/") if (path / "model.json").is_file())
+    if text in shipped:
+        return SHIPPED / text
+    raise ModelError(
+        f"no model {text!r}: it is not a folder, a run id or a models:/NAME@ALIAS"
+        + (f"; shipped models are {', '.join(shipped)}" if shipped else "")
+    )
+
+
+def load_model(
+    name: str | os.PathLike[str] | Model, device: str | torch.device | None = None
+) -> Model:
+    """The model that `name` says, on `device` (default: a GPU when there is one)."""
+    return name if isinstance(name, Model) else Model.load(model_folder(name), device)
+
+
+def register_model(source: str | os.PathLike[str], name: str, alias: str | None) -> int:
+    """Make a model a version of the registered model `name`; gives the version.
+
+    Errors: ModelError for a folder that is not whole, RegistryError for the server's refusal.
+    """
+    folder = model_folder(source)
+    check_folder(folder)
+    return register(folder, name, alias=alias)
+
+
+def export_model(
+    source: str | os.PathLike[str], out: Path, dtype: Literal["float32", "bfloat16"]
+) -> Path:
+    """A copy of the model as a plain folder, its weights in `dtype`.
+
+    Errors: OutputError if `out` already holds something.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise OutputError(f"{out} already holds files; name another folder")
+    folder = model_folder(source)
+    card = (folder / "card.md").read_text(encoding="utf-8")
+    return Model.load(folder, "cpu").save(out, card, dtype=dtype)

@@ -1,0 +1,222 @@
+"""From a configuration to the images and the network that a training works with."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from medidiff import options
+from medidiff.config import Config, Loaded
+from medidiff.data.checks import check_manifest
+from medidiff.data.datasets import CaseSet
+from medidiff.data.intensity import FittedIntensity, fit
+from medidiff.data.manifest import read_manifest
+from medidiff.data.rows import Manifest, Row
+from medidiff.diffusion import DenoisingLoss
+from medidiff.errors import ConfigError, ModelError
+from medidiff.jobs.reporting import Reporter
+from medidiff.jobs.splits import Splits
+from medidiff.model import Lineage, Model, ModelSpec
+from medidiff.networks import (
+    AnyCondition,
+    ClassCondition,
+    NetworkShape,
+    NumberCondition,
+    build,
+    encode_batch,
+)
+from medidiff.training.batches import TrainingSet
+from medidiff.training.objective import PriorObjective
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A training made ready."""
+
+    spec: ModelSpec
+    network: nn.Module
+    objective: PriorObjective
+    train: TrainingSet
+    validation: TrainingSet
+    files: Mapping[int, str]
+    """Manifest row -> its files: for the private log only."""
+    subjects: frozenset[str]
+    """Names that must not be logged."""
+
+
+def check_data(loaded: Loaded, report: Reporter) -> tuple[Manifest, list[Row], list[Row]]:
+    """(manifest, train rows, validation rows), every row of both checked.
+
+    Errors: ManifestError with all problems; ConfigError for a condition that is no column.
+    """
+    data = loaded.config.data
+    manifest = read_manifest(loaded.manifest)
+    splits = Splits(data.train_split, data.validation_split, data.holdout)
+    train = splits.rows(manifest, data.train_split)
+    validation = splits.rows(manifest, data.validation_split)
+    check_manifest(
+        manifest,
+        images=data.images,
+        splits=splits.stored(data.train_split, data.validation_split),
+        progress=lambda done, total: report.progress("checking scans", done, total),
+    )
+    check_condition_columns(loaded, manifest)
+    return manifest, train, validation
+
+
+def check_condition_columns(loaded: Loaded, manifest: Manifest) -> None:
+    """Errors: ConfigError if a condition is not a number or category column."""
+    for name in loaded.config.data.conditions:
+        found = {column.name: column.type for column in manifest.columns}.get(name)
+        if found not in ("number", "category"):
+            typed = manifest.names("number", "category")
+            raise ConfigError(
+                f"{loaded.file}: data.conditions: {name!r} is "
+                f"{'a ' + found + ' column' if found else 'not a column'} of the manifest; "
+                f"number and category columns are: {', '.join(sorted(typed)) or 'none'}"
+            )
+
+
+def prepare(loaded: Loaded, parent: Model | None, report: Reporter) -> Prepared:
+    """Read and check the scans, fit what is fitted on them, and make the network."""
+    config = loaded.config
+    manifest, train_rows, validation_rows = check_data(loaded, report)
+    conditions = (
+        parent.spec.shape.conditions if parent else fit_conditions(config, manifest, train_rows)
+    )
+
+    def raw(rows: Sequence[Row], what: str) -> CaseSet:
+        return CaseSet(
+            rows,
+            config.data.images,
+            config.data.space,
+            cache=config.data.cache,
+            workers=config.data.workers,
+            progress=lambda done, total: report.progress(what, done, total),
+        )
+
+    train = raw(train_rows, "reading training scans")
+    validation = raw(validation_rows, "reading validation scans")
+    if parent is not None:
+        intensity = parent.spec.intensity
+    else:
+        intensity = fit(config.data.intensity, (train.tensor(index) for index in range(len(train))))
+    spec = make_spec(config, manifest, intensity, conditions, train_rows, parent)
+    network = build(spec.network, spec.shape, seed=config.train.seed)
+    if parent is not None:
+        network.load_state_dict(parent.network.state_dict())
+    denoising = DenoisingLoss(
+        spec.target, spec.schedule, config.diffusion.times, config.diffusion.weight
+    )
+    return Prepared(
+        spec,
+        network,
+        PriorObjective(denoising, config.train.condition_dropout),
+        training_set(train, intensity, conditions),
+        training_set(validation, intensity, conditions),
+        {row.number: ", ".join(map(str, row.images.values())) for row in manifest.rows},
+        frozenset(row.subject for row in manifest.rows),
+    )
+
+
+def training_set(
+    cases: CaseSet, intensity: FittedIntensity, conditions: Sequence[AnyCondition]
+) -> TrainingSet:
+    """The cases as the loop reads them: images in model units, conditions encoded."""
+    names = [condition.name for condition in conditions]
+    encoded: torch.Tensor | None = None
+    if conditions:
+        known = [
+            {name: row.conditions[name] for name in names if name in row.conditions}
+            for row in cases.rows
+        ]
+        encoded = encode_batch(conditions, known)
+
+    def image(index: int) -> torch.Tensor:
+        return intensity.normalise(cases.tensor(index))[0]
+
+    return TrainingSet(image, encoded, [row.number for row in cases.rows])
+
+
+def fit_conditions(
+    config: Config, manifest: Manifest, rows: Sequence[Row]
+) -> tuple[AnyCondition, ...]:
+    """Classes, and means and spreads of numbers, as they are in the training split."""
+    fitted: list[AnyCondition] = []
+    for name in config.data.conditions:
+        if name in manifest.names("category"):
+            values = sorted({row.categories[name] for row in rows if row.categories.get(name)})
+            fitted.append(ClassCondition(name=name, values=tuple(values)))
+            continue
+        numbers = torch.tensor(
+            [row.numbers[name] for row in rows if row.numbers.get(name) is not None],
+            dtype=torch.float64,
+        )
+        if len(numbers) < 2:
+            raise ConfigError(
+                f"data.conditions: {name!r} has fewer than two numbers in the train split"
+            )
+        spread = float(numbers.std())
+        fitted.append(NumberCondition(name=name, mean=float(numbers.mean()), std=spread or 1.0))
+    return tuple(fitted)
+
+
+def make_spec(
+    config: Config,
+    manifest: Manifest,
+    intensity: FittedIntensity,
+    conditions: tuple[AnyCondition, ...],
+    rows: Sequence[Row],
+    parent: Model | None,
+) -> ModelSpec:
+    """The specification of the model that this training makes.
+
+    Errors: ModelError if it cannot go on from `parent`.
+    """
+    channels = len(config.data.images)
+    spec = ModelSpec(
+        name=config.name,
+        modality=config.modality,
+        images=config.data.images,
+        space=config.data.space,
+        intensity=intensity,
+        network=config.network,
+        shape=NetworkShape(
+            dims=config.data.space.dims,
+            in_channels=channels,
+            out_channels=channels,
+            conditions=conditions,
+        ),
+        schedule=config.diffusion.schedule,
+        target=config.diffusion.target,
+        sampling=config.sampling,
+        lineage=Lineage(
+            parent=parent.digest if parent else None,
+            manifest_digest=manifest.digest(),
+            config_digest=config.digest(),
+            train_images=len(rows),
+            train_subjects=len({row.subject for row in rows}),
+            steps=config.train.steps,
+            version=importlib.metadata.version("medidiff"),
+        ),
+    )
+    if parent is None:
+        return spec
+    for name in ("modality", "images", "network", "shape", "schedule", "target"):
+        ours, theirs = getattr(spec, name), getattr(parent.spec, name)
+        if ours != theirs:
+            raise ModelError(
+                f"fine-tuning: {name} of the configuration differs from the parent's. "
+                f"The parent {parent.spec.name} has {name} = {options.tree(theirs)}; write the same."
+            )
+    if config.data.conditions != tuple(condition.name for condition in conditions):
+        raise ModelError(
+            "fine-tuning: data.conditions must be the parent's: "
+            f"{[condition.name for condition in conditions]}"
+        )
+    return dataclasses.replace(spec, intensity=parent.spec.intensity)

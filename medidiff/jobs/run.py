@@ -1,0 +1,79 @@
+"""The verb `run`: a head on scans."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from medidiff.errors import OutputError, TaskError
+from medidiff.jobs.cases import Mismatch, case_of_files, input_digest
+from medidiff.jobs.reporting import Reporter
+from medidiff.model import Model
+from medidiff.tasks.base import Head, check_fit, finish
+from medidiff.tasks.results import Result
+
+Files = Sequence[str | os.PathLike[str]]
+
+
+def run_head(
+    head: Head,
+    model: Model,
+    inputs: Sequence[Files],
+    *,
+    n: int,
+    seed: int,
+    mismatch: Mismatch,
+    report: Reporter,
+) -> list[Result]:
+    """One result for each input, which is a file for each channel of the model.
+
+    Errors: TaskError if head and model do not go together; DataError for input that cannot be used.
+    """
+    check_fit(head, model)
+    if not head.needs().input_images:
+        raise TaskError(
+            f"{head.kind} takes no input image; use `medidiff sample` or model.sample(...)"
+        )
+    if n < 1:
+        raise TaskError(f"the number of samples must be at least 1, found {n}")
+    results: list[Result] = []
+    for index, files in enumerate(inputs):
+        case = case_of_files(model, files, mismatch, index + 1)
+        problem = head.prepare([case], model)
+        solution = head.solve(problem, model, n, seed)
+        digest = input_digest([Path(file) for file in files])
+        results += [
+            replace(result, provenance={**result.provenance, "input_digest": digest})
+            for result in finish(head, problem, solution, model, n, seed)
+        ]
+        report.progress(head.kind, index + 1, len(inputs))
+    return results
+
+
+def output_files(inputs: Sequence[Files], out: Path, task: str) -> list[Path]:
+    """Where the result of each input goes: `out` itself for one input and a NIfTI name, else names
+    inside it.
+
+    Errors: OutputError if a file is there already or two inputs have one name. Checked before any
+    work is done.
+    """
+    if out.name.endswith((".nii", ".nii.gz")):
+        if len(inputs) > 1:
+            raise OutputError(f"{out} names one file for {len(inputs)} inputs; name a folder")
+        targets = [out]
+    else:
+        stems = [Path(files[0]).name.removesuffix(".gz").rsplit(".", 1)[0] for files in inputs]
+        targets = [out / f"{stem}-{task}.nii.gz" for stem in stems]
+    twice = sorted({target.name for target in targets if targets.count(target) > 1})
+    if twice:
+        raise OutputError(
+            f"two inputs would both be written to {twice[0]}; run them into two folders"
+        )
+    taken = [target for target in targets if target.exists()]
+    if taken:
+        raise OutputError(
+            f"{taken[0]} is already there and is not overwritten; choose another output"
+        )
+    return targets

@@ -1,0 +1,48 @@
+"""The verb `sample`: images drawn from a prior into a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from medidiff.errors import OutputError
+from medidiff.jobs.models import load_model
+from medidiff.jobs.reporting import reporter
+from medidiff.report.pictures import sheet
+
+
+def sample_to_folder(
+    name: str,
+    out: Path,
+    *,
+    n: int,
+    steps: int | None,
+    condition: Mapping[str, str | float | None],
+    guidance: float,
+    seed: int,
+) -> tuple[list[Path], int]:
+    """(image files, network calls an image); a sheet.png of all images lies beside them.
+
+    Errors: OutputError if `out` already holds something; ModelError for an unknown condition.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise OutputError(f"{out} already holds files; name another folder")
+    if n < 1 or (steps is not None and steps < 1):
+        raise OutputError(f"--n and --steps must be at least 1, found {n} and {steps}")
+    model = load_model(name)
+    report = reporter()
+    try:
+        samples = model.sample(
+            n,
+            condition=condition or None,
+            guidance=guidance,
+            steps=steps,
+            seed=seed,
+            progress=lambda done, total: report.progress("sampling", done, total),
+        )
+    finally:
+        report.close()
+    files = samples.save(out)
+    typical = model.spec.intensity.typical
+    sheet(samples.images[:, :1], out / "sheet.png", window=(typical.low[0], typical.high[0]))
+    return files, samples.nfe

@@ -1,0 +1,142 @@
+"""The verb `train`: from a configuration to a model folder, recorded in MLflow."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch import nn
+
+from medidiff import options
+from medidiff.config import Config, Loaded, load_config
+from medidiff.data.privacy import PrivateLog
+from medidiff.errors import MedidiffError
+from medidiff.jobs.folder import RunFolder, check_new, folder_to_resume, new_folder, save_config
+from medidiff.jobs.prepare import Prepared, prepare
+from medidiff.jobs.reporting import Quiet, Reporter
+from medidiff.model import Model, ModelSpec
+from medidiff.report.pictures import sheet
+from medidiff.tracking import Run, close_lost, open_run
+from medidiff.training.loop import Job, Outcome, train
+from medidiff.training.precision import choose_device
+from medidiff.training.stop import StopSignal
+
+
+def train_model(
+    file: str | os.PathLike[str],
+    *,
+    changes: Sequence[str] = (),
+    resume: bool = False,
+    parent: Model | None = None,
+    report: Reporter | None = None,
+) -> Path:
+    """Train as the configuration `file` says; gives the run's folder, whose model/ is the trained
+    model.
+
+    Errors: ConfigError, ManifestError, DataError, ModelError, OutputError before anything is
+    written; TrainingError for a loss that is not finite; Stopped on SIGTERM, Ctrl-C or a spent
+    time budget.
+    """
+    loaded = load_config(file, changes)
+    report = report or Quiet()
+    place = Path(loaded.config.output)
+    if resume:
+        folder = folder_to_resume(place, loaded)
+        close_lost(folder.path)
+    else:
+        check_new(place)
+    choose_device(loaded.config.train.device)
+    ready = prepare(loaded, parent, report)
+    if not resume:
+        folder = new_folder(place)
+        save_config(folder, loaded)
+    try:
+        _run(loaded, folder, ready, resume, report)
+    except MedidiffError as error:
+        PrivateLog(folder.private_log).write(
+            f"{error} | {error.private or private_rows(error, ready)}"
+        )
+        raise
+    finally:
+        report.close()
+    return folder.path
+
+
+def _run(
+    loaded: Loaded, folder: RunFolder, ready: Prepared, resume: bool, report: Reporter
+) -> None:
+    config = loaded.config
+    device = choose_device(config.train.device)
+    with (
+        StopSignal(config.train.minutes) as stop,
+        open_run(
+            folder.path,
+            name=config.name,
+            experiment=config.tracking.experiment,
+            params=public_params(config, ready.spec),
+            tags={
+                "modality": config.modality,
+                "manifest_digest": str(ready.spec.lineage.manifest_digest),
+            },
+            resume=resume,
+            subjects=ready.subjects,
+        ) as run,
+    ):
+        job = Job(
+            ready.objective,
+            ready.train,
+            ready.validation,
+            config.data.augment,
+            folder.checkpoints,
+            run.log,
+            lambda network, step: draw_samples(network, step, ready.spec, config, folder, run),
+            lambda step, steps, loss: report.progress("training", step, steps, f"loss {loss:.4f}"),
+        )
+        outcome = train(ready.network, job, config.train, device, stop)
+        report.say(f"{outcome.reason} (step {outcome.step}, weights of step {outcome.best_step})")
+        finished(outcome, ready.spec, folder, run)
+
+
+def finished(outcome: Outcome, spec: ModelSpec, folder: RunFolder, run: Run) -> Model:
+    """Save the model folder and log it with the run."""
+    lineage = dataclasses.replace(spec.lineage, steps=outcome.best_step, run_id=run.run_id)
+    metrics = {"validation_loss": outcome.validation_loss}
+    model = Model(dataclasses.replace(spec, lineage=lineage, metrics=metrics), outcome.network)
+    model.save(folder.model)
+    run.artifact(folder.model, "model")
+    run.tag({"model_digest": model.digest, "ended": outcome.reason})
+    return model
+
+
+def draw_samples(
+    network: nn.Module, step: int, spec: ModelSpec, config: Config, folder: RunFolder, run: Run
+) -> None:
+    """A grid of samples, of the same seed at every step."""
+    samples = Model(spec, network).sample(config.train.sample_images, seed=config.train.seed)
+    folder.samples.mkdir(exist_ok=True)
+    picture = folder.samples / f"step-{step:08d}.png"
+    low, high = spec.intensity.typical.low[0], spec.intensity.typical.high[0]
+    sheet(samples.images[:, :1], picture, window=(low, high), title=f"{spec.name}, step {step}")
+    run.picture(picture, "samples", step)
+
+
+def public_params(config: Config, spec: ModelSpec) -> Mapping[str, object]:
+    """The configuration without the paths of scans, for the server."""
+    tree = options.tree(config)
+    tree.pop("output")
+    tree["data"].pop("manifest")
+    tree["data"]["train_images"] = spec.lineage.train_images
+    tree["config_digest"] = config.digest()
+    return tree
+
+
+def private_rows(error: MedidiffError, ready: Prepared) -> str:
+    """The files of the manifest rows that an error speaks of, for the private log."""
+    named = {
+        int(word)
+        for word in str(error).replace("[", " ").replace("]", " ").replace(",", " ").split()
+        if word.isdigit()
+    }
+    return "; ".join(f"row {row}: {file}" for row, file in ready.files.items() if row in named)

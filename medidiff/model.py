@@ -1,0 +1,472 @@
+"""A model that explains itself: a folder from which a prior can be sampled with no further
+parameter.
+
+    model.safetensors   averaged weights
+    model.json          everything else (`ModelSpec`)
+    card.md             what it was trained on, what it is for
+    SHA256SUMS          digests of the three, checked on loading
+
+Nothing in it is executed or unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from medidiff import options
+from medidiff.data.images import save_image
+from medidiff.data.intensity import FittedIntensity
+from medidiff.data.options import Space
+from medidiff.diffusion import (
+    AnySampler,
+    AnySchedule,
+    AnySpacing,
+    AnyTarget,
+    Cosine,
+    Denoise,
+    Denoiser,
+    DPMSolverPP,
+    KeyedNoise,
+    NoiseLevel,
+    UniformLogSNR,
+    V,
+    classifier_free,
+    clipped,
+    counted,
+    path,
+    start,
+    walk,
+)
+from medidiff.errors import ModelError
+from medidiff.networks import AnyNetwork, NetworkShape, build, encode_batch
+
+FORMAT = 1
+FILES = ("model.safetensors", "model.json", "card.md")
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How a model is sampled unless a call says otherwise."""
+
+    sampler: Annotated[AnySampler, Field(discriminator="kind")] = DPMSolverPP()
+    spacing: Annotated[AnySpacing, Field(discriminator="kind")] = UniformLogSNR()
+    """Where on the noise schedule the steps lie."""
+    steps: int = 20
+    clip: Literal["rederive", "keep", "none"] = "rederive"
+    """Clip clean estimates to the range of the training images; eps is then re-derived or kept."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError("steps must be at least 1")
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Where a model comes from. Subjects are counted, never named."""
+
+    parent: str | None = None
+    """Digest of the model this one was fine-tuned from."""
+    run_id: str | None = None
+    manifest_digest: str | None = None
+    config_digest: str | None = None
+    train_images: int = 0
+    train_subjects: int = 0
+    steps: int = 0
+    version: str = ""
+    """medidiff's version at training."""
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """All that sampling needs beside the weights."""
+
+    name: str
+    modality: str
+    images: tuple[str, ...]
+    """Names of the channels."""
+    space: Space
+    intensity: FittedIntensity
+    network: Annotated[AnyNetwork, Field(discriminator="kind")]
+    shape: NetworkShape
+    schedule: Annotated[AnySchedule, Field(discriminator="kind")] = Cosine()
+    target: Annotated[AnyTarget, Field(discriminator="kind")] = V()
+    sampling: SamplingOptions = SamplingOptions()
+    lineage: Lineage = field(default_factory=Lineage)
+    metrics: dict[str, float] = field(default_factory=dict)
+    format: Literal[1] = FORMAT
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Images drawn from a model, in its intensity units, on its own grid."""
+
+    images: Tensor
+    """(n, channel, *space)"""
+    affine: np.ndarray
+    nfe: int
+    """Network calls per image."""
+    provenance: Mapping[str, object]
+
+    def save(self, folder: str | os.PathLike[str]) -> list[Path]:
+        """Write each image as NIfTI with a provenance sidecar; returns the image files.
+
+        Errors: FileExistsError if a file is already there (nothing is overwritten).
+        """
+        place = Path(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        files = [place / f"sample-{index:04d}.nii.gz" for index in range(len(self.images))]
+        taken = [file.name for file in files if file.exists()]
+        if taken:
+            raise FileExistsError(f"{place} already holds {taken[0]}; name another folder")
+        for index, (file, image) in enumerate(zip(files, self.images, strict=True)):
+            save_image(file, image, self.affine, description="SYNTHETIC medidiff")
+            write_json(sidecar(file), {**self.provenance, "index": index})
+        return files
+
+
+def sidecar(file: Path) -> Path:
+    """The provenance file beside an image: scan.nii.gz -> scan.json."""
+    return file.with_name(file.name.removesuffix(".gz").rsplit(".", 1)[0] + ".json")
+
+
+def write_json(file: Path, content: object) -> None:
+    """Write JSON whole or not at all."""
+    part = file.with_name(file.name + ".part")
+    part.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    part.replace(file)
+
+
+class Model:
+    """A trained prior: its specification and its network.
+
+    Shapes: images are (batch, channel, *space) on the grid `spec.space`.
+    Range: the network works in model units (the intensity window maps to [-1, 1]).
+    """
+
+    def __init__(self, spec: ModelSpec, network: nn.Module, *, digest: str = "unsaved") -> None:
+        self.spec = spec
+        self.network = network
+        self.digest = digest
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    def to(self, device: str | torch.device) -> Model:
+        """Move the network; returns self."""
+        self.network.to(device)
+        return self
+
+    def condition(
+        self, mapping: Mapping[str, str | float | None] | None, count: int
+    ) -> Tensor | None:
+        """The encoded condition (count, K) of one mapping, or None for a model without conditions.
+
+        Errors: ModelError for a name or value that the model does not know.
+        """
+        known = self.spec.shape.conditions
+        if not known:
+            if mapping:
+                raise ModelError(
+                    f"condition {sorted(mapping)}: this model was trained without conditions"
+                )
+            return None
+        try:
+            return encode_batch(known, [mapping] * count).to(self.device)
+        except ValueError as error:
+            raise ModelError(f"condition: {error}") from None
+
+    def denoiser(
+        self,
+        condition: Tensor | None = None,
+        concat: Tensor | None = None,
+        guidance: float = 1.0,
+    ) -> Denoise:
+        """The clean estimate as a function of (x, level): network, then guidance, then clipping.
+
+        `guidance` 1 is plain conditional sampling (Ho & Salimans 2022, arXiv:2207.12598).
+        """
+        target, network = self.spec.target, self.network
+        denoise: Denoise = Denoiser(network, target, condition, concat)
+        if condition is not None and guidance != 1.0:
+            unknown = torch.full_like(condition, float("nan"))
+            denoise = classifier_free(denoise, Denoiser(network, target, unknown, concat), guidance)
+        clip = self.spec.sampling.clip
+        if clip == "none":
+            return denoise
+        low, high = self.spec.intensity.range
+        return clipped(denoise, low, high, eps=clip)
+
+    def walk_down(
+        self,
+        denoise: Denoise,
+        x: Tensor,
+        noise: KeyedNoise,
+        *,
+        sampling: SamplingOptions | None = None,
+        begin: NoiseLevel | None = None,
+        progress: Progress | None = None,
+    ) -> tuple[Tensor, int]:
+        """Walk `x` at level `begin` (default: pure noise) to a clean image; returns (image,
+        network calls).
+
+        Shapes: x is (batch, channel, *space) in model units.
+        """
+        sampling = sampling or self.spec.sampling
+        levels = path(sampling.spacing, self.spec.schedule, sampling.steps, begin)
+        counter = counted(denoise)
+        for index, state in walk(
+            counter, x, levels, sampling.sampler, noise, schedule=self.spec.schedule
+        ):
+            x = state
+            if progress is not None:
+                progress(index + 1, len(levels) - 1)
+        return x, counter.calls
+
+    def sample(
+        self,
+        n: int = 1,
+        *,
+        condition: Mapping[str, str | float | None] | None = None,
+        guidance: float = 1.0,
+        steps: int | None = None,
+        sampler: AnySampler | None = None,
+        seed: int = 0,
+        batch: int = 16,
+        progress: Progress | None = None,
+    ) -> Samples:
+        """Draw `n` synthetic images.
+
+        Shapes: `.images` is (n, channel, *space) in the intensity units of the training scans.
+        Errors: ModelError for a condition that the model does not know; ValueError if n < 1.
+        Image i depends on (seed, i) only, not on n or batch.
+        """
+        if n < 1 or batch < 1:
+            raise ValueError(f"n and batch must be at least 1, found {n} and {batch}")
+        sampling = self.spec.sampling
+        sampling = replace(
+            sampling, steps=steps or sampling.steps, sampler=sampler or sampling.sampler
+        )
+        encoded = self.condition(condition, 1)
+        done: list[Tensor] = []
+        nfe = 0
+        for first in range(0, n, batch):
+            numbers = range(first, min(n, first + batch))
+            own = None if encoded is None else encoded.expand(len(numbers), -1)
+
+            def advance(step: int, steps: int, numbers: range = numbers) -> None:
+                if progress is not None:
+                    progress(numbers.start * steps + step * len(numbers), n * steps)
+
+            images, nfe = self._draw(
+                KeyedNoise(seed, [("", number) for number in numbers]),
+                self.denoiser(own, guidance=guidance),
+                sampling,
+                advance,
+            )
+            done.append(self.spec.intensity.typical.inverse(images).cpu())
+        return Samples(
+            torch.cat(done),
+            self.spec.space.affine(),
+            nfe,
+            self.provenance("SYNTHETIC", seed=seed, nfe=nfe, sampling=sampling)
+            | {"condition": dict(condition or {}), "guidance": guidance},
+        )
+
+    def _draw(
+        self, noise: KeyedNoise, denoise: Denoise, sampling: SamplingOptions, progress: Progress
+    ) -> tuple[Tensor, int]:
+        """One batch from pure noise, in model units, and the network calls of an image."""
+        shape = (len(noise.members), self.spec.shape.out_channels, *self.spec.space.size)
+        begin = path(sampling.spacing, self.spec.schedule, sampling.steps)[0]
+        with torch.no_grad(), evaluating(self.network):
+            x = start(begin, noise, torch.zeros(shape, device=self.device))
+            return self.walk_down(
+                denoise, x, noise, sampling=sampling, begin=begin, progress=progress
+            )
+
+    def provenance(
+        self, kind: str, *, seed: int, nfe: int, sampling: SamplingOptions | None = None
+    ) -> dict[str, object]:
+        """What a result must say about how it was made. `kind`: "SYNTHETIC" or "AI-PROCESSED"."""
+        used = sampling or self.spec.sampling
+        return {
+            "kind": kind,
+            "notice": "Research only. Not for diagnosis.",
+            "software": f"medidiff {_version()}",
+            "model": self.spec.name,
+            "model_digest": self.digest,
+            "seed": seed,
+            "sampler": options.tree(used.sampler),
+            "spacing": options.tree(used.spacing),
+            "steps": used.steps,
+            "network_calls": nfe,
+        }
+
+    def save(
+        self,
+        folder: str | os.PathLike[str],
+        card: str | None = None,
+        dtype: Literal["float32", "bfloat16"] = "float32",
+    ) -> Path:
+        """Write the model folder, its weights in `dtype`; returns it.
+
+        Errors: ModelError if the folder already holds something.
+        """
+        place = Path(folder)
+        if place.exists() and any(place.iterdir()):
+            raise ModelError(f"{place} already holds files; name another folder for the model")
+        part = place.with_name(place.name + ".part")
+        part.mkdir(parents=True, exist_ok=True)
+        weights = {
+            name: value.detach().cpu().to(getattr(torch, dtype)).contiguous()
+            for name, value in self.network.state_dict().items()
+        }
+        save_file(weights, part / "model.safetensors")
+        write_json(part / "model.json", options.tree(self.spec))
+        (part / "card.md").write_text(card or describe(self.spec), encoding="utf-8")
+        sums = "".join(f"{digest(part / name)}  {name}\n" for name in FILES)
+        (part / "SHA256SUMS").write_text(sums, encoding="ascii")
+        if place.exists():
+            place.rmdir()
+        part.replace(place)
+        self.digest = digest(place / "SHA256SUMS")[:16]
+        return place
+
+    @classmethod
+    def load(
+        cls, folder: str | os.PathLike[str], device: str | torch.device | None = None
+    ) -> Model:
+        """The model in `folder`, on `device` (default: a GPU when there is one).
+
+        Errors: ModelError for a missing, altered or unknown file.
+        """
+        place = Path(folder)
+        check_folder(place)
+        spec = read_spec(place)
+        network = build(spec.network, spec.shape)
+        try:
+            network.load_state_dict(load_file(place / "model.safetensors"))
+        except (RuntimeError, SafetensorError) as error:
+            raise ModelError(
+                f"{place.name}: the weights do not fit the network that model.json describes "
+                f"({str(error).splitlines()[0]})"
+            ) from None
+        network.eval().requires_grad_(False)
+        network.to(device or default_device())
+        return cls(spec, network, digest=digest(place / "SHA256SUMS")[:16])
+
+
+def check_folder(place: Path) -> None:
+    """Errors: ModelError if a file of the model folder is missing or not the one that was saved."""
+    if not place.is_dir():
+        raise ModelError(f"{place} is not a model folder: no such folder")
+    missing = [name for name in (*FILES, "SHA256SUMS") if not (place / name).is_file()]
+    if missing:
+        raise ModelError(
+            f"{place} is not a whole model folder: {', '.join(missing)} missing. Copy the folder again."
+        )
+    lines = (place / "SHA256SUMS").read_text(encoding="ascii", errors="replace").splitlines()
+    sums = {name.strip(): value for value, _, name in (line.partition("  ") for line in lines)}
+    altered = [name for name in FILES if sums.get(name) != digest(place / name)]
+    if altered:
+        raise ModelError(
+            f"{place}: {', '.join(altered)} is not the file that was saved (its SHA-256 differs). "
+            "Fetch the model again; do not use this copy."
+        )
+
+
+def read_spec(place: Path) -> ModelSpec:
+    """The specification in `place`/model.json.
+
+    Errors: ModelError if it is of another format or does not describe a model.
+    """
+    try:
+        content = json.loads((place / "model.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{place}/model.json is not JSON: {error}") from None
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != FORMAT:
+        raise ModelError(
+            f"{place}/model.json is of format {found!r}; this medidiff reads format {FORMAT}"
+        )
+    try:
+        return options.read(ModelSpec, content)
+    except options.OptionError as error:
+        raise ModelError(f"{place}/model.json: {error}") from None
+
+
+def digest(file: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def default_device() -> torch.device:
+    """A GPU when there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+class evaluating:  # noqa: N801 a context manager reads as a verb
+    """The network in evaluation mode (no dropout), and back in the mode it was in."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        self.was_training = network.training
+
+    def __enter__(self) -> None:
+        self.network.eval()
+
+    def __exit__(self, *_: object) -> None:
+        self.network.train(self.was_training)
+
+
+def describe(spec: ModelSpec) -> str:
+    """The model card: facts of the specification in a page that a person reads."""
+    conditions = ", ".join(condition.name for condition in spec.shape.conditions) or "none"
+    metrics = "".join(f"| {name} | {value:.4g} |\n" for name, value in sorted(spec.metrics.items()))
+    return f"""# {spec.name}
+
+A diffusion prior for {spec.modality} images ({", ".join(spec.images)}), made with medidiff
+{spec.lineage.version}.
+
+**Research only.** Not a medical device; not for diagnosis, triage or treatment. Its images are
+synthetic or altered and may show anatomy that no patient has.
+
+| | |
+| --- | --- |
+| grid | {" x ".join(map(str, spec.space.size))}, spacing {_shown(spec.space.spacing_mm)} mm,
+orientation {spec.space.orientation} |
+| trained on | {spec.lineage.train_images} images of {spec.lineage.train_subjects} subjects |
+| steps | {spec.lineage.steps} |
+| conditions | {conditions} |
+| parent | {spec.lineage.parent or "none"} |
+| manifest digest | {spec.lineage.manifest_digest or "not recorded"} |
+
+| metric | value |
+| --- | --- |
+{metrics}"""
+
+
+def _shown(spacing: Sequence[float] | str) -> str:
+    return spacing if isinstance(spacing, str) else " x ".join(f"{value:g}" for value in spacing)
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("medidiff")

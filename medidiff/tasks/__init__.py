@@ -1,0 +1,54 @@
+"""The heads: what a prior is good for, one file each.
+
+A new built-in head is a file here and an entry in `AnyHead`. Other packages add theirs by an entry
+point in the group "medidiff.heads" that names a class like these; a string in a configuration
+never imports anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from typing import TypeAlias, cast
+
+from medidiff import options
+from medidiff.errors import TaskError
+from medidiff.tasks.base import Head
+from medidiff.tasks.denoise import Denoising
+from medidiff.tasks.synthesis import Synthesis
+
+AnyHead: TypeAlias = Synthesis | Denoising
+BUILT_IN: tuple[type[AnyHead], ...] = (Synthesis, Denoising)
+GROUP = "medidiff.heads"
+
+__all__ = ["AnyHead", "Denoising", "Head", "Synthesis", "head", "head_classes"]
+
+
+def head_classes() -> dict[str, type[Head]]:
+    """Every head by its name: the built-in ones and those of installed packages.
+
+    Errors: TaskError if a package's head takes the name of another.
+    """
+    found: dict[str, type[Head]] = {kind.kind: cast(type[Head], kind) for kind in BUILT_IN}
+    for point in entry_points(group=GROUP):
+        if point.name in found:
+            raise TaskError(
+                f"the head {point.name!r} of {point.value} has the name of another head"
+            )
+        found[point.name] = point.load()
+    return found
+
+
+def head(name: str, given: Mapping[str, object]) -> Head:
+    """The head `name` with its options.
+
+    Errors: TaskError for an unknown head, and for options that it does not have or that are out of
+    range.
+    """
+    classes = head_classes()
+    if name not in classes:
+        raise TaskError(f"no task is called {name!r}; {options.nearest(name, list(classes))}")
+    try:
+        return cast(Head, options.read(classes[name], {"kind": name, **given}))
+    except options.OptionError as error:
+        raise TaskError(f"{name}: {error}") from None

@@ -1,0 +1,174 @@
+"""What a head is: one file that says what it needs of a prior, how it solves a case, and what it
+must beat.
+
+A head is a frozen dataclass of its options whose first field is `kind`. Everything that heads
+share (batching, seeds, geometry, provenance, files, the benchmark's tables) is outside of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from medidiff.data.datasets import Case, inside, restore
+from medidiff.errors import TaskError
+from medidiff.model import Model
+from medidiff.tasks.results import Result
+
+Row = dict[str, str | float]
+"""One line of a benchmark: subject (a pseudonym), setting, method, then metrics by name."""
+
+Progress = Callable[[str, int, int], None]
+"""(what, done, total)."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a head asks of a prior."""
+
+    concat_channels: int = 0
+    """Image channels that the network is conditioned on."""
+    input_images: bool = True
+    """Whether the head works on a given scan."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A batch of cases made ready.
+
+    Shapes: given is (batch, channel, *space), in model units.
+    """
+
+    given: Tensor
+    cases: tuple[Case, ...]
+    levels: tuple[float, ...] = ()
+    """Noise level of each image in window units, where the head has one."""
+    condition: Tensor | None = None
+
+    @property
+    def keys(self) -> list[str]:
+        return [noise_key(case) for case in self.cases]
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What a head found, in model units.
+
+    Shapes: point is (batch, channel, *space); samples (n, batch, channel, *space) or None.
+    """
+
+    point: Tensor
+    nfe: int
+    """Network calls per image."""
+    samples: Tensor | None = None
+    facts: Mapping[str, object] = field(default_factory=dict)
+    """What the provenance should say besides, such as the noise level used."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a head's benchmark is given. Baselines are tuned on `validation` and reported on
+    `test`."""
+
+    model: Model
+    train: Sequence[Case]
+    validation: Sequence[Case]
+    test: Sequence[Case]
+    seed: int = 0
+    batch: int = 16
+    samples: int = 1
+    progress: Progress = lambda what, done, total: None
+
+
+@dataclass(frozen=True)
+class Benchmarked:
+    """What a head's benchmark gives."""
+
+    rows: list[Row]
+    examples: Sequence[Mapping[str, Tensor]] = ()
+    """Images of some test cases by method, for a picture: (channel, *space) in model units."""
+    truth: str | None = None
+    """Which of the examples' images is the truth, where there is one."""
+
+
+class Head(Protocol):
+    """One application of a prior."""
+
+    @property
+    def kind(self) -> str: ...
+
+    def needs(self) -> Needs: ...
+
+    def prepare(self, cases: Sequence[Case], model: Model) -> Problem:
+        """Cases -> problem."""
+        ...
+
+    def solve(self, problem: Problem, model: Model, n: int, seed: int) -> Solution:
+        """The point estimate and, for n > 1, posterior samples. A batch equals its members one by
+        one."""
+        ...
+
+    def baselines(self) -> tuple[str, ...]:
+        """Names of the methods that the benchmark compares with."""
+        ...
+
+    def metrics(self) -> Mapping[str, str]:
+        """Metric -> what it is: region, data range, and "higher" or "lower" as its last word."""
+        ...
+
+    def benchmark(self, bench: Bench) -> Benchmarked:
+        """Rows for this head and each of its baselines, by subject, and examples to look at."""
+        ...
+
+
+def check_fit(head: Head, model: Model) -> None:
+    """Errors: TaskError if the model is not the kind that the head needs."""
+    wanted, found = head.needs().concat_channels, model.spec.shape.concat_channels
+    if wanted != found:
+        raise TaskError(
+            f"{head.kind} needs a model conditioned on {wanted} image channels; "
+            f"{model.spec.name} is conditioned on {found}"
+        )
+
+
+def stack(cases: Sequence[Case], model: Model) -> Tensor:
+    """The images of `cases` on the model's device: (batch, channel, *space), in model units."""
+    return torch.stack([case.images for case in cases]).to(model.device)
+
+
+def noise_key(case: Case) -> str:
+    """What noise for a case is keyed by: its manifest row, or the content of a single input.
+
+    Not the pseudonym, which differs from site to site.
+    """
+    return f"row {case.row}" if case.row else case.subject
+
+
+def finish(
+    head: Head, problem: Problem, solution: Solution, model: Model, n: int, seed: int
+) -> list[Result]:
+    """Back to each input's grid and intensity units, with provenance."""
+    results = []
+    for index, case in enumerate(problem.cases):
+        image, affine = restore(case, _intensities(case, solution.point[index]))
+        maps, samples = {}, []
+        if solution.samples is not None:
+            drawn = torch.stack([_intensities(case, x) for x in solution.samples[:, index]])
+            maps["std"] = restore(case, drawn.std(0))[0] * inside(case)
+            samples = [restore(case, sample)[0] for sample in drawn]
+        provenance = model.provenance("AI-PROCESSED", seed=seed, nfe=solution.nfe) | {
+            "task": head.kind,
+            "samples": n,
+            "uncertainty": "uncalibrated" if maps else "none",
+            **solution.facts,
+        }
+        results.append(Result(image, affine, provenance, maps, samples))
+    return results
+
+
+def _intensities(case: Case, x: Tensor) -> Tensor:
+    return case.scale.inverse(x.cpu(), axis=0)

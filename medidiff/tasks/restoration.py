@@ -1,0 +1,172 @@
+"""The benchmark that heads share whose truth is a clean scan: degrade, restore, compare by
+subject."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from medidiff.data.datasets import Case
+from medidiff.diffusion import KeyedNoise
+from medidiff.evaluation.classical import Baseline, BiasCorrection, restored_by, tune
+from medidiff.evaluation.distortion import psnr, ssim
+from medidiff.evaluation.regions import head_region
+from medidiff.model import Model
+from medidiff.tasks.base import Bench, Benchmarked, Problem, Row, Solution, noise_key
+
+WINDOW = 2.0  # width of the intensity window in model units, [-1, 1]
+TRUTH = "truth"
+EXAMPLES = 2  # pictures a setting
+TUNING_CASES = 6  # more validation scans change no baseline's best setting, and cost minutes
+
+RESTORATION_METRICS = {
+    "psnr_head": "dB, in-head, data range = the intensity window; higher",
+    "ssim_head": "Gaussian window 1.5, in-head, data range = the intensity window; higher",
+    "psnr": "dB, whole image, data range = the intensity window; higher",
+    "ssim": "Gaussian window 1.5, whole image, data range = the intensity window; higher",
+    "background_bias": "mean error outside the head in window widths; lower",
+}
+
+
+class Restoration(Protocol):
+    """A head that restores simulated degradations."""
+
+    def corrupt(self, clean: Tensor, cases: Sequence[Case], noise: KeyedNoise) -> Tensor: ...
+
+    def prepare(self, cases: Sequence[Case], model: Model) -> Problem: ...
+
+    def solve(self, problem: Problem, model: Model, n: int, seed: int) -> Solution: ...
+
+
+def restored(
+    head: Restoration,
+    sigma: float,
+    setting: str,
+    bench: Bench,
+    baselines: Sequence[Baseline],
+    corrections: Sequence[BiasCorrection],
+) -> Benchmarked:
+    """One row a test subject and method, and the first cases as examples; the noise level `sigma`
+    (window widths) is known to all
+    methods.
+
+    Baselines are tuned on the validation scans, degraded alike, in the region where they are
+    judged.
+    """
+    with single_threaded_processes() as pool:
+        return _restored(head, sigma, setting, bench, baselines, corrections, pool)
+
+
+def _restored(
+    head: Restoration,
+    sigma: float,
+    setting: str,
+    bench: Bench,
+    baselines: Sequence[Baseline],
+    corrections: Sequence[BiasCorrection],
+    pool: Executor,
+) -> Benchmarked:
+    rows: list[Row] = []
+    examples: list[Mapping[str, Tensor]] = []
+    tuned = _tuned(head, sigma, setting, bench, baselines, corrections, pool)
+    for first in range(0, len(bench.test), bench.batch):
+        cases = bench.test[first : first + bench.batch]
+        clean = torch.stack([case.images for case in cases])
+        given = _degraded(head, clean, cases, bench.seed)
+        degraded = [replace(case, images=image) for case, image in zip(cases, given, strict=True)]
+        problem = head.prepare(degraded, bench.model)
+        ours = head.solve(problem, bench.model, bench.samples, bench.seed).point.cpu()
+        zero = signal_zero(cases, clean)
+        estimates = {"noisy": given}
+        for baseline in tuned:
+            filtered = restored_by(baseline, (given - zero) / WINDOW, sigma, pool)
+            estimates[baseline.name] = filtered * WINDOW + zero
+        estimates["medidiff"] = ours
+        shown = {**estimates, TRUTH: clean}
+        for index in range(min(EXAMPLES - len(examples), len(cases))):
+            examples.append({name: images[index] for name, images in shown.items()})
+        for method, estimate in estimates.items():
+            rows += measured(estimate, clean, cases, setting, method)
+        bench.progress(setting, min(first + bench.batch, len(bench.test)), len(bench.test))
+    return Benchmarked(rows, examples, TRUTH)
+
+
+def _tuned(
+    head: Restoration,
+    sigma: float,
+    setting: str,
+    bench: Bench,
+    baselines: Sequence[Baseline],
+    corrections: Sequence[BiasCorrection],
+    pool: Executor,
+) -> list[Baseline]:
+    """The baselines at their best on the first validation scans."""
+    cases = bench.validation[:TUNING_CASES]
+    clean = torch.stack([case.images for case in cases])
+    given = _degraded(head, clean, cases, bench.seed)
+    zero = signal_zero(cases, clean)
+    noisy, truth = (given - zero) / WINDOW, (clean - zero) / WINDOW
+    tuned: list[Baseline] = []
+    for index, baseline in enumerate(baselines):
+        bench.progress(f"tuning baselines, {setting}", index, len(baselines))
+        tuned += tune(
+            [baseline],
+            noisy,
+            truth,
+            sigma=sigma,
+            corrections=corrections,
+            region=head_region(clean),
+            pool=pool,
+        )
+    bench.progress(f"tuning baselines, {setting}", len(baselines), len(baselines))
+    return tuned
+
+
+def single_threaded_processes() -> ProcessPoolExecutor:
+    """A process a core for the baselines. Spawned: a forked child of a threaded parent may hang."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return ProcessPoolExecutor(
+        count, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
+    )
+
+
+def _degraded(head: Restoration, clean: Tensor, cases: Sequence[Case], seed: int) -> Tensor:
+    """The given images, (batch, channel, *space) in model units; noise keyed by manifest row."""
+    noise = KeyedNoise(seed, [(f"degradation {noise_key(case)}", 0) for case in cases])
+    return head.corrupt(clean, cases, noise)
+
+
+def signal_zero(cases: Sequence[Case], like: Tensor) -> Tensor:
+    """Intensity 0, where a magnitude image has no signal, in model units: (batch, channel, 1,
+    ...)."""
+    one = torch.zeros(like.shape[1], *[1] * (like.ndim - 2))
+    return torch.stack([case.scale.normalise(one, axis=0) for case in cases]).to(like)
+
+
+def measured(
+    estimate: Tensor, clean: Tensor, cases: Sequence[Case], setting: str, method: str
+) -> list[Row]:
+    """The restoration metrics of each image. Shapes: (batch, channel, *space) in model units."""
+    estimate, clean = (estimate + 1) / WINDOW, (clean + 1) / WINDOW  # data range 1
+    head = head_region(clean)
+    error = (estimate - clean).masked_fill(head, 0).flatten(1).sum(1)
+    outside = (~head).expand_as(clean).flatten(1).sum(1).clamp_min(1)
+    columns: dict[str, Tensor] = {
+        "psnr_head": psnr(estimate, clean, data_range=1.0, region=head),
+        "ssim_head": ssim(estimate, clean, data_range=1.0, region=head),
+        "psnr": psnr(estimate, clean, data_range=1.0),
+        "ssim": ssim(estimate, clean, data_range=1.0),
+        "background_bias": (error / outside).abs(),
+    }
+    return [
+        {"subject": case.subject, "row": case.row, "setting": setting, "method": method}
+        | {name: float(values[index]) for name, values in columns.items()}
+        for index, case in enumerate(cases)
+    ]

@@ -1,0 +1,74 @@
+"""What a head gives back: images on the input's grid, with maps and provenance."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medidiff.data.images import save_image
+from medidiff.errors import OutputError
+from medidiff.model import sidecar, write_json
+
+
+@dataclass(frozen=True)
+class Result:
+    """One processed or synthetic image.
+
+    Shapes: image, maps and samples are (channel, *space) on the input's grid.
+    Units: the intensity units of the input.
+    """
+
+    image: NDArray[np.float32]
+    affine: NDArray[np.float64]
+    """Voxel index -> RAS+ millimetres."""
+    provenance: Mapping[str, object]
+    maps: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    """Further images by name, such as "std" over posterior samples."""
+    samples: Sequence[NDArray[np.float32]] = ()
+
+    def save(self, file: str | os.PathLike[str]) -> list[Path]:
+        """Write the image as NIfTI (`file` ends in .nii.gz or .nii), maps beside it, and a
+        provenance sidecar.
+
+        Errors: OutputError if a file is already there or the name is not a NIfTI name; nothing is
+        overwritten.
+        """
+        place = Path(file)
+        check_nifti_name(place)
+        stem = sidecar(place).with_suffix("")
+        named = {place: self.image}
+        named |= {
+            stem.with_name(f"{stem.name}-{name}.nii.gz"): value for name, value in self.maps.items()
+        }
+        if len(self.samples) > 1:
+            named |= {
+                stem.with_name(f"{stem.name}-sample-{index:02d}.nii.gz"): value
+                for index, value in enumerate(self.samples)
+            }
+        check_free([*named, sidecar(place)])
+        place.parent.mkdir(parents=True, exist_ok=True)
+        description = f"{self.provenance['kind']} medidiff"
+        for target, value in named.items():
+            save_image(target, value, self.affine, description=description)
+        write_json(sidecar(place), {**self.provenance, "files": [target.name for target in named]})
+        return [*named, sidecar(place)]
+
+
+def check_nifti_name(place: Path) -> None:
+    """Errors: OutputError for a name that is not NIfTI's."""
+    if not place.name.endswith((".nii", ".nii.gz")):
+        raise OutputError(f"{place}: results are written as NIfTI; name a file ending in .nii.gz")
+
+
+def check_free(files: Sequence[Path]) -> None:
+    """Errors: OutputError if one of `files` is there already."""
+    taken = [file for file in files if file.exists()]
+    if taken:
+        raise OutputError(
+            f"{taken[0]} is already there and is not overwritten; choose another output"
+        )

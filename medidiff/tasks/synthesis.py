@@ -1,0 +1,141 @@
+"""Synthesis: new images from noise, judged as a population."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from medidiff.data.datasets import Case
+from medidiff.errors import TaskError
+from medidiff.evaluation.classical import PCAGaussian
+from medidiff.evaluation.features import FeatureScale, random_features
+from medidiff.evaluation.fidelity import (
+    coverage,
+    density,
+    kernel_distance,
+    memorisation_ratio,
+    nearest_distances,
+    pairwise_similarity,
+    precision,
+    recall,
+)
+from medidiff.model import Model
+from medidiff.tasks.base import Bench, Benchmarked, Needs, Problem, Row, Solution
+
+EXAMPLES = 4  # rows of the picture
+
+
+@dataclass(frozen=True)
+class Synthesis:
+    """Draw new images; the benchmark compares them with real ones and with a Gaussian of the
+    training images."""
+
+    kind: Literal["synthesis"] = "synthesis"
+    images: int = 64
+    """Images that the benchmark draws from each method."""
+    neighbours: int = 3
+    """Neighbours that make up the manifold of precision and recall."""
+
+    def __post_init__(self) -> None:
+        if self.images < 2 or self.neighbours < 1:
+            raise ValueError("images must be at least 2 and neighbours at least 1")
+
+    def needs(self) -> Needs:
+        return Needs(input_images=False)
+
+    def prepare(self, cases: Sequence[Case], model: Model) -> Problem:
+        """Errors: TaskError if images are given."""
+        if cases:
+            raise TaskError("synthesis takes no input images")
+        return Problem(torch.empty(0, *_shape(model), device=model.device), ())
+
+    def solve(self, problem: Problem, model: Model, n: int, seed: int) -> Solution:
+        """`n` images as the batch of the point estimate, in model units."""
+        drawn = model.sample(n, seed=seed)
+        return Solution(model.spec.intensity.typical.normalise(drawn.images), drawn.nfe)
+
+    def baselines(self) -> tuple[str, ...]:
+        return ("real", "PCA Gaussian")
+
+    def metrics(self) -> Mapping[str, str]:
+        return {
+            "kernel_distance": "unbiased MMD^2 of fixed random features to the real images; lower",
+            "precision": "share of images inside the manifold of the real ones; higher",
+            "recall": "share of real images inside the manifold of the images; higher",
+            "density": "real neighbourhoods that hold an image, in units of k; higher",
+            "coverage": "share of real neighbourhoods that hold an image; higher",
+            "similarity": "mean SSIM between pairs of images, data range 2; lower",
+            "memorisation_ratio": "median feature distance to training images over that of unseen "
+            "real ones, well below 1 for copies; higher",
+        }
+
+    def benchmark(self, bench: Bench) -> Benchmarked:
+        """One row a method over the whole population, and for each real image its distance to the
+        nearest made one."""
+        model = bench.model
+        drawn = model.sample(
+            self.images,
+            seed=bench.seed,
+            batch=bench.batch,
+            progress=lambda done, total: bench.progress("sampling", done, total),
+        )
+        made = model.spec.intensity.typical.normalise(drawn.images)
+        train = torch.stack([case.images for case in bench.train])
+        real = torch.stack([case.images for case in bench.test])
+        validation = torch.stack([case.images for case in bench.validation])
+        gaussian = PCAGaussian.fit(train).sample(self.images, seed=bench.seed)
+        methods = {"real": validation, "PCA Gaussian": gaussian, "medidiff": made}
+        scale = FeatureScale.fit(random_features(train))
+        seen, unseen = scale(random_features(train)), scale(random_features(real))
+        rows: list[Row] = []
+        for index, (method, images) in enumerate(methods.items()):
+            ours = scale(random_features(images))
+            rows.append(self._population(method, images, ours, unseen, seen))
+            rows += _by_case(bench.test, unseen, ours, method)
+            bench.progress("comparing", index + 1, len(methods))
+        count = min(len(images) for images in methods.values())
+        examples = [
+            {method: images[index] for method, images in methods.items()}
+            for index in range(min(EXAMPLES, count))
+        ]
+        return Benchmarked(rows, examples)
+
+    def _population(
+        self, method: str, images: Tensor, features: Tensor, real: Tensor, train: Tensor
+    ) -> Row:
+        k = min(self.neighbours, len(real) - 1, len(features) - 1)
+        return {
+            "subject": "population",
+            "setting": "population",
+            "images": len(images),
+            "method": method,
+            "kernel_distance": kernel_distance(real, features),
+            "precision": precision(real, features, k),
+            "recall": recall(real, features, k),
+            "density": density(real, features, k),
+            "coverage": coverage(real, features, k),
+            "similarity": pairwise_similarity(images, data_range=2.0),
+            "memorisation_ratio": memorisation_ratio(features, train, real),
+        }
+
+
+def _by_case(cases: Sequence[Case], real: Tensor, made: Tensor, method: str) -> list[Row]:
+    distances = nearest_distances(real, made)
+    return [
+        {
+            "subject": case.subject,
+            "row": case.row,
+            "setting": "nearest image",
+            "method": method,
+            "distance": float(distance),
+        }
+        for case, distance in zip(cases, distances, strict=True)
+    ]
+
+
+def _shape(model: Model) -> tuple[int, ...]:
+    return (model.spec.shape.out_channels, *model.spec.space.size)

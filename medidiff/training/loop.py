@@ -1,0 +1,332 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medidiff.data.options import Augment
+from medidiff.diffusion import uniforms
+from medidiff.errors import TrainingError
+from medidiff.training.batches import Batch, TrainingSet, augmented, training_batches
+from medidiff.training.checkpoint import load_checkpoint, save_checkpoint
+from medidiff.training.ema import AveragedWeights
+from medidiff.training.objective import Objective
+from medidiff.training.optimiser import learning_rate, make_optimiser, set_learning_rate
+from medidiff.training.options import TrainOptions
+from medidiff.training.precision import Precision, choose_precision
+from medidiff.training.stop import Stopped, StopSignal
+
+Log = Callable[[Mapping[str, float], int], None]
+MEMORISING = "stopped early: the validation loss no longer falls while the training loss does"
+
+
+@dataclass
+class Watch:
+    """The validation gap as training goes on, and when to stop because of it."""
+
+    best: float = math.inf
+    best_train: float = math.inf
+    best_step: int = 0
+    worse: int = 0
+    """Validations in a row without a new best."""
+
+    def note(self, validation: float, train: float, step: int, tolerance: float) -> bool:
+        """Take in one validation; true if it is a new best."""
+        if validation < self.best * (1 - tolerance):
+            self.best, self.best_train, self.best_step, self.worse = validation, train, step, 0
+            return True
+        self.worse += 1
+        return False
+
+    def memorising(self, train: float, patience: int) -> bool:
+        return 0 < patience <= self.worse and train < self.best_train
+
+
+@dataclass
+class State:
+    """All that changes during a training."""
+
+    network: nn.Module
+    average: AveragedWeights
+    optimiser: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    best_weights: dict[str, Tensor] | None = None
+    step: int = 0
+    watch: Watch = field(default_factory=Watch)
+
+    def save(self, folder: Path) -> None:
+        tensors: dict[str, Any] = {
+            "network": self.network.state_dict(),
+            "average": self.average.network.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "best": self.best_weights,
+        }
+        save_checkpoint(folder, self.step, tensors, {"watch": vars(self.watch)})
+
+    def load(self, folder: Path, device: torch.device) -> bool:
+        found = load_checkpoint(folder, device)
+        if found is None:
+            return False
+        tensors, facts = found
+        self.network.load_state_dict(tensors["network"])
+        self.average.network.load_state_dict(tensors["average"])
+        self.optimiser.load_state_dict(tensors["optimiser"])
+        self.scaler.load_state_dict(tensors["scaler"])
+        self.best_weights = tensors["best"]
+        self.step, self.watch = facts["step"], Watch(**facts["watch"])
+        return True
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a training needs beside its options."""
+
+    objective: Objective
+    train: TrainingSet
+    validation: TrainingSet
+    augment: Augment
+    folder: Path
+    """Where checkpoints go."""
+    log: Log
+    draw_samples: Callable[[nn.Module, int], None]
+    """Called with the averaged network every `sample_every` steps."""
+    progress: Callable[[int, int, float], None]
+    """(step, steps, loss)."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The trained network and why the training ended."""
+
+    network: nn.Module
+    """Averaged weights: those of the best validation or the last, as `keep` says."""
+    step: int
+    best_step: int
+    validation_loss: float
+    reason: str
+
+
+def train(
+    network: nn.Module, job: Job, options: TrainOptions, device: torch.device, stop: StopSignal
+) -> Outcome:
+    """Train `network` until its steps are done, it begins to memorise, or `stop` is requested.
+
+    A checkpoint in `job.folder` is taken up. On a CPU the resumed run is bit-equal to an
+    uninterrupted one.
+    Errors: TrainingError on a loss that is not finite, naming manifest rows; Stopped on request,
+    after saving.
+    """
+    precision = choose_precision(options.precision, device)
+    network.to(device).train()
+    optimiser = make_optimiser(network, options)
+    state = State(network, AveragedWeights(network, options.ema), optimiser, precision.scaler())
+    state.load(job.folder, device)
+    losses = RecentLosses()
+    checks = Checks(job.train, job.validation, options, device)
+    reason = "all steps done"
+    batches = training_batches(
+        job.train, options.batch, options.seed, state.step, options.steps, device
+    )
+    for step, batch in batches:
+        set_learning_rate(state.optimiser, learning_rate(step, options))
+        batch = augmented(batch, job.augment, options.seed, step)
+        loss = forward_backward(state, job.objective, batch, options, precision, step)
+        state.scaler.unscale_(state.optimiser)
+        torch.nn.utils.clip_grad_norm_(network.parameters(), options.clip_norm)
+        state.scaler.step(state.optimiser)
+        state.scaler.update()
+        state.optimiser.zero_grad(set_to_none=True)
+        state.step = step + 1
+        state.average.update(network, state.step)
+        losses.add(step, loss, batch)
+
+        due = Due(state.step, options)
+        if due.log or due.validate or due.save or stop.requested:
+            mean, rate = losses.settle()
+            job.progress(state.step, options.steps, mean)
+            job.log(
+                {
+                    "loss": mean,
+                    "learning_rate": learning_rate(step, options),
+                    "images_per_second": rate,
+                },
+                state.step,
+            )
+        if due.validate and validated(state, job, checks, options):
+            reason = MEMORISING
+            break
+        if due.sample:
+            job.draw_samples(state.average.network, state.step)
+        if due.save or stop.requested:
+            state.save(job.folder)
+        if stop.requested and state.step < options.steps:
+            raise Stopped(
+                f"stopped at step {state.step} of {options.steps}: {stop.reason}; "
+                "run the same command with --resume to go on"
+            )
+    state.save(job.folder)
+    chosen = state.average.network
+    if options.keep == "best" and state.best_weights is not None:
+        chosen.load_state_dict(state.best_weights)
+    else:
+        state.watch.best_step = state.step
+    return Outcome(chosen, state.step, state.watch.best_step, state.watch.best, reason)
+
+
+def forward_backward(
+    state: State,
+    objective: Objective,
+    batch: Batch,
+    options: TrainOptions,
+    precision: Precision,
+    step: int,
+) -> Tensor:
+    """One forward and backward pass; returns the loss of each image, detached."""
+    with dropout_keyed(state.network, options.seed, step), precision.autocast():
+        loss = objective.loss(state.network, batch, options.seed, step)
+    state.scaler.scale(loss.mean()).backward()
+    return loss.detach()
+
+
+def validated(state: State, job: Job, checks: Checks, options: TrainOptions) -> bool:
+    """Measure the averaged weights at every noise level; true if training should stop."""
+    metrics, validation, train_loss = checks.measure(job.objective, state.average.network)
+    job.log(metrics, state.step)
+    if state.watch.note(validation, train_loss, state.step, options.early_stop.tolerance):
+        state.best_weights = {
+            name: value.detach().clone()
+            for name, value in state.average.network.state_dict().items()
+        }
+    return state.watch.memorising(train_loss, options.early_stop.patience)
+
+
+class Checks:
+    """The losses by noise level on fixed images of both splits, with the same noise each time."""
+
+    def __init__(
+        self,
+        train: TrainingSet,
+        validation: TrainingSet,
+        options: TrainOptions,
+        device: torch.device,
+    ) -> None:
+        count = options.validation_images
+        self.batches = {"train": train.first(count), "validation": validation.first(count)}
+        self.options, self.device = options, device
+
+    def measure(
+        self, objective: Objective, network: nn.Module
+    ) -> tuple[dict[str, float], float, float]:
+        """(metrics, mean validation loss, mean loss on training images)."""
+        means: dict[str, Tensor] = {}
+        for split, batch in self.batches.items():
+            parts = [
+                objective.loss_by_level(
+                    network, part.to(self.device), self.options.validation_levels, self.options.seed
+                )
+                * len(part.clean)
+                for part in _parts(batch, self.options.batch)
+            ]
+            means[split] = (torch.stack(parts).sum(0) / len(batch.clean)).double().cpu()
+        metrics = {
+            f"{split}_loss_by_level.{index}": float(value)
+            for split, values in means.items()
+            for index, value in enumerate(values)
+        }
+        validation, train = float(means["validation"].mean()), float(means["train"].mean())
+        metrics |= {
+            "validation_loss": validation,
+            "train_loss_fixed": train,
+            "validation_gap": validation - train,
+        }
+        return metrics, validation, train
+
+
+class Due:
+    """What a step asks for."""
+
+    def __init__(self, step: int, options: TrainOptions) -> None:
+        last = step == options.steps
+        self.log = step % options.log_every == 0 or last
+        self.save = step % options.save_every == 0
+        self.validate = step % options.validate_every == 0 or last
+        self.sample = options.sample_every > 0 and (step % options.sample_every == 0 or last)
+
+
+class RecentLosses:
+    """Losses since the last report, left on the device so that no step waits for it."""
+
+    def __init__(self) -> None:
+        self.items: list[tuple[int, Tensor, Batch]] = []
+        self.began = time.monotonic()
+
+    def add(self, step: int, loss: Tensor, batch: Batch) -> None:
+        # The images themselves are let go of; the rows are what an error names.
+        self.items.append((step, loss, Batch(loss, None, batch.rows)))
+
+    def settle(self) -> tuple[float, float]:
+        """(mean loss, images per second) since the last call.
+
+        Errors: TrainingError naming the manifest rows of the first loss that is not finite.
+        """
+        if not self.items:
+            return math.nan, math.nan
+        for step, loss, batch in self.items:
+            if not torch.isfinite(loss).all():
+                bad = [
+                    row
+                    for row, value in zip(batch.rows, loss.tolist(), strict=True)
+                    if not math.isfinite(value)
+                ]
+                raise TrainingError(
+                    f"the loss at step {step} is not finite for manifest rows {sorted(bad)}. "
+                    "Look at these images (the private log names them) or lower "
+                    "train.learning_rate."
+                )
+        total = torch.cat([loss for _, loss, _ in self.items])
+        now = time.monotonic()
+        rate = len(total) / max(now - self.began, 1e-9)
+        self.items, self.began = [], now
+        return float(total.mean()), rate
+
+
+def dropout_keyed(network: nn.Module, seed: int, step: int) -> Any:
+    """Dropout drawn from (seed, step) so that a resumed run draws the same; the caller's generator
+    is restored."""
+    if not any(isinstance(part, nn.Dropout) and part.p > 0 for part in network.modules()):
+        return nullcontext()
+    return _Keyed(int(uniforms(seed, [("dropout", step)]) * 2**52))
+
+
+class _Keyed:
+    def __init__(self, key: int) -> None:
+        self.key = key
+        self.fork = torch.random.fork_rng()
+
+    def __enter__(self) -> None:
+        self.fork.__enter__()
+        torch.manual_seed(self.key)
+
+    def __exit__(self, *error: Any) -> None:
+        self.fork.__exit__(*error)
+
+
+def _parts(batch: Batch, size: int) -> list[Batch]:
+    return [
+        Batch(
+            batch.clean[first : first + size],
+            None if batch.condition is None else batch.condition[first : first + size],
+            batch.rows[first : first + size],
+        )
+        for first in range(0, len(batch.clean), size)
+    ]

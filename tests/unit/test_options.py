@@ -1,0 +1,70 @@
+"""Options from trees: every problem in one pass, with a suggestion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import pytest
+from pydantic import Field
+
+from medidiff import options
+
+
+@dataclass(frozen=True)
+class Square:
+    kind: Literal["square"] = "square"
+    side_mm: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.side_mm <= 0:
+            raise ValueError("side_mm must be above 0")
+
+
+@dataclass(frozen=True)
+class Circle:
+    kind: Literal["circle"] = "circle"
+    radius_mm: float = 1.0
+
+
+AnyShape = Annotated[Square | Circle, Field(discriminator="kind")]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    name: str
+    shape: AnyShape = Square()
+    sizes: tuple[int, ...] = (1, 2)
+
+
+def problems(tree: object) -> dict[str, str]:
+    with pytest.raises(options.OptionError) as caught:
+        options.read(Drawing, tree)
+    return dict(caught.value.problems)
+
+
+def test_a_tree_reads_back_to_what_was_written() -> None:
+    drawing = Drawing("a", Circle(radius_mm=2.5), (4, 5, 6))
+    assert options.read(Drawing, options.tree(drawing)) == drawing
+
+
+def test_an_unknown_key_is_an_error_that_suggests_the_nearest_one() -> None:
+    found = problems({"name": "a", "shape": {"kind": "circle", "radus_mm": 1}})
+    assert found == {"shape.radus_mm": "unknown key; did you mean 'radius_mm'?"}
+
+
+def test_all_problems_are_reported_in_one_pass() -> None:
+    found = problems({"nam": "a", "shape": {"kind": "sqare"}, "sizes": ["x"]})
+    assert set(found) == {"name", "nam", "shape.kind", "sizes.0"}
+    assert "did you mean 'square'" in found["shape.kind"]
+
+
+def test_the_check_of_a_dataclass_speaks_in_its_own_words() -> None:
+    found = problems({"name": "a", "shape": {"kind": "square", "side_mm": -1}})
+    assert list(found.values()) == ["side_mm must be above 0"]
+
+
+def test_the_schema_knows_keys_and_their_kinds() -> None:
+    schema = options.json_schema(Drawing)
+    assert schema["additionalProperties"] is False
+    assert set(schema["properties"]) == {"name", "shape", "sizes"}
