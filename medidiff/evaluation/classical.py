@@ -122,7 +122,7 @@ DENOISERS = (
 def restored_by(
     baseline: Baseline, given: Image, sigma: float, pool: Executor | None = None
 ) -> Image:
-    """The baseline's estimate of each image, computed in the processes of `pool` if there is one."""
+    """The baseline's estimate of each image, made in the processes of `pool` if there is one."""
     sigmas = [sigma] * len(given)
     results = (map if pool is None else pool.map)(baseline, given.unbind(), sigmas)
     return torch.stack(list(results))

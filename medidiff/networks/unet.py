@@ -123,9 +123,7 @@ class UNet(nn.Module):
         channels = options.channels
         width = EMBEDDING_FACTOR * channels[0]
         self.embedding = Embedding(width, shape.conditions)
-        self.first = make_conv(
-            shape.dims, shape.in_channels + shape.concat_channels, channels[0]
-        )
+        self.first = make_conv(shape.dims, shape.in_channels + shape.concat_channels, channels[0])
         skips = [channels[0]]
         self.down = nn.ModuleList(
             self._down_level(level, width, skips) for level in range(len(channels))

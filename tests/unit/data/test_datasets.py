@@ -173,3 +173,12 @@ def test_padded_training_images_fit_their_own_field_of_view(
     assert field_of_view(case, space) == (36.0, 35.0, 50.0)
     assert len(fits(case, space, fitted, None)) == 1
     assert fits(case, space, fitted, None, view=(36.0, 38.0, 50.0)) == []
+
+
+def test_spacing_is_compared_along_the_body_not_along_the_array(
+    tmp_path: Path, affine_for, key: SiteKey
+) -> None:
+    space = Space(2, (20, 40), (6.0, 3.0), "PL")
+    fitted = fit(Percentile(), [torch.rand(1, 20, 40)])
+    turned = save_image(tmp_path / "i.nii", torch.rand(1, 40, 20), affine_for("LPS", (3, 6, 5)))
+    assert fits(load_case(turned, space, fitted, key=key), space, fitted, None) == []

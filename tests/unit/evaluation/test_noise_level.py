@@ -50,3 +50,11 @@ def test_an_image_that_tells_nothing_is_refused(image, message):
 def test_negative_magnitudes_are_refused():
     with pytest.raises(ValueError, match="not negative"):
         estimate_rician(torch.rand(1, 16, 16) - 0.5)
+
+
+def test_texture_in_a_part_of_the_image_does_not_count_as_noise():
+    generator = torch.Generator().manual_seed(0)
+    image = 0.1 * torch.randn(1, 128, 128, generator=generator, dtype=torch.float64)
+    texture = torch.rand(1, 20, 60, generator=generator, dtype=torch.float64)
+    image[:, :60, :120] += texture.repeat_interleave(3, 1).repeat_interleave(2, 2)
+    assert estimate_gaussian(image) == pytest.approx(0.1, rel=0.1)
