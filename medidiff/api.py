@@ -142,7 +142,7 @@ def run(
 def run(
     task: str,
     model: ModelLike,
-    input: Sequence[PathLike | Sequence[PathLike]],
+    input: list[PathLike] | list[Sequence[PathLike]],
     *,
     n: int = ...,
     seed: int = ...,

@@ -378,7 +378,7 @@ def check_folder(place: Path) -> None:
     missing = [name for name in (*FILES, "SHA256SUMS") if not (place / name).is_file()]
     if missing:
         raise ModelError(
-            f"{place} is not a whole model folder: {', '.join(missing)} missing. Copy the folder again."
+            f"{place} is not a whole model folder: {', '.join(missing)} missing. Copy it again."
         )
     lines = (place / "SHA256SUMS").read_text(encoding="ascii", errors="replace").splitlines()
     sums = {name.strip(): value for value, _, name in (line.partition("  ") for line in lines)}

@@ -46,7 +46,7 @@ def run_demo(folder: Path, report: Reporter) -> DemoResult:
         raise OutputError(f"{folder} already holds files; remove it or use --folder")
     folder.mkdir(parents=True, exist_ok=True)
     report.say("1/5  drawing a population of head phantoms: anatomy varies, some have lesions")
-    manifest = write_population(folder / "phantoms", *HEADS.values())
+    manifest = write_population(folder / "phantoms", HEADS["train"], HEADS["val"], HEADS["test"])
     config = folder / "demo.yaml"
     shutil.copyfile(CONFIG, config)
     report.say("2/5  training a diffusion prior on them")

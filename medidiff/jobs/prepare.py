@@ -212,7 +212,7 @@ def make_spec(
         if ours != theirs:
             raise ModelError(
                 f"fine-tuning: {name} of the configuration differs from the parent's. "
-                f"The parent {parent.spec.name} has {name} = {options.tree(theirs)}; write the same."
+                f"The parent has {name} = {options.tree(theirs)}; write the same."
             )
     if config.data.conditions != tuple(condition.name for condition in conditions):
         raise ModelError(

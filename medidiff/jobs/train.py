@@ -47,6 +47,7 @@ def train_model(
         close_lost(folder.path)
     else:
         check_new(place)
+        folder = RunFolder(place)
     choose_device(loaded.config.train.device)
     ready = prepare(loaded, parent, report)
     if not resume:

@@ -123,7 +123,7 @@ class Denoising:
         if not 0 < found < 10:
             raise TaskError(
                 f"the noise level of this image was estimated as {found:g} of the intensity "
-                "window, which cannot be right (is it masked or already denoised?); state it with sigma"
+                "window, which cannot be right (masked or denoised already?); state it with sigma"
             )
         return found
 

@@ -25,7 +25,7 @@ class AveragedWeights:
     def update(self, network: nn.Module, step: int) -> None:
         """Take in the weights after optimiser step `step` (1, 2, ...)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        averages = list(self.network.parameters())
+        averages: list[torch.Tensor] = list(self.network.parameters())
         torch._foreach_lerp_(
             averages, [value.detach() for value in network.parameters()], 1 - decay
         )
