@@ -142,7 +142,7 @@ def run(
 def run(
     task: str,
     model: ModelLike,
-    input: list[PathLike] | list[Sequence[PathLike]],
+    input: list[PathLike] | list[list[PathLike]],
     *,
     n: int = ...,
     seed: int = ...,
@@ -155,7 +155,7 @@ def run(
 def run(
     task: str,
     model: ModelLike,
-    input: PathLike | Sequence[PathLike | Sequence[PathLike]],
+    input: PathLike | list[PathLike] | list[list[PathLike]],
     *,
     n: int = 1,
     seed: int = 0,

@@ -5,6 +5,7 @@ Nothing heavy is imported before a verb runs, so that `--help` answers at once.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -128,7 +129,7 @@ def run(
     from medidiff import api
     from medidiff.jobs.run import output_files
 
-    cases = [item.split(",") for item in inputs]
+    cases: list[list[str | os.PathLike[str]]] = [[*item.split(",")] for item in inputs]
     targets = output_files(cases, out, task)
     results = api.run(
         task, model, cases, n=n, seed=seed, mismatch=mismatch, progress="bars", **_pairs(setting)
