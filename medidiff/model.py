@@ -56,6 +56,10 @@ from medidiff.networks import AnyNetwork, NetworkShape, build, encode_batch
 FORMAT = 1
 FILES = ("model.safetensors", "model.json", "card.md")
 Progress = Callable[[int, int], None]
+CARD_NOTICE = (
+    "A diffusion prior. **Research only**: not a medical device; not for diagnosis, triage or "
+    "treatment. Its images are synthetic or altered and may show anatomy that no patient has."
+)
 
 
 @dataclass(frozen=True)
@@ -438,28 +442,23 @@ class evaluating:  # noqa: N801 a context manager reads as a verb
 def describe(spec: ModelSpec) -> str:
     """The model card: facts of the specification in a page that a person reads."""
     conditions = ", ".join(condition.name for condition in spec.shape.conditions) or "none"
-    metrics = "".join(f"| {name} | {value:.4g} |\n" for name, value in sorted(spec.metrics.items()))
-    return f"""# {spec.name}
-
-A diffusion prior for {spec.modality} images ({", ".join(spec.images)}), made with medidiff
-{spec.lineage.version}.
-
-**Research only.** Not a medical device; not for diagnosis, triage or treatment. Its images are
-synthetic or altered and may show anatomy that no patient has.
-
-| | |
-| --- | --- |
-| grid | {" x ".join(map(str, spec.space.size))}, spacing {_shown(spec.space.spacing_mm)} mm,
-orientation {spec.space.orientation} |
-| trained on | {spec.lineage.train_images} images of {spec.lineage.train_subjects} subjects |
-| steps | {spec.lineage.steps} |
-| conditions | {conditions} |
-| parent | {spec.lineage.parent or "none"} |
-| manifest digest | {spec.lineage.manifest_digest or "not recorded"} |
-
-| metric | value |
-| --- | --- |
-{metrics}"""
+    lineage = spec.lineage
+    facts = {
+        "images": f"{spec.modality}, {', '.join(spec.images)}",
+        "grid": " x ".join(map(str, spec.space.size)),
+        "spacing (mm)": _shown(spec.space.spacing_mm),
+        "orientation": spec.space.orientation,
+        "trained on": f"{lineage.train_images} images of {lineage.train_subjects} subjects",
+        "steps": lineage.steps,
+        "conditions": conditions,
+        "parent": lineage.parent or "none",
+        "manifest digest": lineage.manifest_digest or "not recorded",
+        "made with": f"medidiff {lineage.version}",
+        **{name: f"{value:.4g}" for name, value in sorted(spec.metrics.items())},
+    }
+    table = [f"| {name} | {value} |" for name, value in facts.items()]
+    lines = [f"# {spec.name}", "", CARD_NOTICE, "", "| | |", "| --- | --- |", *table]
+    return "\n".join(lines) + "\n"
 
 
 def _shown(spacing: Sequence[float] | str) -> str:

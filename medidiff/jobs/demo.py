@@ -88,22 +88,27 @@ def draw(model: Model, folder: Path, report: Reporter) -> None:
 def closing(folder: Path, run: Path, table: Table, gain: Difference) -> str:
     """What the demo says at its end."""
     ours, theirs = (table.mean("psnr_head", method) for method in (OURS, gain.baseline))
-    interval = gain.interval
-    return f"""
-In-head PSNR on {HEADS["test"]} unseen heads: {ours:.2f} dB; best baseline, {gain.baseline}:
-{theirs:.2f} dB. Difference {interval.mean:+.2f} dB (95 % interval {interval.low:+.2f} to
-{interval.high:+.2f}): {gain.verdict}.
-
-  pictures          {folder / "samples" / "sheet.png"}
-                    {folder / "denoising" / "comparison.png"}
-  table, by subject {folder / "denoising" / "table.md"}, rows.csv
-  run and model     {run}
-  MLflow            {store_address()}   (look: mlflow ui --backend-store-uri {store_address()})
-  registered as     models:/{NAME}@{ALIAS}
-
-Next:
-  medidiff sample models:/{NAME}@{ALIAS} --n 8 --condition sex=F --guidance 2 --out women
-  medidiff run denoise models:/{NAME}@{ALIAS} {folder}/phantoms/images/phantom0270.nii.gz --set
-  sigma=0.1 --out denoised medidiff check configs/brain-t1-2d.yaml --change data.manifest=YOUR.csv 
-     # your own scans: see README.md
-"""
+    low, high = gain.interval.low, gain.interval.high
+    name, store = f"models:/{NAME}@{ALIAS}", store_address()
+    scan = folder / "phantoms" / "images" / "phantom0270.nii.gz"
+    lines = [
+        "",
+        f"In-head PSNR on {HEADS['test']} unseen heads: {ours:.2f} dB; "
+        f"best baseline, {gain.baseline}: {theirs:.2f} dB.",
+        f"Difference {gain.interval.mean:+.2f} dB (95 % interval {low:+.2f} to {high:+.2f}): "
+        f"{gain.verdict}.",
+        "",
+        f"  pictures          {folder / 'samples' / 'sheet.png'}",
+        f"                    {folder / 'denoising' / 'comparison.png'}",
+        f"  table, by subject {folder / 'denoising' / 'table.md'}, rows.csv",
+        f"  run and model     {run}",
+        f"  MLflow            {store}",
+        f"  registered as     {name}",
+        "",
+        "Next:",
+        f"  medidiff sample {name} --n 8 --condition sex=F --guidance 2 --out women",
+        f"  medidiff run denoise {name} {scan} --set sigma=0.1 --out denoised",
+        *([f"  mlflow ui --backend-store-uri {store}"] if store.startswith("sqlite") else []),
+        "  medidiff check configs/brain-t1-2d.yaml --change data.manifest=YOUR.csv",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,135 @@
+"""Bad input: one clear message, exit code 2, nothing half-written."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from medidiff import cli
+
+CONFIG = Path(__file__).resolve().parents[2] / "configs" / "smoke-2d.yaml"
+Edit = Callable[[list[dict[str, str]]], None]
+
+
+def call(*words: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr("sys.argv", ["medidiff", *words])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    return int(caught.value.code or 0)
+
+
+def edited(flat: Path, folder: Path, edit: Edit) -> Path:
+    """A copy of the population with an edited manifest."""
+    shutil.copytree(flat.parent, folder)
+    file = folder / "manifest.csv"
+    rows = list(csv.DictReader(file.open()))
+    edit(rows)
+    with file.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return file
+
+
+def missing_file(rows: list[dict[str, str]]) -> None:
+    rows[2]["image"] = "images/nowhere.nii.gz"
+
+
+def two_splits(rows: list[dict[str, str]]) -> None:
+    rows[-1]["subject"] = rows[0]["subject"]
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"), [(missing_file, "nowhere.nii.gz"), (two_splits, "subject")]
+)
+def test_a_manifest_that_cannot_be_used(
+    edit: Edit,
+    said: str,
+    flat: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    manifest = edited(flat, tmp_path / "data", edit)
+    out = tmp_path / "run"
+    words = ("train", str(CONFIG), "-c", f"data.manifest={manifest}", "-c", f"output={out}")
+    assert call(*words, monkeypatch=monkeypatch) == 2
+    assert said in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_truncated_scan_is_named_by_its_row(
+    flat: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    manifest = edited(flat, tmp_path / "data", lambda rows: None)
+    scan = tmp_path / "data" / "images" / "phantom0003.nii.gz"
+    scan.write_bytes(scan.read_bytes()[:300])
+    words = ("check", str(CONFIG), "-c", f"data.manifest={manifest}")
+    assert call(*words, monkeypatch=monkeypatch) == 2
+    assert "row 5" in capsys.readouterr().err
+
+
+def test_a_misspelt_key(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("check", str(CONFIG), "-c", "train.stpes=3", monkeypatch=monkeypatch) == 2
+    assert "did you mean 'steps'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("harm", ["missing", "altered"])
+def test_a_model_folder_that_is_not_whole(
+    harm: str,
+    run_2d: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(run_2d / "model", model)
+    if harm == "missing":
+        (model / "model.safetensors").unlink()
+    else:
+        content = bytearray((model / "model.safetensors").read_bytes())
+        content[-1] ^= 1
+        (model / "model.safetensors").write_bytes(bytes(content))
+    out = tmp_path / "out"
+    assert call("sample", str(model), "--out", str(out), monkeypatch=monkeypatch) == 2
+    assert "model.safetensors" in capsys.readouterr().err
+    assert not out.exists()
+
+
+@pytest.mark.slow
+def test_a_registry_name_that_does_not_exist(
+    place: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ("sample", "models:/nobody@champion", "--out", str(tmp_path / "out"))
+    assert call(*words, monkeypatch=monkeypatch) == 2
+    assert "nobody" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_an_output_folder_that_holds_results(
+    run_2d: Path,
+    flat: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "kept.txt").write_text("kept")
+    assert call("sample", str(run_2d), "--out", str(tmp_path), monkeypatch=monkeypatch) == 2
+    assert "already holds" in capsys.readouterr().err
+    words = ("train", str(CONFIG), "-c", f"data.manifest={flat}", "-c", f"output={run_2d}")
+    assert call(*words, monkeypatch=monkeypatch) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["kept.txt"]
