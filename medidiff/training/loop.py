@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -192,7 +192,7 @@ def forward_backward(
     step: int,
 ) -> Tensor:
     """One forward and backward pass; returns the loss of each image, detached."""
-    with dropout_keyed(state.network, options.seed, step), precision.autocast():
+    with dropout_keyed(options.seed, step), precision.autocast():
         loss = objective.loss(state.network, batch, options.seed, step)
     state.scaler.scale(loss.mean()).backward()
     return loss.detach()
@@ -300,25 +300,15 @@ class RecentLosses:
         return float(total.mean()), rate
 
 
-def dropout_keyed(network: nn.Module, seed: int, step: int) -> Any:
-    """Dropout drawn from (seed, step) so that a resumed run draws the same; the caller's generator
-    is restored."""
-    if not any(isinstance(part, nn.Dropout) and part.p > 0 for part in network.modules()):
-        return nullcontext()
-    return _Keyed(int(uniforms(seed, [("dropout", step)]) * 2**52))
+@contextmanager
+def dropout_keyed(seed: int, step: int) -> Iterator[None]:
+    """Dropout drawn from (seed, step), so that a resumed run draws the same.
 
-
-class _Keyed:
-    def __init__(self, key: int) -> None:
-        self.key = key
-        self.fork = torch.random.fork_rng()
-
-    def __enter__(self) -> None:
-        self.fork.__enter__()
-        torch.manual_seed(self.key)
-
-    def __exit__(self, *error: Any) -> None:
-        self.fork.__exit__(*error)
+    The caller's generator is put back: a library does not move it.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(int(uniforms(seed, [("dropout", step)]) * 2**52))
+        yield
 
 
 def _parts(batch: Batch, size: int) -> list[Batch]:
