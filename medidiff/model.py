@@ -109,6 +109,8 @@ class ModelSpec:
     schedule: Annotated[AnySchedule, Field(discriminator="kind")] = Cosine()
     target: Annotated[AnyTarget, Field(discriminator="kind")] = V()
     sampling: SamplingOptions = SamplingOptions()
+    view: tuple[tuple[float, float], ...] | None = None
+    """Smallest and largest field of view of the training scans along each axis (voxels or mm)."""
     lineage: Lineage = field(default_factory=Lineage)
     metrics: dict[str, float] = field(default_factory=dict)
     format: Literal[1] = FORMAT

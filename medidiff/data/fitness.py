@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from medidiff.data.datasets import Case
 from medidiff.data.intensity import FittedIntensity
 from medidiff.data.options import AS_STORED, Space
 from medidiff.data.transforms import plane
+
+View = tuple[tuple[float, float], ...]
+"""(smallest, largest) along each axis of a grid, in voxels or mm as `field_of_view`."""
 
 SPACING_TOLERANCE = 0.10
 FIELD_OF_VIEW_TOLERANCE = 0.20
@@ -21,7 +26,7 @@ def fits(
     intensity: FittedIntensity,
     modality: str | None,
     *,
-    view: tuple[float, ...] | None = None,
+    view: View | None = None,
 ) -> list[str]:
     """What speaks against running a model on this case; empty if nothing does.
 
@@ -29,8 +34,8 @@ def fits(
     field of view (20 %) along each axis of the model's grid, whether the body's orientation is
     known where the model needs it, and with scope "train" whether more than 1 % of the voxels lie
     beyond three times the normalised range [-1, 1].
-    `view`: the field of view that the model knows (the train images' median `field_of_view`);
-    without it the whole grid's, which is larger where the train images were padded.
+    `view`: the fields of view that the model was trained on, from smallest to largest (`views`);
+    without it the grid's own, which is larger where the train images were padded.
     """
     problems: list[str] = []
     theirs = case.original.modality
@@ -83,15 +88,29 @@ def field_of_view(case: Case, space: Space) -> tuple[float, ...]:
     return tuple(extent.tolist())
 
 
-def _view_problems(case: Case, space: Space, view: tuple[float, ...] | None) -> list[str]:
+def views(cases: Iterable[Case], space: Space) -> View:
+    """The smallest and largest `field_of_view` along each axis of the model's grid.
+
+    Errors: ValueError without cases.
+    """
+    extents = np.array([field_of_view(case, space) for case in cases])
+    if len(extents) == 0:
+        raise ValueError("there are no cases to take fields of view from")
+    return tuple(zip(extents.min(0).tolist(), extents.max(0).tolist(), strict=True))
+
+
+def _view_problems(case: Case, space: Space, view: View | None) -> list[str]:
     stored = isinstance(space.spacing_mm, str)
     step = (1.0,) * space.dims if isinstance(space.spacing_mm, str) else space.spacing_mm
-    wanted = view or tuple(n * mm for n, mm in zip(space.size, step, strict=True))
-    extent = field_of_view(case, space)
-    if np.abs(np.array(extent) / np.array(wanted) - 1).max() <= FIELD_OF_VIEW_TOLERANCE:
+    grid = tuple((n * mm, n * mm) for n, mm in zip(space.size, step, strict=True))
+    low, high = np.array(view or grid).T
+    extent = np.array(field_of_view(case, space))
+    above = (extent <= high * (1 + FIELD_OF_VIEW_TOLERANCE)).all()
+    if above and (extent >= low * (1 - FIELD_OF_VIEW_TOLERANCE)).all():
         return []
     unit = "voxels" if stored else "mm"
-    return [f"the field of view is {_shown(extent)} {unit}, the model's {_shown(wanted)} {unit}"]
+    wanted = _shown(low) if (low == high).all() else f"{_shown(low)} to {_shown(high)}"
+    return [f"the field of view is {_shown(extent)} {unit}, the model's {wanted} {unit}"]
 
 
 def _shown(values: np.ndarray | tuple[float, ...]) -> str:

@@ -69,7 +69,7 @@ def case_of_files(
         )
     paths = [Path(file) for file in files]
     case = load_case(paths, spec.space, spec.intensity, subject=input_digest(paths))
-    problems = fits(case, spec.space, spec.intensity, spec.modality)
+    problems = fits(case, spec.space, spec.intensity, spec.modality, view=spec.view)
     if problems and mismatch == "refuse":
         raise DataError(
             f"input {row} does not fit the model {spec.name}: {'; '.join(problems)}. "

@@ -14,6 +14,7 @@ from medidiff import options
 from medidiff.config import Config, Loaded
 from medidiff.data.checks import check_manifest
 from medidiff.data.datasets import CaseSet
+from medidiff.data.fitness import views
 from medidiff.data.intensity import FittedIntensity, fit
 from medidiff.data.manifest import read_manifest
 from medidiff.data.rows import Manifest, Row
@@ -107,6 +108,7 @@ def prepare(loaded: Loaded, parent: Model | None, report: Reporter) -> Prepared:
     else:
         intensity = fit(config.data.intensity, (train.tensor(index) for index in range(len(train))))
     spec = make_spec(config, manifest, intensity, conditions, train_rows, parent)
+    spec = dataclasses.replace(spec, view=views(train, spec.space))
     network = build(spec.network, spec.shape, seed=config.train.seed)
     if parent is not None:
         network.load_state_dict(parent.network.state_dict())

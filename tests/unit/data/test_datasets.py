@@ -172,7 +172,7 @@ def test_padded_training_images_fit_their_own_field_of_view(
     case = load_case(path, space, fitted, key=key)
     assert field_of_view(case, space) == (36.0, 35.0, 50.0)
     assert len(fits(case, space, fitted, None)) == 1
-    assert fits(case, space, fitted, None, view=(36.0, 38.0, 50.0)) == []
+    assert fits(case, space, fitted, None, view=((36.0, 36.0), (38.0, 40.0), (45.0, 50.0))) == []
 
 
 def test_spacing_is_compared_along_the_body_not_along_the_array(
