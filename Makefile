@@ -9,8 +9,8 @@ export OMP_NUM_THREADS ?= 2
 
 $(STAMP): pyproject.toml
 	@if command -v uv >/dev/null 2>&1; then \
-	  UV_FIND_LINKS="$$PIP_FIND_LINKS" uv venv --quiet --allow-existing --python $(PYTHON) $(VENV) && \
-	  UV_FIND_LINKS="$$PIP_FIND_LINKS" uv pip install --python $(VENV)/bin/python --compile-bytecode -e ".[dev]"; \
+	  UV_FIND_LINKS="$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}" uv venv --quiet --allow-existing --python $(PYTHON) $(VENV) && \
+	  UV_FIND_LINKS="$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}" uv pip install --python $(VENV)/bin/python --compile-bytecode -e ".[dev]"; \
 	else \
 	  $(PYTHON) -m venv $(VENV) && $(VENV)/bin/python -m pip install -e ".[dev]"; \
 	fi
@@ -28,6 +28,9 @@ lint: $(STAMP)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/pyright
+
+services: $(STAMP)
+	PATH="$(abspath $(VENV))/bin:$$PATH" $(VENV)/bin/python -m pytest -m services tests
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

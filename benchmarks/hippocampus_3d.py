@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from curves import plot_curves
-from record import ROOT, Measured, write_result
+from record import ROOT, Measured, direction, write_result
 
 from medidiff import api
 from medidiff.data.datasets import CaseSet
@@ -49,7 +49,6 @@ def main() -> None:
     found = api.evaluate(
         model,
         manifest=args.manifest,
-        holdout=0.15,
         n=32,
         out=args.work / "evaluation",
         progress="bars",
@@ -58,7 +57,7 @@ def main() -> None:
     for metric in ("kernel_distance", "precision", "recall", "similarity", "memorisation_ratio"):
         peers = {m: found.samples.mean(metric, m) for m in ("real", "PCA Gaussian")}
         ours = found.samples.mean(metric, "medidiff")
-        rows.append(Measured(f"synthesis, {metric}", ours, "", "lower", peers))
+        rows.append(Measured(f"synthesis, {metric}", ours, "", direction(metric), peers))
     facts = {
         "data": "MSD hippocampus (CC BY-SA 4.0), train split with 15 % of subjects held out",
         "steps": model.spec.lineage.steps,

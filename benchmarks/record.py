@@ -53,6 +53,13 @@ def write_result(
     return place
 
 
+def direction(metric: str) -> Literal["lower", "higher"]:
+    """Which way a synthesis metric is better, as the head says."""
+    from medidiff.tasks import Synthesis
+
+    return "higher" if Synthesis().metrics()[metric].endswith("higher") else "lower"
+
+
 def commit() -> str:
     """The commit that was measured: MEDIDIFF_COMMIT where the tree travels without its history."""
     if "MEDIDIFF_COMMIT" in os.environ:

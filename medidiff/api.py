@@ -83,13 +83,15 @@ def check(config: PathLike, *, changes: Sequence[str] = (), progress: Progress =
     report = _reporter(progress)
     try:
         loaded = load_config(config, changes)
-        _, train_rows, validation_rows = check_data(loaded, report)
+        data = check_data(loaded, None, report)
     finally:
         report.close()
     channels = len(loaded.config.data.images)
-    shape = NetworkShape(loaded.config.data.space.dims, channels, channels)
+    shape = NetworkShape(
+        loaded.config.data.space.dims, channels, channels, conditions=data.conditions
+    )
     count = parameter_count(loaded.config.network, shape)
-    return Checked(loaded, len(train_rows), len(validation_rows), count)
+    return Checked(loaded, len(data.train), len(data.validation), count)
 
 
 def train(
@@ -109,9 +111,11 @@ def train(
     `training.stop.Stopped` when asked to stop (a checkpoint is saved).
     """
     start = None if parent is None else load_model(parent)
-    return train_model(
-        config, changes=changes, resume=resume, parent=start, report=_reporter(progress)
-    )
+    report = _reporter(progress)
+    try:
+        return train_model(config, changes=changes, resume=resume, parent=start, report=report)
+    finally:
+        report.close()
 
 
 def load(name: ModelLike, device: str | torch.device | None = None) -> Model:
@@ -191,8 +195,8 @@ def benchmark(
     *,
     manifest: PathLike,
     split: str = "test",
-    validation_split: str = "val",
-    holdout: float = 0.0,
+    validation_split: str | None = None,
+    holdout: float | None = None,
     out: PathLike | None = None,
     n: int = 1,
     seed: int = 0,
@@ -203,20 +207,20 @@ def benchmark(
     """A head against its baselines on one split, by subject; the baselines are tuned on
     `validation_split`.
 
-    `holdout`: without such a split, the share of the train subjects to tune on, as in training.
+    Split names and the held-out share are those of the training unless stated.
     With `out`, writes table.md, summary.json, rows.csv (a row a subject and method) and a picture
     there.
     Errors: TaskError, ManifestError, OutputError.
     """
-    chosen = head(task, task_options)
+    chosen, chosen_model = head(task, task_options), load_model(model)
     report = _reporter(progress)
     try:
         return benchmark_head(
             chosen,
-            load_model(model),
+            chosen_model,
             manifest,
             split=split,
-            splits=Splits(validation=validation_split, holdout=holdout),
+            splits=_splits(chosen_model, validation_split, holdout),
             out=None if out is None else Path(out),
             n=n,
             seed=seed,
@@ -232,8 +236,8 @@ def evaluate(
     *,
     manifest: PathLike,
     split: str = "test",
-    validation_split: str = "val",
-    holdout: float = 0.0,
+    validation_split: str | None = None,
+    holdout: float | None = None,
     n: int = 64,
     seed: int = 0,
     out: PathLike | None = None,
@@ -247,11 +251,12 @@ def evaluate(
     report = _reporter(progress)
     try:
         place = None if out is None else Path(out)
+        chosen_model = load_model(model)
         return evaluate_model(
-            load_model(model),
+            chosen_model,
             manifest,
             split=split,
-            splits=Splits(validation=validation_split, holdout=holdout),
+            splits=_splits(chosen_model, validation_split, holdout),
             n=n,
             seed=seed,
             out=place,
@@ -285,6 +290,16 @@ def demo(folder: PathLike = "medidiff-demo", *, progress: Progress = "none") -> 
         return run_demo(Path(folder), report)
     finally:
         report.close()
+
+
+def _splits(model: Model, validation: str | None, holdout: float | None) -> Splits:
+    """The splits that the model was trained with, unless told otherwise."""
+    lineage = model.spec.lineage
+    return Splits(
+        lineage.train_split,
+        lineage.validation_split if validation is None else validation,
+        lineage.holdout if holdout is None else holdout,
+    )
 
 
 def _reporter(progress: Progress) -> Reporter:

@@ -15,6 +15,7 @@ import typer
 from medidiff.errors import ConfigError, MedidiffError
 
 NOTICE = "Research only: not a medical device, not for diagnosis."
+RESERVED = ("n", "seed", "mismatch", "progress", "limit", "out", "manifest", "split", "holdout")
 app = typer.Typer(
     help=f"Diffusion priors for medical images: train, track in MLflow, put to work. {NOTICE}",
     no_args_is_help=True,
@@ -38,9 +39,13 @@ Settings = Annotated[
     typer.Option("--set", "-s", help="An option of the task, e.g. sigma=0.1; repeat for more"),
 ]
 Seed = Annotated[int, typer.Option(help="Seed: the same one gives the same result")]
+ValidationSplit = Annotated[
+    str | None,
+    typer.Option(help="Split that baselines are tuned on (default: as in training)"),
+]
 Holdout = Annotated[
-    float,
-    typer.Option(help="Without a validation split: share of the train subjects that stands in"),
+    float | None,
+    typer.Option(help="Share of the train subjects that stands in (default: as in training)"),
 ]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the results")]
 
@@ -97,7 +102,13 @@ def sample(
     from medidiff.jobs.sample import sample_to_folder
 
     files, nfe = sample_to_folder(
-        model, out, n=n, steps=steps, condition=_pairs(condition), guidance=guidance, seed=seed
+        model,
+        out,
+        n=n,
+        steps=steps,
+        condition=_pairs(condition, "--condition"),
+        guidance=guidance,
+        seed=seed,
     )
     typer.echo(
         f"{len(files)} synthetic images in {out} ({nfe} network calls each); "
@@ -131,11 +142,12 @@ def run(
 
     cases: list[list[str | os.PathLike[str]]] = [[*item.split(",")] for item in inputs]
     targets = output_files(cases, out, task)
-    results = api.run(
-        task, model, cases, n=n, seed=seed, mismatch=mismatch, progress="bars", **_pairs(setting)
-    )
-    for result, target in zip(results, targets, strict=True):
-        for file in result.save(target):
+    settings, loaded = _settings(setting), api.load(model)
+    for case, target in zip(cases, targets, strict=True):  # saved one by one: none is lost
+        results = api.run(
+            task, loaded, [case], n=n, seed=seed, mismatch=mismatch, progress="bars", **settings
+        )
+        for file in results[0].save(target):
             typer.echo(file)
 
 
@@ -145,10 +157,8 @@ def benchmark(
     model: ModelName,
     manifest: Annotated[Path, typer.Option(help="Manifest of the scans")],
     split: Annotated[str, typer.Option(help="Split that is reported")] = "test",
-    validation_split: Annotated[
-        str, typer.Option(help="Split that baselines are tuned on")
-    ] = "val",
-    holdout: Holdout = 0.0,
+    validation_split: ValidationSplit = None,
+    holdout: Holdout = None,
     out: Out = None,
     setting: Settings = None,
     n: Annotated[int, typer.Option(help="Posterior samples a case")] = 1,
@@ -170,7 +180,7 @@ def benchmark(
         seed=seed,
         limit=limit,
         progress="bars",
-        **_pairs(setting),
+        **_settings(setting),
     )
     typer.echo(table.text)
 
@@ -180,8 +190,8 @@ def evaluate(
     model: ModelName,
     manifest: Annotated[Path, typer.Option(help="Manifest of the scans")],
     split: Annotated[str, typer.Option(help="Split that is reported")] = "test",
-    validation_split: Annotated[str, typer.Option(help="Real images to compare with")] = "val",
-    holdout: Holdout = 0.0,
+    validation_split: ValidationSplit = None,
+    holdout: Holdout = None,
     n: Annotated[int, typer.Option(help="Samples to draw")] = 64,
     seed: Seed = 0,
     out: Out = None,
@@ -279,6 +289,8 @@ def main() -> None:
         app()
     except MedidiffError as error:
         print(f"medidiff: {error}", file=sys.stderr)
+        if error.private:
+            _keep_private(error.private)
         sys.exit(2)
     except Exception as error:
         if getattr(
@@ -289,22 +301,44 @@ def main() -> None:
         raise
 
 
+def _keep_private(text: str) -> None:
+    """What may name files goes to a log that only its owner can read."""
+    from medidiff.data.privacy import PrivateLog, home
+
+    log = home() / "private.log"
+    PrivateLog(log).write(text)
+    print(f"medidiff: which file it was is in {log}", file=sys.stderr)
+
+
 def _registered(version: int, name: str, alias: str | None) -> None:
     address = f"models:/{name}@{alias}" if alias else f"models:/{name}/{version}"
     typer.echo(f"Registered version {version}: {address}")
 
 
-def _pairs(items: list[str] | None) -> dict[str, Any]:
+def _pairs(items: list[str] | None, option: str) -> dict[str, str]:
     """Options given as key=value."""
-    import yaml
-
-    pairs: dict[str, Any] = {}
+    pairs: dict[str, str] = {}
     for item in items or []:
         key, equals, value = item.partition("=")
         if not equals or not key:
-            raise ConfigError(f"{item!r}: write it as key=value")
-        pairs[key] = yaml.safe_load(value)
+            raise ConfigError(f"{option} {item}: write it as key=value")
+        pairs[key] = value
     return pairs
+
+
+def _settings(items: list[str] | None) -> dict[str, Any]:
+    """Options of a task; their values are YAML."""
+    import yaml
+
+    found: dict[str, Any] = {}
+    for key, text in _pairs(items, "--set").items():
+        if key in RESERVED:
+            raise ConfigError(f"--set {key}={text}: this is not the task's own; use --{key}")
+        try:
+            found[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {key}={text}: the value is not valid YAML") from None
+    return found
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ references.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -108,9 +107,10 @@ class Config:
     format: Literal[1] = 1
 
     def digest(self) -> str:
-        """SHA-256 of the resolved configuration."""
-        text = json.dumps(options.tree(self), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        """SHA-256 of what is trained and how; places of files and time budgets do not enter."""
+        tree = options.tree(self)
+        del tree["output"], tree["data"]["manifest"], tree["train"]["minutes"]
+        return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -200,8 +200,3 @@ class _Loader(yaml.SafeLoader):
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)
-
-
-def with_output(loaded: Loaded, output: str) -> Loaded:
-    """The same configuration writing to another folder."""
-    return dataclasses.replace(loaded, config=dataclasses.replace(loaded.config, output=output))

@@ -3,6 +3,8 @@ do."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class MedidiffError(Exception):
     """An error of the user's making; the command line prints it and exits with code 2.
@@ -40,7 +42,13 @@ class OutputError(MedidiffError):
 
 
 class TrainingError(MedidiffError):
-    """A training that cannot go on."""
+    """A training that cannot go on, because of some manifest `rows` where these are known."""
+
+    def __init__(
+        self, message: str, *, rows: Sequence[int] = (), private: str | None = None
+    ) -> None:
+        super().__init__(message, private=private)
+        self.rows = tuple(rows)
 
 
 class TaskError(MedidiffError):

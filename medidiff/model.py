@@ -36,9 +36,11 @@ from medidiff.diffusion import (
     AnySpacing,
     AnyTarget,
     Cosine,
+    Counter,
     Denoise,
     Denoiser,
     DPMSolverPP,
+    Estimate,
     KeyedNoise,
     NoiseLevel,
     UniformLogSNR,
@@ -50,7 +52,7 @@ from medidiff.diffusion import (
     start,
     walk,
 )
-from medidiff.errors import ModelError
+from medidiff.errors import ModelError, OutputError
 from medidiff.networks import AnyNetwork, NetworkShape, build, encode_batch
 
 FORMAT = 1
@@ -90,6 +92,10 @@ class Lineage:
     train_images: int = 0
     train_subjects: int = 0
     steps: int = 0
+    train_split: str = "train"
+    validation_split: str = "val"
+    holdout: float = 0.0
+    """Share of the train subjects that was held out for validation."""
     version: str = ""
     """medidiff's version at training."""
 
@@ -116,6 +122,22 @@ class ModelSpec:
     format: Literal[1] = FORMAT
 
 
+@dataclass(frozen=True, eq=False)
+class CountedDenoise:
+    """A `Denoise` that knows how often its networks were called for each image (NFE)."""
+
+    denoise: Denoise
+    networks: tuple[Counter, ...]
+
+    def __call__(self, x: Tensor, level: NoiseLevel) -> Estimate:
+        return self.denoise(x, level)
+
+    @property
+    def calls(self) -> int:
+        """Network calls an image so far; guidance takes two a step."""
+        return sum(network.calls for network in self.networks)
+
+
 @dataclass(frozen=True)
 class Samples:
     """Images drawn from a model, in its intensity units, on its own grid."""
@@ -130,23 +152,36 @@ class Samples:
     def save(self, folder: str | os.PathLike[str]) -> list[Path]:
         """Write each image as NIfTI with a provenance sidecar; returns the image files.
 
-        Errors: FileExistsError if a file is already there (nothing is overwritten).
+        Errors: OutputError if a file is already there (nothing is overwritten).
         """
         place = Path(folder)
-        place.mkdir(parents=True, exist_ok=True)
         files = [place / f"sample-{index:04d}.nii.gz" for index in range(len(self.images))]
-        taken = [file.name for file in files if file.exists()]
-        if taken:
-            raise FileExistsError(f"{place} already holds {taken[0]}; name another folder")
+        check_free([*files, *map(sidecar, files)])
+        place.mkdir(parents=True, exist_ok=True)
         for index, (file, image) in enumerate(zip(files, self.images, strict=True)):
             save_image(file, image, self.affine, description="SYNTHETIC medidiff")
             write_json(sidecar(file), {**self.provenance, "index": index})
         return files
 
 
+def stem(file: Path) -> str:
+    """The name of a scan without its ending; dots of a DICOM folder's name stay."""
+    for ending in (".nii.gz", ".nii", ".hdr", ".img", ".nrrd", ".mha", ".mhd", ".png", ".dcm"):
+        if file.name.lower().endswith(ending):
+            return file.name[: -len(ending)]
+    return file.name
+
+
 def sidecar(file: Path) -> Path:
     """The provenance file beside an image: scan.nii.gz -> scan.json."""
-    return file.with_name(file.name.removesuffix(".gz").rsplit(".", 1)[0] + ".json")
+    return file.with_name(f"{stem(file)}.json")
+
+
+def check_free(files: Sequence[Path]) -> None:
+    """Errors: OutputError if one of `files` is there already."""
+    taken = [file for file in files if file.exists()]
+    if taken:
+        raise OutputError(f"{taken[0]} is there already and is not overwritten; name another")
 
 
 def write_json(file: Path, content: object) -> None:
@@ -201,25 +236,27 @@ class Model:
         condition: Tensor | None = None,
         concat: Tensor | None = None,
         guidance: float = 1.0,
-    ) -> Denoise:
+    ) -> CountedDenoise:
         """The clean estimate as a function of (x, level): network, then guidance, then clipping.
 
         `guidance` 1 is plain conditional sampling (Ho & Salimans 2022, arXiv:2207.12598).
         """
         target, network = self.spec.target, self.network
-        denoise: Denoise = Denoiser(network, target, condition, concat)
+        networks = [counted(Denoiser(network, target, condition, concat))]
+        denoise: Denoise = networks[0]
         if condition is not None and guidance != 1.0:
             unknown = torch.full_like(condition, float("nan"))
-            denoise = classifier_free(denoise, Denoiser(network, target, unknown, concat), guidance)
+            networks.append(counted(Denoiser(network, target, unknown, concat)))
+            denoise = classifier_free(networks[0], networks[1], guidance)
         clip = self.spec.sampling.clip
-        if clip == "none":
-            return denoise
-        low, high = self.spec.intensity.range
-        return clipped(denoise, low, high, eps=clip)
+        if clip != "none":
+            low, high = self.spec.intensity.range
+            denoise = clipped(denoise, low, high, eps=clip)
+        return CountedDenoise(denoise, tuple(networks))
 
     def walk_down(
         self,
-        denoise: Denoise,
+        denoise: CountedDenoise,
         x: Tensor,
         noise: KeyedNoise,
         *,
@@ -234,14 +271,14 @@ class Model:
         """
         sampling = sampling or self.spec.sampling
         levels = path(sampling.spacing, self.spec.schedule, sampling.steps, begin)
-        counter = counted(denoise)
+        before = denoise.calls
         for index, state in walk(
-            counter, x, levels, sampling.sampler, noise, schedule=self.spec.schedule
+            denoise, x, levels, sampling.sampler, noise, schedule=self.spec.schedule
         ):
             x = state
             if progress is not None:
                 progress(index + 1, len(levels) - 1)
-        return x, counter.calls
+        return x, denoise.calls - before
 
     def sample(
         self,
@@ -263,9 +300,15 @@ class Model:
         """
         if n < 1 or batch < 1:
             raise ValueError(f"n and batch must be at least 1, found {n} and {batch}")
+        if guidance != 1.0 and not condition:
+            raise ModelError(
+                f"guidance={guidance:g} has nothing to guide towards: give a condition with it"
+            )
         sampling = self.spec.sampling
         sampling = replace(
-            sampling, steps=steps or sampling.steps, sampler=sampler or sampling.sampler
+            sampling,
+            steps=sampling.steps if steps is None else steps,
+            sampler=sampler or sampling.sampler,
         )
         encoded = self.condition(condition, 1)
         done: list[Tensor] = []
@@ -294,7 +337,11 @@ class Model:
         )
 
     def _draw(
-        self, noise: KeyedNoise, denoise: Denoise, sampling: SamplingOptions, progress: Progress
+        self,
+        noise: KeyedNoise,
+        denoise: CountedDenoise,
+        sampling: SamplingOptions,
+        progress: Progress,
     ) -> tuple[Tensor, int]:
         """One batch from pure noise, in model units, and the network calls of an image."""
         shape = (len(noise.members), self.spec.shape.out_channels, *self.spec.space.size)
@@ -306,10 +353,19 @@ class Model:
             )
 
     def provenance(
-        self, kind: str, *, seed: int, nfe: int, sampling: SamplingOptions | None = None
+        self, kind: str, *, seed: int, nfe: int, sampling: SamplingOptions | None
     ) -> dict[str, object]:
-        """What a result must say about how it was made. `kind`: "SYNTHETIC" or "AI-PROCESSED"."""
-        used = sampling or self.spec.sampling
+        """What a result must say about how it was made.
+
+        `kind`: "SYNTHETIC" or "AI-PROCESSED". `sampling`: None where no sampler ran.
+        """
+        sampler: dict[str, object] = {"sampler": None}
+        if sampling is not None:
+            sampler = {
+                "sampler": options.tree(sampling.sampler),
+                "spacing": options.tree(sampling.spacing),
+                "steps": sampling.steps,
+            }
         return {
             "kind": kind,
             "notice": "Research only. Not for diagnosis.",
@@ -317,9 +373,7 @@ class Model:
             "model": self.spec.name,
             "model_digest": self.digest,
             "seed": seed,
-            "sampler": options.tree(used.sampler),
-            "spacing": options.tree(used.spacing),
-            "steps": used.steps,
+            **sampler,
             "network_calls": nfe,
         }
 

@@ -31,14 +31,22 @@ def main() -> None:
     if not (run / "model").is_dir():
         started = (run / "config.yaml").is_file()
         api.train(args.config, changes=changes, resume=started, progress="bars")
-    if not (run / "evaluation").is_dir():
+    if not (run / "evaluation" / "evaluation.json").is_file():
         found = api.evaluate(
             run, manifest=args.manifest, split=args.split, out=run / "evaluation", progress="bars"
         )
         print(found.text)
-    if args.register:
+    if args.register and not is_registered(args.register, args.alias, run):
         version = api.register(run, args.register, alias=args.alias)
         print(f"models:/{args.register}@{args.alias} is version {version}")
+
+
+def is_registered(name: str, alias: str, run: Path) -> bool:
+    """Whether the alias already is this very model."""
+    try:
+        return api.load(f"models:/{name}@{alias}").digest == api.load(run).digest
+    except api.MedidiffError:  # no such name or alias yet
+        return False
 
 
 if __name__ == "__main__":

@@ -47,6 +47,8 @@ class Case:
     affine: NDArray[np.float64]
     original: Original
     """The grid of the input."""
+    content: str = ""
+    """SHA-256 of the voxels of a single input; the same at every site, unlike the pseudonym."""
 
 
 class CaseSet:
@@ -139,10 +141,10 @@ def load_case(
     if not paths:
         raise DataError("no input file was named")
     channels = [load_image(path) for path in paths]
-    name = subject or hashlib.sha256(b"".join(_bytes(image) for image in channels)).hexdigest()
-    pseudonym = (key or SiteKey.load()).pseudonym(name)
+    content = hashlib.sha256(b"".join(_bytes(image) for image in channels)).hexdigest()
+    pseudonym = (key or SiteKey.load()).pseudonym(subject or content)
     try:
-        return _case(
+        case = _case(
             channels,
             space,
             intensity,
@@ -152,6 +154,7 @@ def load_case(
             label=None,
             modality=None,
         )
+        return replace(case, content=content)
     except DataError as error:
         where = ", ".join(map(str, paths))
         raise DataError(str(error), private=f"{where}: {error}") from error

@@ -80,6 +80,8 @@ def benchmark_head(
             f"the baselines would be tuned on {split!r}, the split that is reported; "
             "name two splits"
         )
+    if n < 1 or (limit is not None and limit < 1):
+        raise TaskError(f"the numbers of samples and of scans must be at least 1: {n}, {limit}")
     check_splits(model, manifest, splits, split, splits.validation)
     check_fit(head, model)
 
@@ -107,11 +109,13 @@ def make_table(head: Head, rows: Sequence[Row]) -> Table:
     summaries: list[Summary] = []
     differences: list[Difference] = []
     for metric, meaning in head.metrics().items():
-        measured = [row for row in rows if metric in row]
-        summaries += summarise(measured, metric)
+        found = summarise(rows, metric)
+        summaries += found
+        if all(item.interval.n == 1 for item in found):
+            continue  # a population is measured once: there is nothing to pair or to resample
         better: Better = "higher" if meaning.endswith("higher") else "lower"
         differences += paired_difference(
-            measured, metric, ours=OURS, better=better, baselines=head.baselines()
+            rows, metric, ours=OURS, better=better, baselines=head.baselines()
         )
     return Table(rows, summaries, differences, plain_text(summaries, differences))
 

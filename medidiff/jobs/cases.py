@@ -68,7 +68,10 @@ def case_of_files(
             f"{len(files)} given"
         )
     paths = [Path(file) for file in files]
-    case = load_case(paths, spec.space, spec.intensity, subject=input_digest(paths))
+    try:
+        case = load_case(paths, spec.space, spec.intensity)
+    except DataError as error:
+        raise DataError(f"input {row}: {error}", private=error.private) from None
     problems = fits(case, spec.space, spec.intensity, spec.modality, view=spec.view)
     if problems and mismatch == "refuse":
         raise DataError(

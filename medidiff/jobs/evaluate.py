@@ -12,7 +12,7 @@ import torch
 from medidiff.diffusion import DenoisingLoss, UniformTimes
 from medidiff.errors import OutputError
 from medidiff.jobs.benchmark import Table, benchmark_head
-from medidiff.jobs.cases import cases_of_split
+from medidiff.jobs.cases import cases_of_split, check_splits
 from medidiff.jobs.reporting import Reporter
 from medidiff.jobs.splits import Splits
 from medidiff.model import Model, write_json
@@ -52,6 +52,7 @@ def evaluate_model(
     """
     if out is not None and out.exists() and any(out.iterdir()):
         raise OutputError(f"{out} already holds results; name another folder")
+    check_splits(model, manifest, splits, split, splits.validation, splits.train)
     losses = losses_on_split(model, manifest, split, splits, seed, report)
     table = benchmark_head(
         Synthesis(images=n),

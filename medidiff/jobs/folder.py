@@ -12,11 +12,13 @@ private.log       errors with file names, for its owner's eyes only (mode 0600)
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from medidiff.config import Config, Loaded, dump_config, load_config
 from medidiff.errors import OutputError
+from medidiff.model import ModelSpec, write_json
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,10 @@ class RunFolder:
     @property
     def config(self) -> Path:
         return self.path / "config.yaml"
+
+    @property
+    def origin(self) -> Path:
+        return self.path / "origin.json"
 
     @property
     def checkpoints(self) -> Path:
@@ -55,10 +61,27 @@ def check_new(path: Path) -> None:
         )
 
 
-def new_folder(path: Path) -> RunFolder:
-    """A folder for a new run."""
-    path.mkdir(parents=True, exist_ok=True)
-    return RunFolder(path)
+def new_folder(run: RunFolder, loaded: Loaded, spec: ModelSpec) -> None:
+    """Make the folder of a new run: its configuration with every default, and its origin."""
+    run.path.mkdir(parents=True, exist_ok=True)
+    run.config.write_text(dump_config(_placed(loaded)), encoding="utf-8")
+    write_json(run.origin, _origin(spec))
+
+
+def check_origin(run: RunFolder, spec: ModelSpec) -> None:
+    """Errors: OutputError if the run was started from other scans or another parent."""
+    before = json.loads(run.origin.read_text(encoding="utf-8"))
+    now = _origin(spec)
+    changed = [name.replace("_", " ") for name in before if before[name] != now[name]]
+    if changed:
+        raise OutputError(
+            f"{run.path} was started with another {' and another '.join(changed)}. Resume it with "
+            "what it was started with (also --from), or start a new run in another folder."
+        )
+
+
+def _origin(spec: ModelSpec) -> dict[str, str | None]:
+    return {"manifest": spec.lineage.manifest_digest, "parent_model": spec.lineage.parent}
 
 
 def folder_to_resume(path: Path, loaded: Loaded) -> RunFolder:
@@ -83,11 +106,6 @@ def folder_to_resume(path: Path, loaded: Loaded) -> RunFolder:
             "Only train.minutes may differ."
         )
     return run
-
-
-def save_config(run: RunFolder, loaded: Loaded) -> None:
-    """Write the resolved configuration of a new run, every default spelled out."""
-    run.config.write_text(dump_config(_placed(loaded)), encoding="utf-8")
 
 
 def _placed(loaded: Loaded) -> Config:

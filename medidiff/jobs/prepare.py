@@ -19,7 +19,7 @@ from medidiff.data.intensity import FittedIntensity, fit
 from medidiff.data.manifest import read_manifest
 from medidiff.data.rows import Manifest, Row
 from medidiff.diffusion import DenoisingLoss
-from medidiff.errors import ConfigError, ModelError
+from medidiff.errors import ConfigError, ManifestError, ModelError
 from medidiff.jobs.reporting import Reporter
 from medidiff.jobs.splits import Splits
 from medidiff.model import Lineage, Model, ModelSpec
@@ -50,12 +50,23 @@ class Prepared:
     """Names that must not be logged."""
 
 
-def check_data(loaded: Loaded, report: Reporter) -> tuple[Manifest, list[Row], list[Row]]:
-    """(manifest, train rows, validation rows), every row of both checked.
+@dataclass(frozen=True)
+class CheckedData:
+    """What a configuration trains on, every scan and condition checked."""
+
+    manifest: Manifest
+    train: list[Row]
+    validation: list[Row]
+    conditions: tuple[AnyCondition, ...]
+
+
+def check_data(loaded: Loaded, parent: Model | None, report: Reporter) -> CheckedData:
+    """The rows of both splits and their conditions.
 
     Errors: ManifestError with all problems; ConfigError for a condition that is no column.
     """
-    data = loaded.config.data
+    config = loaded.config
+    data = config.data
     manifest = read_manifest(loaded.manifest)
     splits = Splits(data.train_split, data.validation_split, data.holdout)
     train = splits.rows(manifest, data.train_split)
@@ -67,7 +78,10 @@ def check_data(loaded: Loaded, report: Reporter) -> tuple[Manifest, list[Row], l
         progress=lambda done, total: report.progress("checking scans", done, total),
     )
     check_condition_columns(loaded, manifest)
-    return manifest, train, validation
+    conditions = parent.spec.shape.conditions if parent else fit_conditions(config, manifest, train)
+    for rows in (train, validation):
+        encode_rows(rows, conditions)
+    return CheckedData(manifest, train, validation, conditions)
 
 
 def check_condition_columns(loaded: Loaded, manifest: Manifest) -> None:
@@ -86,10 +100,8 @@ def check_condition_columns(loaded: Loaded, manifest: Manifest) -> None:
 def prepare(loaded: Loaded, parent: Model | None, report: Reporter) -> Prepared:
     """Read and check the scans, fit what is fitted on them, and make the network."""
     config = loaded.config
-    manifest, train_rows, validation_rows = check_data(loaded, report)
-    conditions = (
-        parent.spec.shape.conditions if parent else fit_conditions(config, manifest, train_rows)
-    )
+    data = check_data(loaded, parent, report)
+    manifest, conditions = data.manifest, data.conditions
 
     def raw(rows: Sequence[Row], what: str) -> CaseSet:
         return CaseSet(
@@ -101,13 +113,13 @@ def prepare(loaded: Loaded, parent: Model | None, report: Reporter) -> Prepared:
             progress=lambda done, total: report.progress(what, done, total),
         )
 
-    train = raw(train_rows, "reading training scans")
-    validation = raw(validation_rows, "reading validation scans")
+    train = raw(data.train, "reading training scans")
+    validation = raw(data.validation, "reading validation scans")
     if parent is not None:
         intensity = parent.spec.intensity
     else:
         intensity = fit(config.data.intensity, (train.tensor(index) for index in range(len(train))))
-    spec = make_spec(config, manifest, intensity, conditions, train_rows, parent)
+    spec = make_spec(config, manifest, intensity, conditions, data.train, parent)
     spec = dataclasses.replace(spec, view=views(train, spec.space))
     network = build(spec.network, spec.shape, seed=config.train.seed)
     if parent is not None:
@@ -130,19 +142,33 @@ def training_set(
     cases: CaseSet, intensity: FittedIntensity, conditions: Sequence[AnyCondition]
 ) -> TrainingSet:
     """The cases as the loop reads them: images in model units, conditions encoded."""
-    names = [condition.name for condition in conditions]
-    encoded: torch.Tensor | None = None
-    if conditions:
-        known = [
-            {name: row.conditions[name] for name in names if name in row.conditions}
-            for row in cases.rows
-        ]
-        encoded = encode_batch(conditions, known)
+    encoded = encode_rows(cases.rows, conditions)
 
     def image(index: int) -> torch.Tensor:
         return intensity.normalise(cases.tensor(index))[0]
 
     return TrainingSet(image, encoded, [row.number for row in cases.rows])
+
+
+def encode_rows(rows: Sequence[Row], conditions: Sequence[AnyCondition]) -> torch.Tensor | None:
+    """The conditions of rows, (rows, K), or None where there are none.
+
+    Errors: ManifestError naming every row with a value that the model does not know.
+    """
+    if not conditions:
+        return None
+    names = [condition.name for condition in conditions]
+    encoded, problems = [], []
+    for row in rows:
+        known = {name: row.conditions[name] for name in names if name in row.conditions}
+        try:
+            encoded.append(encode_batch(conditions, [known]))
+        except ValueError as error:
+            problems.append(f"  row {row.number}: {error}")
+    if problems:
+        shown = "\n".join(problems[:20])
+        raise ManifestError(f"{len(problems)} rows hold values that are not in training:\n{shown}")
+    return torch.cat(encoded)
 
 
 def fit_conditions(
@@ -204,6 +230,9 @@ def make_spec(
             train_images=len(rows),
             train_subjects=len({row.subject for row in rows}),
             steps=config.train.steps,
+            train_split=config.data.train_split,
+            validation_split=config.data.validation_split,
+            holdout=config.data.holdout,
             version=importlib.metadata.version("medidiff"),
         ),
     )

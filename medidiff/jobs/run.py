@@ -10,7 +10,7 @@ from pathlib import Path
 from medidiff.errors import OutputError, TaskError
 from medidiff.jobs.cases import Mismatch, case_of_files, input_digest
 from medidiff.jobs.reporting import Reporter
-from medidiff.model import Model
+from medidiff.model import Model, check_free, sidecar, stem
 from medidiff.tasks.base import Head, check_fit, finish
 from medidiff.tasks.results import Result
 
@@ -64,16 +64,11 @@ def output_files(inputs: Sequence[Files], out: Path, task: str) -> list[Path]:
             raise OutputError(f"{out} names one file for {len(inputs)} inputs; name a folder")
         targets = [out]
     else:
-        stems = [Path(files[0]).name.removesuffix(".gz").rsplit(".", 1)[0] for files in inputs]
-        targets = [out / f"{stem}-{task}.nii.gz" for stem in stems]
+        targets = [out / f"{stem(Path(files[0]))}-{task}.nii.gz" for files in inputs]
     twice = sorted({target.name for target in targets if targets.count(target) > 1})
     if twice:
         raise OutputError(
             f"two inputs would both be written to {twice[0]}; run them into two folders"
         )
-    taken = [target for target in targets if target.exists()]
-    if taken:
-        raise OutputError(
-            f"{taken[0]} is already there and is not overwritten; choose another output"
-        )
+    check_free([*targets, *map(sidecar, targets)])
     return targets

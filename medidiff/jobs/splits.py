@@ -23,6 +23,11 @@ class Splits:
 
         Errors: ManifestError if there are none.
         """
+        if self.holdout > 0 and manifest.split(self.validation):
+            raise ManifestError(
+                f"{manifest.path}: it has a split {self.validation!r}, and a share of "
+                f"{self.train!r} is to be held out as well; choose one of the two"
+            )
         if self.holdout > 0 and name == self.validation:
             found = [row for row in manifest.split(self.train) if self._is_held_out(row)]
         elif self.holdout > 0 and name == self.train:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,8 +13,14 @@ from torch import nn
 from medidiff import options
 from medidiff.config import Config, Loaded, load_config
 from medidiff.data.privacy import PrivateLog
-from medidiff.errors import MedidiffError
-from medidiff.jobs.folder import RunFolder, check_new, folder_to_resume, new_folder, save_config
+from medidiff.errors import TrainingError
+from medidiff.jobs.folder import (
+    RunFolder,
+    check_new,
+    check_origin,
+    folder_to_resume,
+    new_folder,
+)
 from medidiff.jobs.prepare import Prepared, prepare
 from medidiff.jobs.reporting import Quiet, Reporter
 from medidiff.model import Model, ModelSpec
@@ -41,50 +48,51 @@ def train_model(
     """
     loaded = load_config(file, changes)
     report = report or Quiet()
-    place = Path(loaded.config.output)
-    if resume:
-        folder = folder_to_resume(place, loaded)
-        close_lost(folder.path)
-    else:
-        check_new(place)
-        folder = RunFolder(place)
-    choose_device(loaded.config.train.device)
-    ready = prepare(loaded, parent, report)
-    if not resume:
-        folder = new_folder(place)
-        save_config(folder, loaded)
-    try:
-        _run(loaded, folder, ready, resume, report)
-    except MedidiffError as error:
-        PrivateLog(folder.private_log).write(
-            f"{error} | {error.private or private_rows(error, ready)}"
-        )
-        raise
-    finally:
-        report.close()
+    with StopSignal(loaded.config.train.minutes) as stop:
+        place = Path(loaded.config.output)
+        close_lost(place)
+        if resume:
+            folder = folder_to_resume(place, loaded)
+        else:
+            check_new(place)
+            folder = RunFolder(place)
+        choose_device(loaded.config.train.device)
+        ready = prepare(loaded, parent, report)
+        if resume:
+            check_origin(folder, ready.spec)
+        else:
+            new_folder(folder, loaded, ready.spec)
+        try:
+            _run(loaded, folder, ready, resume, report, stop)
+        except TrainingError as error:
+            named = "; ".join(f"row {row}: {ready.files[row]}" for row in error.rows)
+            PrivateLog(folder.private_log).write(f"{error} | {named}")
+            raise
     return folder.path
 
 
 def _run(
-    loaded: Loaded, folder: RunFolder, ready: Prepared, resume: bool, report: Reporter
+    loaded: Loaded,
+    folder: RunFolder,
+    ready: Prepared,
+    resume: bool,
+    report: Reporter,
+    stop: StopSignal,
 ) -> None:
     config = loaded.config
     device = choose_device(config.train.device)
-    with (
-        StopSignal(config.train.minutes) as stop,
-        open_run(
-            folder.path,
-            name=config.name,
-            experiment=config.tracking.experiment,
-            params=public_params(config, ready.spec),
-            tags={
-                "modality": config.modality,
-                "manifest_digest": str(ready.spec.lineage.manifest_digest),
-            },
-            resume=resume,
-            subjects=ready.subjects,
-        ) as run,
-    ):
+    with open_run(
+        folder.path,
+        name=config.name,
+        experiment=config.tracking.experiment,
+        params=public_params(config, ready.spec),
+        tags={
+            "modality": config.modality,
+            "manifest_digest": str(ready.spec.lineage.manifest_digest),
+        },
+        resume=resume,
+        subjects=ready.subjects,
+    ) as run:
         job = Job(
             ready.objective,
             ready.train,
@@ -95,15 +103,16 @@ def _run(
             lambda network, step: draw_samples(network, step, ready.spec, config, folder, run),
             lambda step, steps, loss: report.progress("training", step, steps, f"loss {loss:.4f}"),
         )
-        outcome = train(ready.network, job, config.train, device, stop)
-        report.say(f"{outcome.reason} (step {outcome.step}, weights of step {outcome.best_step})")
-        finished(outcome, ready.spec, folder, run)
+        found = train(ready.network, job, config.train, device, stop)
+        report.say(f"{found.reason} (step {found.step}, weights of step {found.best_step})")
+        finished(found, ready.spec, folder, run)
 
 
 def finished(outcome: Outcome, spec: ModelSpec, folder: RunFolder, run: Run) -> Model:
     """Save the model folder and log it with the run."""
     lineage = dataclasses.replace(spec.lineage, steps=outcome.best_step, run_id=run.run_id)
-    metrics = {"validation_loss": outcome.validation_loss}
+    loss = outcome.validation_loss
+    metrics = {"validation_loss": loss} if math.isfinite(loss) else {}
     model = Model(dataclasses.replace(spec, lineage=lineage, metrics=metrics), outcome.network)
     model.save(folder.model)
     run.artifact(folder.model, "model")
@@ -131,13 +140,3 @@ def public_params(config: Config, spec: ModelSpec) -> Mapping[str, object]:
     tree["data"]["train_images"] = spec.lineage.train_images
     tree["config_digest"] = config.digest()
     return tree
-
-
-def private_rows(error: MedidiffError, ready: Prepared) -> str:
-    """The files of the manifest rows that an error speaks of, for the private log."""
-    named = {
-        int(word)
-        for word in str(error).replace("[", " ").replace("]", " ").replace(",", " ").split()
-        if word.isdigit()
-    }
-    return "; ".join(f"row {row}: {file}" for row, file in ready.files.items() if row in named)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.metadata import entry_points
-from typing import TypeAlias, cast
+from typing import TypeAlias, cast, get_args
 
 from medidiff import options
 from medidiff.errors import TaskError
@@ -18,7 +18,7 @@ from medidiff.tasks.denoise import Denoising
 from medidiff.tasks.synthesis import Synthesis
 
 AnyHead: TypeAlias = Synthesis | Denoising
-BUILT_IN: tuple[type[AnyHead], ...] = (Synthesis, Denoising)
+BUILT_IN: tuple[type[AnyHead], ...] = get_args(AnyHead)
 GROUP = "medidiff.heads"
 
 __all__ = ["AnyHead", "Denoising", "Head", "Synthesis", "head", "head_classes"]

@@ -14,9 +14,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from medidiff import options
 from medidiff.data.datasets import Case, inside, restore
 from medidiff.errors import TaskError
-from medidiff.model import Model
+from medidiff.model import Model, SamplingOptions
 from medidiff.tasks.results import Result
 
 Row = dict[str, str | float]
@@ -65,6 +66,8 @@ class Solution:
     nfe: int
     """Network calls per image."""
     samples: Tensor | None = None
+    sampling: SamplingOptions | None = None
+    """How the samples were drawn; None where no sampler ran."""
     facts: Mapping[str, object] = field(default_factory=dict)
     """What the provenance should say besides, such as the noise level used."""
 
@@ -145,7 +148,7 @@ def noise_key(case: Case) -> str:
 
     Not the pseudonym, which differs from site to site.
     """
-    return f"row {case.row}" if case.row else case.subject
+    return f"row {case.row}" if case.row else case.content
 
 
 def finish(
@@ -160,8 +163,11 @@ def finish(
             drawn = torch.stack([_intensities(case, x) for x in solution.samples[:, index]])
             maps["std"] = restore(case, drawn.std(0))[0] * inside(case)
             samples = [restore(case, sample)[0] for sample in drawn]
-        provenance = model.provenance("AI-PROCESSED", seed=seed, nfe=solution.nfe) | {
-            "task": head.kind,
+        made = model.provenance(
+            "AI-PROCESSED", seed=seed, nfe=solution.nfe, sampling=solution.sampling
+        )
+        provenance = made | {
+            "task": options.tree(head),
             "samples": n,
             "uncertainty": "uncalibrated" if maps else "none",
             **solution.facts,

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from medidiff.data.datasets import Case
-from medidiff.diffusion import DDPM, KeyedNoise, NoiseLevel
+from medidiff.diffusion import DDPM, KeyedNoise, NoiseLevel, UniformTime
 from medidiff.errors import TaskError
 from medidiff.evaluation.classical import DENOISERS, GAUSSIAN, RICIAN
 from medidiff.evaluation.noise_level import estimate_gaussian, estimate_rician
@@ -71,16 +71,14 @@ class Denoising:
     def solve(self, problem: Problem, model: Model, n: int, seed: int) -> Solution:
         """The posterior mean: one network call for n = 1, the mean of n posterior samples
         otherwise."""
-        facts = {"noise": self.noise, "sigma": list(problem.levels)}
         with torch.no_grad(), evaluating(model.network):
-            if self.noise == "gaussian":
-                given, point, calls = problem.given, self._mean(problem.given, problem, model), 1
-            else:
-                given, point, calls = self._over_phases(problem, model, seed)
+            point, calls = self._point(problem, model, seed)
+            facts = {"sigma": list(problem.levels)}
             if n <= 1:
                 return Solution(point, calls, facts=facts)
-            samples, nfe = self._samples(given, problem, model, n, seed)
-        return Solution(samples.mean(0), calls + nfe * n, samples, facts)
+            starts = self._starts(problem, point, n, seed)
+            samples, nfe = self._samples(starts, problem, model, seed)
+        return Solution(samples.mean(0), calls + nfe * n, samples, self._sampling(), facts)
 
     def baselines(self) -> tuple[str, ...]:
         return tuple(baseline.name for baseline in DENOISERS)
@@ -137,23 +135,48 @@ class Denoising:
             )
         return found
 
-    def _over_phases(self, problem: Problem, model: Model, seed: int) -> tuple[Tensor, Tensor, int]:
-        """(the last draw of the real channel, mean estimate, network calls), in model units."""
+    def _point(self, problem: Problem, model: Model, seed: int) -> tuple[Tensor, int]:
+        """(posterior mean, network calls), in model units."""
+        estimate = self._mean(problem.given, problem, model)
+        if self.noise == "gaussian":
+            return estimate, 1
+        zero = signal_zero(problem.cases, problem.given)
+        sigma = _column(problem.levels, problem.given) * WINDOW
+        # begin with the magnitude's own estimate, its mean bias taken out
+        biased = ((estimate - zero) / sigma).clamp_min(0).cpu().double().numpy()
+        clean = torch.from_numpy(invert_mean(biased, 1.0)).to(estimate) * sigma
+        total = torch.zeros_like(clean)
+        for draw in range(self.phase_draws):
+            real = self._real_channel(problem, clean + zero, ("phase", 0), draw, seed)
+            total += self._mean(real, problem, model) - zero
+            clean = total / (draw + 1)
+        return clean + zero, 1 + self.phase_draws
+
+    def _real_channel(
+        self, problem: Problem, clean: Tensor, member: tuple[str, int], draw: int, seed: int
+    ) -> Tensor:
+        """The given magnitudes with phases drawn as if `clean` were true, in model units."""
         zero = signal_zero(problem.cases, problem.given)
         magnitude = (problem.given - zero).clamp_min(0)
         sigma = _column(problem.levels, magnitude) * WINDOW
-        noise = KeyedNoise(seed, [(f"phase {key}", 0) for key in problem.keys])
-        # begin with the magnitude's own estimate, its mean bias taken out
-        biased = (self._mean(problem.given, problem, model) - zero) / sigma
-        unbiased = invert_mean(biased.clamp_min(0).cpu().double().numpy(), 1.0)
-        clean = torch.from_numpy(unbiased).to(magnitude) * sigma
-        total, real = torch.zeros_like(magnitude), magnitude
-        for draw in range(self.phase_draws):
-            concentration = magnitude * clean.clamp_min(0) / sigma**2
-            real = magnitude * cos_of_von_mises(concentration, noise(magnitude, draw))
-            total += self._mean(real + zero, problem, model) - zero
-            clean = total / (draw + 1)
-        return real + zero, clean + zero, 1 + self.phase_draws
+        name, sample = member
+        noise = KeyedNoise(seed, [(f"{name} {key}", sample) for key in problem.keys])
+        concentration = magnitude * (clean - zero).clamp_min(0) / sigma**2
+        return magnitude * cos_of_von_mises(concentration, noise(magnitude, draw)) + zero
+
+    def _starts(self, problem: Problem, point: Tensor, n: int, seed: int) -> Tensor:
+        """Where each posterior sample begins: (n, batch, channel, *space) in model units."""
+        if self.noise == "gaussian":
+            return problem.given.expand(n, *problem.given.shape)
+        drawn = [
+            self._real_channel(problem, point, ("sample phase", sample), 0, seed)
+            for sample in range(n)
+        ]
+        return torch.stack(drawn)
+
+    def _sampling(self) -> SamplingOptions:
+        # uniform in time: the one spacing that may start at any level, however clean
+        return SamplingOptions(DDPM(), UniformTime(), self.steps)
 
     def _mean(self, given: Tensor, problem: Problem, model: Model) -> Tensor:
         """E[clean | given] by one network call. Efron 2011, eq. 2.8, as every denoiser estimates
@@ -162,24 +185,24 @@ class Denoising:
         return model.denoiser(problem.condition)(_at(given, level), level).clean
 
     def _samples(
-        self, given: Tensor, problem: Problem, model: Model, n: int, seed: int
+        self, starts: Tensor, problem: Problem, model: Model, seed: int
     ) -> tuple[Tensor, int]:
-        sampling = SamplingOptions(DDPM(), model.spec.sampling.spacing, self.steps)
+        """(posterior samples shaped as `starts`, network calls of each)."""
         drawn, nfe = [], 0
-        for index in range(
-            len(problem.cases)
-        ):  # levels may differ between images, and a path has one
-            one = Problem(
-                given[index : index + 1],
-                problem.cases[index : index + 1],
-                problem.levels[index : index + 1],
-            )
-            level = self._begin(one, model)
-            begin = NoiseLevel(level.t[0], level.alpha[0], level.sigma[0])
-            noise = KeyedNoise(seed, [(one.keys[0], sample) for sample in range(n)])
-            x = _at(one.given, level).expand(n, *one.given.shape[1:])
+        levels = self._begin(problem, model)
+        for index, key in enumerate(problem.keys):  # levels may differ, and a path has one
+            level = NoiseLevel(levels.t[index], levels.alpha[index], levels.sigma[index])
+            noise = KeyedNoise(seed, [(key, sample) for sample in range(len(starts))])
+            condition = None
+            if problem.condition is not None:
+                condition = problem.condition[index].expand(len(starts), -1)
+            x = starts[:, index]
             images, nfe = model.walk_down(
-                model.denoiser(), x, noise, sampling=sampling, begin=begin
+                model.denoiser(condition),
+                x * level.alpha.to(x),
+                noise,
+                sampling=self._sampling(),
+                begin=level,
             )
             drawn.append(images)
         return torch.stack(drawn, 1), nfe

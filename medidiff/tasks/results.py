@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from medidiff.data.images import save_image
 from medidiff.errors import OutputError
-from medidiff.model import sidecar, write_json
+from medidiff.model import check_free, sidecar, stem, write_json
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,14 @@ class Result:
         """
         place = Path(file)
         check_nifti_name(place)
-        stem = sidecar(place).with_suffix("")
+        base = stem(place)
         named = {place: self.image}
         named |= {
-            stem.with_name(f"{stem.name}-{name}.nii.gz"): value for name, value in self.maps.items()
+            place.with_name(f"{base}-{name}.nii.gz"): value for name, value in self.maps.items()
         }
         if len(self.samples) > 1:
             named |= {
-                stem.with_name(f"{stem.name}-sample-{index:02d}.nii.gz"): value
+                place.with_name(f"{base}-sample-{index:02d}.nii.gz"): value
                 for index, value in enumerate(self.samples)
             }
         check_free([*named, sidecar(place)])
@@ -63,12 +63,3 @@ def check_nifti_name(place: Path) -> None:
     """Errors: OutputError for a name that is not NIfTI's."""
     if not place.name.endswith((".nii", ".nii.gz")):
         raise OutputError(f"{place}: results are written as NIfTI; name a file ending in .nii.gz")
-
-
-def check_free(files: Sequence[Path]) -> None:
-    """Errors: OutputError if one of `files` is there already."""
-    taken = [file for file in files if file.exists()]
-    if taken:
-        raise OutputError(
-            f"{taken[0]} is already there and is not overwritten; choose another output"
-        )

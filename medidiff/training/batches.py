@@ -27,6 +27,8 @@ class Batch:
     rows: Sequence[int]
     """Manifest rows, for error messages."""
     concat: Tensor | None = None
+    first: int = 0
+    """Place of the first image in the whole of which this is a part; noise is keyed by it."""
 
     def to(self, device: torch.device) -> Batch:
         def move(value: Tensor | None) -> Tensor | None:

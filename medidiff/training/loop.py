@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,10 @@ from medidiff.training.precision import Precision, choose_precision
 from medidiff.training.stop import Stopped, StopSignal
 
 Log = Callable[[Mapping[str, float], int], None]
+NOT_FINITE = (
+    "the {} at step {} is not finite for manifest rows {}. Look at these images (the private log "
+    "names them) or lower train.learning_rate."
+)
 MEMORISING = "stopped early: the validation loss no longer falls while the training loss does"
 
 
@@ -38,9 +42,14 @@ class Watch:
     best_step: int = 0
     worse: int = 0
     """Validations in a row without a new best."""
+    last: float = math.nan
+    """The latest validation loss."""
+    ended: str = ""
+    """Why the training ended, once it has."""
 
     def note(self, validation: float, train: float, step: int, tolerance: float) -> bool:
         """Take in one validation; true if it is a new best."""
+        self.last = validation
         if validation < self.best * (1 - tolerance):
             self.best, self.best_train, self.best_step, self.worse = validation, train, step, 0
             return True
@@ -131,27 +140,28 @@ def train(
     optimiser = make_optimiser(network, options)
     state = State(network, AveragedWeights(network, options.ema), optimiser, precision.scaler())
     state.load(job.folder, device)
-    losses = RecentLosses()
     checks = Checks(job.train, job.validation, options, device)
-    reason = "all steps done"
+    last_step = state.step if state.watch.ended else options.steps
     batches = training_batches(
-        job.train, options.batch, options.seed, state.step, options.steps, device
+        job.train, options.batch, options.seed, state.step, last_step, device
     )
+    losses = RecentLosses()
     for step, batch in batches:
         set_learning_rate(state.optimiser, learning_rate(step, options))
         batch = augmented(batch, job.augment, options.seed, step)
         loss = forward_backward(state, job.objective, batch, options, precision, step)
         state.scaler.unscale_(state.optimiser)
-        torch.nn.utils.clip_grad_norm_(network.parameters(), options.clip_norm)
+        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), options.clip_norm)
         state.scaler.step(state.optimiser)
         state.scaler.update()
         state.optimiser.zero_grad(set_to_none=True)
         state.step = step + 1
         state.average.update(network, state.step)
-        losses.add(step, loss, batch)
+        # a scaled fp16 loss overflows now and then, and the scaler then skips the step
+        losses.add(step, loss, batch, None if state.scaler.is_enabled() else norm)
 
-        due = Due(state.step, options)
-        if due.log or due.validate or due.save or stop.requested:
+        due, stopping = Due(state.step, options), stop.requested
+        if due.log or due.validate or due.save or due.sample or stopping:
             mean, rate = losses.settle()
             job.progress(state.step, options.steps, mean)
             job.log(
@@ -163,24 +173,31 @@ def train(
                 state.step,
             )
         if due.validate and validated(state, job, checks, options):
-            reason = MEMORISING
+            state.watch.ended = MEMORISING
             break
         if due.sample:
             job.draw_samples(state.average.network, state.step)
-        if due.save or stop.requested:
+        if due.save or stopping:
             state.save(job.folder)
-        if stop.requested and state.step < options.steps:
+        if due.validate or due.sample or due.save:
+            losses.restart()
+        if stopping and state.step < options.steps:
             raise Stopped(
                 f"stopped at step {state.step} of {options.steps}: {stop.reason}; "
                 "run the same command with --resume to go on"
             )
+    state.watch.ended = state.watch.ended or "all steps done"
     state.save(job.folder)
-    chosen = state.average.network
+    return outcome(state, options)
+
+
+def outcome(state: State, options: TrainOptions) -> Outcome:
+    """The averaged weights that `keep` asks for, and the validation loss of just these."""
+    chosen, watch = state.average.network, state.watch
     if options.keep == "best" and state.best_weights is not None:
         chosen.load_state_dict(state.best_weights)
-    else:
-        state.watch.best_step = state.step
-    return Outcome(chosen, state.step, state.watch.best_step, state.watch.best, reason)
+        return Outcome(chosen, state.step, watch.best_step, watch.best, watch.ended)
+    return Outcome(chosen, state.step, state.step, watch.last, watch.ended)
 
 
 def forward_backward(
@@ -192,7 +209,7 @@ def forward_backward(
     step: int,
 ) -> Tensor:
     """One forward and backward pass; returns the loss of each image, detached."""
-    with dropout_keyed(options.seed, step), precision.autocast():
+    with dropout_keyed(options.seed, step, precision.device), precision.autocast():
         loss = objective.loss(state.network, batch, options.seed, step)
     state.scaler.scale(loss.mean()).backward()
     return loss.detach()
@@ -267,33 +284,33 @@ class RecentLosses:
     """Losses since the last report, left on the device so that no step waits for it."""
 
     def __init__(self) -> None:
-        self.items: list[tuple[int, Tensor, Batch]] = []
+        self.items: list[tuple[int, Tensor, Sequence[int], Tensor | None]] = []
+        self.restart()
+
+    def restart(self) -> None:
+        """Start the clock again: validating, sampling and saving are not training."""
         self.began = time.monotonic()
 
-    def add(self, step: int, loss: Tensor, batch: Batch) -> None:
-        # The images themselves are let go of; the rows are what an error names.
-        self.items.append((step, loss, Batch(loss, None, batch.rows)))
+    def add(self, step: int, loss: Tensor, batch: Batch, norm: Tensor | None) -> None:
+        self.items.append((step, loss, batch.rows, norm))
 
     def settle(self) -> tuple[float, float]:
         """(mean loss, images per second) since the last call.
 
-        Errors: TrainingError naming the manifest rows of the first loss that is not finite.
+        Errors: TrainingError naming the manifest rows of the first loss or gradient that is not
+        finite.
         """
         if not self.items:
             return math.nan, math.nan
-        for step, loss, batch in self.items:
+        for step, loss, rows, norm in self.items:
             if not torch.isfinite(loss).all():
-                bad = [
-                    row
-                    for row, value in zip(batch.rows, loss.tolist(), strict=True)
-                    if not math.isfinite(value)
-                ]
-                raise TrainingError(
-                    f"the loss at step {step} is not finite for manifest rows {sorted(bad)}. "
-                    "Look at these images (the private log names them) or lower "
-                    "train.learning_rate."
-                )
-        total = torch.cat([loss for _, loss, _ in self.items])
+                pairs = zip(rows, loss.tolist(), strict=True)
+                bad = sorted({row for row, value in pairs if not math.isfinite(value)})
+                raise TrainingError(NOT_FINITE.format("loss", step, bad), rows=bad)
+            if norm is not None and not torch.isfinite(norm):
+                bad = sorted(set(rows))
+                raise TrainingError(NOT_FINITE.format("gradient", step, bad), rows=bad)
+        total = torch.cat([loss for _, loss, _, _ in self.items])
         now = time.monotonic()
         rate = len(total) / max(now - self.began, 1e-9)
         self.items, self.began = [], now
@@ -301,22 +318,28 @@ class RecentLosses:
 
 
 @contextmanager
-def dropout_keyed(seed: int, step: int) -> Iterator[None]:
+def dropout_keyed(seed: int, step: int, device: torch.device) -> Iterator[None]:
     """Dropout drawn from (seed, step), so that a resumed run draws the same.
 
     The caller's generator is put back: a library does not move it.
     """
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(int(uniforms(seed, [("dropout", step)]) * 2**52))
         yield
 
 
 def _parts(batch: Batch, size: int) -> list[Batch]:
+    def part(value: Tensor | None, first: int) -> Tensor | None:
+        return None if value is None else value[first : first + size]
+
     return [
-        Batch(
-            batch.clean[first : first + size],
-            None if batch.condition is None else batch.condition[first : first + size],
-            batch.rows[first : first + size],
+        replace(
+            batch,
+            clean=batch.clean[first : first + size],
+            condition=part(batch.condition, first),
+            concat=part(batch.concat, first),
+            rows=batch.rows[first : first + size],
+            first=first,
         )
         for first in range(0, len(batch.clean), size)
     ]

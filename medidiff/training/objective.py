@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from medidiff.diffusion import DenoisingLoss, NoiseLevel, training_noise, training_uniforms
+from medidiff.diffusion import DenoisingLoss, UniformTimes, training_noise, training_uniforms
 from medidiff.training.batches import Batch
+
+VALIDATION = -1
+"""The step that validation noise is keyed by; training has 0, 1, ..."""
 
 
 class Objective(Protocol):
@@ -21,7 +26,7 @@ class Objective(Protocol):
         ...
 
     def loss_by_level(self, module: nn.Module, batch: Batch, levels: int, seed: int) -> Tensor:
-        """Mean loss (levels,) at fixed noise levels with fixed noise, low noise first."""
+        """Mean unweighted error (levels,) at levels evenly spaced in time, low noise first."""
         ...
 
 
@@ -34,28 +39,36 @@ class PriorObjective:
     condition_dropout: float
 
     def loss(self, module: nn.Module, batch: Batch, seed: int, step: int) -> Tensor:
-        count = len(batch.clean)
-        draw = training_uniforms(seed, step, range(count), "level")[:, 0]
-        eps = training_noise(seed, step, range(count))(batch.clean, 0)
-        condition = self._hidden(batch.condition, seed, step)
+        places = range(batch.first, batch.first + len(batch.clean))
+        draw = training_uniforms(seed, step, places, "level")[:, 0]
+        eps = training_noise(seed, step, places)(batch.clean, 0)
+        condition = self._hidden(batch.condition, places, seed, step)
         levels = self.denoising.levels(draw)
         return self.denoising(module, batch.clean, levels, eps, condition, batch.concat)
 
     @torch.no_grad()
     def loss_by_level(self, module: nn.Module, batch: Batch, levels: int, seed: int) -> Tensor:
-        eps = training_noise(seed, -1, range(len(batch.clean)))(batch.clean, 0)
+        places = range(batch.first, batch.first + len(batch.clean))
+        eps = training_noise(seed, VALIDATION, places)(batch.clean, 0)
         middle = (torch.arange(levels, dtype=torch.float64) + 0.5) / levels
         means = []
+        # unweighted and evenly over time, whatever is trained: so that runs can be compared
         for draw in middle:
-            level: NoiseLevel = self.denoising.levels(draw.expand(len(batch.clean)))
-            loss = self.denoising(module, batch.clean, level, eps, batch.condition, batch.concat)
+            level = UniformTimes().levels(self.denoising.schedule, draw.expand(len(batch.clean)))
+            loss = self.denoising.loss_at(
+                module, batch.clean, level, eps, batch.condition, batch.concat
+            )
             means.append(loss.mean())
         return torch.stack(means)
 
-    def _hidden(self, condition: Tensor | None, seed: int, step: int) -> Tensor | None:
+    def _hidden(
+        self, condition: Tensor | None, places: Sequence[int], seed: int, step: int
+    ) -> Tensor | None:
         if condition is None or self.condition_dropout == 0:
             return condition
         count, names = condition.shape
-        draws = training_uniforms(seed, step, range(count), "condition", names + 1)
-        kept = (draws >= self.condition_dropout).to(condition.device)
-        return condition.masked_fill(~(kept[:, 1:] & kept[:, :1]), float("nan"))
+        draws = training_uniforms(seed, step, places, "condition", names + 1)
+        kept = draws >= self.condition_dropout
+        # a single value is the whole condition: one draw
+        known = kept[:, :1] if names == 1 else kept[:, 1:] & kept[:, :1]
+        return condition.masked_fill(~known.to(condition.device).expand(count, names), math.nan)
