@@ -228,8 +228,11 @@ def _packed(folder: Path, place: Path, signature: ModelSignature) -> Path:
         )
     described = place / "MLmodel"
     content = yaml.safe_load(described.read_text(encoding="utf-8"))
-    for artifact in content["flavors"]["python_function"]["artifacts"].values():
-        artifact["uri"] = artifact["path"]  # MLflow writes the path on this machine
+    flavor = content["flavors"]["python_function"]
+    for artifact in flavor["artifacts"].values():
+        artifact["uri"] = artifact["path"]  # MLflow writes the paths on this machine
+    if "model_code_path" in flavor:
+        flavor["model_code_path"] = Path(flavor["model_code_path"]).name
     described.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     return place
 

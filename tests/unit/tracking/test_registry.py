@@ -8,6 +8,7 @@ import pytest
 
 from medidiff.errors import RegistryError
 from medidiff.tracking import PrivacyError, fetch, open_run, register
+from medidiff.tracking.registry import SERVED
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -131,7 +132,7 @@ def test_no_path_of_this_machine_is_in_what_is_registered(
 
     register(model_folder, "brain")
     place = Path(download_artifacts("models:/brain/1", dst_path=str(tmp_path / "all")))
-    own = (str(tmp_path), str(Path.cwd()), str(Path.home()), "/tmp/")
+    own = (str(tmp_path), str(Path.cwd()), str(Path.home()), "/tmp/", str(SERVED))
     for file in place.rglob("*"):
         if file.is_file():
             text = file.read_text(errors="replace")
