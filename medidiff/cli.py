@@ -1,4 +1,4 @@
-"""The command line: one function a verb, which parses, calls `medidiff.api` and prints.
+"""The command line: one function a verb, which parses, calls the package and prints.
 
 Nothing heavy is imported before a verb runs, so that `--help` answers at once.
 """
@@ -15,7 +15,8 @@ import typer
 from medidiff.errors import ConfigError, MedidiffError
 
 NOTICE = "Research only: not a medical device, not for diagnosis."
-RESERVED = ("n", "seed", "mismatch", "progress", "limit", "out", "manifest", "split", "holdout")
+RESERVED = {"task", "model", "input", "n", "seed", "mismatch", "progress", "limit", "out"}
+RESERVED |= {"manifest", "split", "validation_split", "holdout"}
 app = typer.Typer(
     help=f"Diffusion priors for medical images: train, track in MLflow, put to work. {NOTICE}",
     no_args_is_help=True,
@@ -293,9 +294,8 @@ def main() -> None:
             _keep_private(error.private)
         sys.exit(2)
     except Exception as error:
-        if getattr(
-            error, "killed", False
-        ):  # training.stop.Stopped, not imported here for its weight
+        # training.stop.Stopped, not imported here for its weight
+        if getattr(error, "killed", False):
             print(f"medidiff: {error}", file=sys.stderr)
             sys.exit(75)  # EX_TEMPFAIL: run again with --resume
         raise
@@ -333,7 +333,7 @@ def _settings(items: list[str] | None) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, text in _pairs(items, "--set").items():
         if key in RESERVED:
-            raise ConfigError(f"--set {key}={text}: this is not the task's own; use --{key}")
+            raise ConfigError(f"--set {key}={text}: this is no option of a task (see --help)")
         try:
             found[key] = yaml.safe_load(text)
         except yaml.YAMLError:

@@ -27,10 +27,9 @@ from medidiff.report.tables import (
     write_csv,
     write_json,
 )
-from medidiff.tasks.base import Bench, Benchmarked, Head, Row, check_fit
+from medidiff.tasks.base import OURS, Bench, Benchmarked, Head, Row, check_fit
 
 PathLike = str | os.PathLike[str]
-OURS = "medidiff"  # the name of our method in every table
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ def case_of_files(
 
 
 def input_digest(files: Sequence[Path]) -> str:
-    """SHA-256 over the content of the input files, for provenance and for keying noise.
+    """SHA-256 over the content of the input files, for provenance.
 
     Errors: DataError if a file cannot be read.
     """

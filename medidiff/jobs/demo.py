@@ -9,7 +9,7 @@ from pathlib import Path
 
 from medidiff.data.phantoms import write_population
 from medidiff.errors import OutputError
-from medidiff.jobs.benchmark import OURS, Table, benchmark_head
+from medidiff.jobs.benchmark import Table, benchmark_head
 from medidiff.jobs.models import load_model, register_model
 from medidiff.jobs.reporting import Reporter
 from medidiff.jobs.splits import Splits
@@ -17,6 +17,7 @@ from medidiff.jobs.train import train_model
 from medidiff.model import Model
 from medidiff.report.pictures import sheet
 from medidiff.report.tables import Difference
+from medidiff.tasks.base import OURS
 from medidiff.tasks.denoise import Denoising
 from medidiff.tracking import store_address
 

@@ -10,18 +10,17 @@ from pathlib import Path
 import torch
 
 from medidiff.diffusion import DenoisingLoss, UniformTimes
-from medidiff.errors import OutputError
 from medidiff.jobs.benchmark import Table, benchmark_head
-from medidiff.jobs.cases import cases_of_split, check_splits
+from medidiff.jobs.cases import cases_of_split
 from medidiff.jobs.reporting import Reporter
 from medidiff.jobs.splits import Splits
 from medidiff.model import Model, write_json
-from medidiff.report.pictures import sheet
-from medidiff.tasks.synthesis import Synthesis
+from medidiff.tasks import head
 from medidiff.training.batches import Batch
 from medidiff.training.objective import PriorObjective
 
 LEVELS = 8
+PART = 16  # images at a time
 
 
 @dataclass(frozen=True)
@@ -45,17 +44,13 @@ def evaluate_model(
     out: Path | None,
     report: Reporter,
 ) -> Evaluation:
-    """Losses and sample quality on `split`; with `out`, evaluation.json, rows.csv, table.md and
-    sheet.png there.
+    """Losses and sample quality on `split`; with `out`, evaluation.json beside what
+    `benchmark` writes.
 
-    Errors: OutputError if `out` holds something; ManifestError.
+    Errors: as `benchmark_head`; TaskError for n < 2.
     """
-    if out is not None and out.exists() and any(out.iterdir()):
-        raise OutputError(f"{out} already holds results; name another folder")
-    check_splits(model, manifest, splits, split, splits.validation, splits.train)
-    losses = losses_on_split(model, manifest, split, splits, seed, report)
-    table = benchmark_head(
-        Synthesis(images=n),
+    table = benchmark_head(  # first: it checks the manifest
+        head("synthesis", {"images": n}),
         model,
         manifest,
         split=split,
@@ -66,13 +61,11 @@ def evaluate_model(
         limit=None,
         report=report,
     )
+    losses = losses_on_split(model, manifest, split, splits, seed, report)
     lines = ["loss by noise level, low noise first: " + " ".join(f"{x:.4f}" for x in losses)]
     text = "\n\n".join([*lines, table.text])
     if out is not None:
         write_json(out / "evaluation.json", {"losses_by_level": losses, "split": split})
-        typical = model.spec.intensity.typical
-        images = model.sample(min(n, 32), seed=seed).images[:, :1]
-        sheet(images, out / "sheet.png", window=(typical.low[0], typical.high[0]))
     return Evaluation(losses, table, text)
 
 
@@ -84,16 +77,16 @@ def losses_on_split(
     seed: int,
     report: Reporter,
 ) -> list[float]:
-    """The training loss at fixed noise levels on the images of a split, conditions unknown."""
+    """The unweighted error at levels evenly spaced in time, on a split, conditions unknown."""
     cases = cases_of_split(model, manifest, split, splits, report)
     objective = PriorObjective(
         DenoisingLoss(model.spec.target, model.spec.schedule, UniformTimes()), 0.0
     )
     total = torch.zeros(LEVELS)
-    for first in range(0, len(cases), 16):
-        part = cases[first : first + 16]
+    for first in range(0, len(cases), PART):
+        part = cases[first : first + PART]
         clean = torch.stack([case.images for case in part]).to(model.device)
-        batch = Batch(clean, None, [case.row for case in part])
+        batch = Batch(clean, None, [case.row for case in part], first=first)
         total += len(part) * objective.loss_by_level(model.network, batch, LEVELS, seed).cpu()
         report.progress("loss by level", first + len(part), len(cases))
     return [float(value) for value in total / len(cases)]

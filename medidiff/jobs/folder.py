@@ -1,6 +1,7 @@
 """A run's folder: what lies where, and that nothing in it is overwritten.
 
 config.yaml       the resolved configuration
+origin.json       digests of the scans and the parent that it was started with
 run.json          MLflow run, process (see tracking)
 journal.jsonl     all that was logged, also where no server is reached
 checkpoints/      what a resumed run needs

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from medidiff.errors import OutputError
+from medidiff.errors import OutputError, TaskError
 from medidiff.jobs.models import load_model
 from medidiff.jobs.reporting import reporter
 from medidiff.report.pictures import sheet
@@ -23,12 +23,13 @@ def sample_to_folder(
 ) -> tuple[list[Path], int]:
     """(image files, network calls an image); a sheet.png of all images lies beside them.
 
-    Errors: OutputError if `out` already holds something; ModelError for an unknown condition.
+    Errors: OutputError if `out` already holds something; ModelError for an unknown
+    condition; TaskError for numbers below 1.
     """
     if out.exists() and any(out.iterdir()):
         raise OutputError(f"{out} already holds files; name another folder")
     if n < 1 or (steps is not None and steps < 1):
-        raise OutputError(f"--n and --steps must be at least 1, found {n} and {steps}")
+        raise TaskError(f"--n and --steps must be at least 1, found {n} and {steps}")
     model = load_model(name)
     report = reporter()
     try:

@@ -20,6 +20,9 @@ from medidiff.errors import TaskError
 from medidiff.model import Model, SamplingOptions
 from medidiff.tasks.results import Result
 
+OURS = "medidiff"
+"""Our method's name in every table."""
+
 Row = dict[str, str | float]
 """One line of a benchmark: subject (a pseudonym), setting, method, then metrics by name."""
 

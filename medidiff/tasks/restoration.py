@@ -19,12 +19,12 @@ from medidiff.evaluation.classical import Baseline, BiasCorrection, restored_by,
 from medidiff.evaluation.distortion import psnr, ssim
 from medidiff.evaluation.regions import head_region
 from medidiff.model import Model
-from medidiff.tasks.base import Bench, Benchmarked, Problem, Row, Solution, noise_key
+from medidiff.tasks.base import OURS, Bench, Benchmarked, Problem, Row, Solution, noise_key
 
 WINDOW = 2.0  # width of the intensity window in model units, [-1, 1]
 TRUTH = "truth"
 EXAMPLES = 2  # pictures a setting
-TUNING_CASES = 6  # more validation scans change no baseline's best setting, and cost minutes
+TUNING_CASES = 6  # the first validation scans: tuning costs minutes a level
 
 RESTORATION_METRICS = {
     "psnr_head": "dB, in-head, data range = the intensity window; higher",
@@ -53,9 +53,9 @@ def restored(
     baselines: Sequence[Baseline],
     corrections: Sequence[BiasCorrection],
 ) -> Benchmarked:
-    """One row a test subject and method, and the first cases as examples; the noise level `sigma`
-    (window widths) is known to all
-    methods.
+    """One row a test subject and method, and the first cases as examples.
+
+    The noise level `sigma` (window widths) is known to all methods.
 
     Baselines are tuned on the validation scans, degraded alike, in the region where they are
     judged.
@@ -88,7 +88,7 @@ def _restored(
         for baseline in tuned:
             filtered = restored_by(baseline, (given - zero) / WINDOW, sigma, pool)
             estimates[baseline.name] = filtered * WINDOW + zero
-        estimates["medidiff"] = ours
+        estimates[OURS] = ours
         shown = {**estimates, TRUTH: clean}
         for index in range(min(EXAMPLES - len(examples), len(cases))):
             examples.append({name: images[index] for name, images in shown.items()})

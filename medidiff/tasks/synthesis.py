@@ -24,9 +24,9 @@ from medidiff.evaluation.fidelity import (
     recall,
 )
 from medidiff.model import Model
-from medidiff.tasks.base import Bench, Benchmarked, Needs, Problem, Row, Solution
+from medidiff.tasks.base import OURS, Bench, Benchmarked, Needs, Problem, Row, Solution
 
-EXAMPLES = 4  # rows of the picture
+EXAMPLES = 8  # rows of the picture
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Synthesis:
         real = torch.stack([case.images for case in bench.test[:n]])
         validation = torch.stack([case.images for case in bench.validation[:n]])
         gaussian = PCAGaussian.fit(train).sample(n, seed=bench.seed)
-        methods = {"real": validation, "PCA Gaussian": gaussian, "medidiff": made}
+        methods = {"real": validation, "PCA Gaussian": gaussian, OURS: made}
         scale = FeatureScale.fit(random_features(train))
         seen, unseen = scale(random_features(train)), scale(random_features(real))
         rows: list[Row] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from medidiff.diffusion import DenoisingLoss, UniformTimes, training_noise, training_uniforms
+from medidiff.networks.conditions import drop
 from medidiff.training.batches import Batch
 
 VALIDATION = -1
@@ -66,9 +66,9 @@ class PriorObjective:
     ) -> Tensor | None:
         if condition is None or self.condition_dropout == 0:
             return condition
-        count, names = condition.shape
+        names = condition.shape[1]
         draws = training_uniforms(seed, step, places, "condition", names + 1)
         kept = draws >= self.condition_dropout
         # a single value is the whole condition: one draw
         known = kept[:, :1] if names == 1 else kept[:, 1:] & kept[:, :1]
-        return condition.masked_fill(~known.to(condition.device).expand(count, names), math.nan)
+        return drop(condition, known.to(condition.device))

@@ -133,3 +133,27 @@ def test_an_output_folder_that_holds_results(
     assert call(*words, monkeypatch=monkeypatch) == 2
     assert "--resume" in capsys.readouterr().err
     assert [file.name for file in tmp_path.iterdir()] == ["kept.txt"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("sample", "MODEL", "--out", "OUT", "--n", "0"),
+        ("evaluate", "MODEL", "--manifest", "MANIFEST", "--n", "1"),
+        ("benchmark", "denoise", "MODEL", "--manifest", "MANIFEST", "--limit", "0"),
+        ("benchmark", "denoise", "MODEL", "--manifest", "MANIFEST", "--set", "n=4"),
+        ("benchmark", "denoise", "MODEL", "--manifest", "MANIFEST", "--split", "val"),
+    ],
+    ids=["sample", "evaluate", "limit", "set", "split"],
+)
+def test_numbers_and_splits_that_make_no_sense(
+    words: tuple[str, ...],
+    run_2d: Path,
+    flat: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    named = {"MODEL": str(run_2d), "MANIFEST": str(flat), "OUT": str(tmp_path / "out")}
+    assert call(*(named.get(word, word) for word in words), monkeypatch=monkeypatch) == 2
+    assert not (tmp_path / "out").exists()
