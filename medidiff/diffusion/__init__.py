@@ -18,6 +18,7 @@ Numbers: coefficients are float64 and are rounded to the image's dtype only wher
 
 from __future__ import annotations
 
+from medidiff.diffusion.betas import AnyBetas, CosineBetas, LinearBetas, ScaledLinearBetas
 from medidiff.diffusion.denoiser import Counter, Denoiser, Network, clipped, counted
 from medidiff.diffusion.guidance import classifier_free, interval
 from medidiff.diffusion.levels import (
@@ -41,7 +42,16 @@ from medidiff.diffusion.noise import (
 from medidiff.diffusion.objectives import DenoisingLoss
 from medidiff.diffusion.samplers import DDIM, DDPM, AnySampler, DPMSolverPP, Heun
 from medidiff.diffusion.sampling import Renoise, Sampler, Step, renoise, sample, start, walk
-from medidiff.diffusion.schedules import EDM, VE, AnySchedule, Cosine, Flow, Schedule, VPLinear
+from medidiff.diffusion.schedules import (
+    EDM,
+    VE,
+    AnySchedule,
+    Cosine,
+    Discrete,
+    Flow,
+    Schedule,
+    VPLinear,
+)
 from medidiff.diffusion.targets import (
     AnyTarget,
     Clean,
@@ -73,6 +83,7 @@ __all__ = [
     "DDPM",
     "EDM",
     "VE",
+    "AnyBetas",
     "AnySampler",
     "AnySchedule",
     "AnySpacing",
@@ -81,11 +92,13 @@ __all__ = [
     "AnyWeight",
     "Clean",
     "Cosine",
+    "CosineBetas",
     "Counter",
     "DPMSolverPP",
     "Denoise",
     "Denoiser",
     "DenoisingLoss",
+    "Discrete",
     "EDMTarget",
     "EDMWeight",
     "Eps",
@@ -95,6 +108,7 @@ __all__ = [
     "Heun",
     "Karras",
     "KeyedNoise",
+    "LinearBetas",
     "LogNormalNoiseRatio",
     "LogitNormalTimes",
     "MinSNR",
@@ -103,6 +117,7 @@ __all__ = [
     "NoiseSource",
     "Renoise",
     "Sampler",
+    "ScaledLinearBetas",
     "Schedule",
     "Score",
     "Step",

@@ -8,11 +8,13 @@ and alpha is exactly 0 at t = 1 where the paper says so.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, TypeAlias
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal, Protocol, TypeAlias
 
 import torch
 
+from medidiff.diffusion.betas import AnyBetas, LinearBetas
 from medidiff.diffusion.levels import NoiseLevel
 from medidiff.types import Tensor, Times
 
@@ -23,8 +25,11 @@ class Schedule(Protocol):
     `t_min` is the last noisy time that a path visits before the clean level, `t_max` the first.
     """
 
-    t_min: ClassVar[float]
-    t_max: ClassVar[float]
+    @property
+    def t_min(self) -> float: ...
+
+    @property
+    def t_max(self) -> float: ...
 
     def __call__(self, t: Times) -> NoiseLevel: ...
 
@@ -44,14 +49,21 @@ class VPLinear:
     beta_max: float = 20.0
     """Rate of noise at t = 1."""
 
-    t_min: ClassVar[float] = 1e-3
-    t_max: ClassVar[float] = 1.0
-
     def __post_init__(self) -> None:
         if not 0 < self.beta_min <= self.beta_max:
             raise ValueError(
                 f"vp-linear needs 0 < beta_min <= beta_max, got {self.beta_min}, {self.beta_max}"
             )
+
+    @property
+    def t_min(self) -> float:
+        """The last noisy time of a path."""
+        return 1e-3
+
+    @property
+    def t_max(self) -> float:
+        """The first time of a path."""
+        return 1.0
 
     def __call__(self, t: Times) -> NoiseLevel:
         t = _double(t)
@@ -79,9 +91,6 @@ class Cosine:
     offset: float = 0.008
     """The paper's s: keeps the first steps from being too small."""
 
-    t_min: ClassVar[float] = 1e-3
-    t_max: ClassVar[float] = 1.0
-
     def __post_init__(self) -> None:
         if not 0 < self.offset < 1:
             raise ValueError(f"cosine needs 0 < offset < 1, got {self.offset}")
@@ -89,6 +98,16 @@ class Cosine:
     @property
     def _start_angle(self) -> float:
         return self.offset / (1 + self.offset) * math.pi / 2
+
+    @property
+    def t_min(self) -> float:
+        """The last noisy time of a path."""
+        return 1e-3
+
+    @property
+    def t_max(self) -> float:
+        """The first time of a path."""
+        return 1.0
 
     def __call__(self, t: Times) -> NoiseLevel:
         t = _double(t)
@@ -120,11 +139,18 @@ class VE:
     sigma_max: float = 50.0
     """Noise at t = 1; about the largest distance between two images."""
 
-    t_min: ClassVar[float] = 0.0
-    t_max: ClassVar[float] = 1.0
-
     def __post_init__(self) -> None:
         _check_sigmas(self.kind, self.sigma_min, self.sigma_max)
+
+    @property
+    def t_min(self) -> float:
+        """The last noisy time of a path."""
+        return 0.0
+
+    @property
+    def t_max(self) -> float:
+        """The first time of a path."""
+        return 1.0
 
     def __call__(self, t: Times) -> NoiseLevel:
         t = _double(t)
@@ -152,9 +178,6 @@ class EDM:
     rho: float = 7.0
     """How strongly the levels crowd towards sigma_min."""
 
-    t_min: ClassVar[float] = 0.0
-    t_max: ClassVar[float] = 1.0
-
     def __post_init__(self) -> None:
         _check_sigmas(self.kind, self.sigma_min, self.sigma_max)
         if not self.rho > 0:
@@ -163,6 +186,16 @@ class EDM:
     @property
     def _roots(self) -> tuple[float, float]:
         return self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
+
+    @property
+    def t_min(self) -> float:
+        """The last noisy time of a path."""
+        return 0.0
+
+    @property
+    def t_max(self) -> float:
+        """The first time of a path."""
+        return 1.0
 
     def __call__(self, t: Times) -> NoiseLevel:
         t = _double(t)
@@ -186,8 +219,15 @@ class Flow:
 
     kind: Literal["flow"] = "flow"
 
-    t_min: ClassVar[float] = 1e-3
-    t_max: ClassVar[float] = 1.0
+    @property
+    def t_min(self) -> float:
+        """The last noisy time of a path."""
+        return 1e-3
+
+    @property
+    def t_max(self) -> float:
+        """The first time of a path."""
+        return 1.0
 
     def __call__(self, t: Times) -> NoiseLevel:
         t = _double(t)
@@ -198,7 +238,75 @@ class Flow:
         return (-_double(half_log_snr)).sigmoid()
 
 
-AnySchedule: TypeAlias = VPLinear | Cosine | VE | EDM | Flow
+@dataclass(frozen=True)
+class Discrete:
+    """Variance-preserving, from a table of betas: step n of N stands at t = n / N.
+
+    Source: Ho et al. 2020 (arXiv:2006.11239), eq. 4; between the steps log(alpha) is linear in t
+    (Lu et al. 2022, arXiv:2206.00927, appendix D.4).
+    Differs: t = 0 is the clean image and the last stretch, from t = 1 / N to it, is linear too.
+    """
+
+    kind: Literal["discrete"] = "discrete"
+    betas: AnyBetas = field(default_factory=LinearBetas)
+    """The noise added in each step."""
+    steps: int = 1000
+    """Steps of the process (N)."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 2:
+            raise ValueError(f"a discrete schedule needs at least 2 steps, got {self.steps}")
+
+    @property
+    def t_min(self) -> float:
+        """The time of the first step."""
+        return 1 / self.steps
+
+    @property
+    def t_max(self) -> float:
+        """The time of the last step."""
+        return 1.0
+
+    @cached_property
+    def log_alphas(self) -> Tensor:
+        """log(alpha) after 0, 1, ... N steps, (N + 1,) float64; -inf where no signal is left."""
+        kept = torch.log1p(-self.betas(self.steps)) / 2
+        return torch.cat([torch.zeros(1, dtype=torch.float64), kept.cumsum(0)])
+
+    def __call__(self, t: Times) -> NoiseLevel:
+        t = _double(t)
+        log_alpha = self._log_alpha(t * self.steps)
+        return NoiseLevel(t, log_alpha.exp(), (-torch.expm1(2 * log_alpha)).sqrt())
+
+    def after(self, step: int | Tensor) -> NoiseLevel:
+        """The level after that step of N; 0 is clean, and DDPM's index is step - 1."""
+        return self(torch.as_tensor(step, dtype=torch.float64) / self.steps)
+
+    def time_of(self, half_log_snr: Tensor) -> Tensor:
+        """The time of a half-log-SNR, by the same straight lines in log(alpha)."""
+        log_alpha = (
+            -torch.logaddexp(torch.zeros((), dtype=torch.float64), -2 * _double(half_log_snr)) / 2
+        )
+        table = self.log_alphas
+        behind = torch.searchsorted(-table, -log_alpha.contiguous()).clamp(1, self.steps)
+        before = behind - 1
+        part = (log_alpha - table[before]) / (table[behind] - table[before])
+        return (before + part) / self.steps
+
+    def _log_alpha(self, position: Tensor) -> Tensor:
+        table = self.log_alphas
+        # a whole position is looked up and not interpolated: t = n / N times N may miss n by an ulp
+        nearest = position.round()
+        position = torch.where((position - nearest).abs() < 1e-9, nearest, position)
+        before = position.floor().long().clamp(0, self.steps - 1)
+        part = position - before
+        inside = table[before] + part * (table[before + 1] - table[before])
+        return torch.where(
+            part == 0, table[before], torch.where(part == 1, table[before + 1], inside)
+        )
+
+
+AnySchedule: TypeAlias = VPLinear | Cosine | VE | EDM | Flow | Discrete
 
 
 def _double(value: Tensor | float) -> Tensor:

@@ -1,0 +1,19 @@
+"""One file a family of recordings: how its authors' conventions are said in ours.
+
+Each file has `replay(case)`, which builds the levels from `case.meta` with our own schedules and
+times, runs our sampler (or loss, bound, table), and compares. It returns if ours agrees, raises
+AssertionError where it differs and `Unsupported` where there is nothing of ours to compare. It
+reads the recorded states only to compare, and knows no case by name: a folder with other cases of
+the same kinds goes through it as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from medidiff.conformance.families import model
+from medidiff.conformance.recordings import Case
+
+FAMILIES: dict[str, Callable[[Case], None]] = {
+    "model": model.replay,
+}
