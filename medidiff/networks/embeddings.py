@@ -13,11 +13,10 @@ from torch import nn
 from medidiff.networks.conditions import AnyCondition, ClassCondition
 from medidiff.types import Tensor
 
-WAVES = 64  # frequencies of the label's embedding, each a cosine and a sine
 LONGEST_PERIOD = 10_000.0  # over 2 pi; labels reach 1000, so the slowest wave never comes round
 
 
-def sinusoidal(label: Tensor, waves: int = WAVES) -> Tensor:
+def sinusoidal(label: Tensor, waves: int) -> Tensor:
     """Cosines and sines of the label at geometrically falling frequencies.
 
     Shapes: (batch,) -> (batch, 2 * waves), in the label's dtype.
@@ -66,9 +65,10 @@ class Embedding(nn.Module):
     Computed in float32 at least, autocast or not: neighbouring noise levels must stay apart.
     """
 
-    def __init__(self, width: int, conditions: Sequence[AnyCondition]) -> None:
+    def __init__(self, width: int, conditions: Sequence[AnyCondition], waves: int) -> None:
         super().__init__()
-        self.first = nn.Linear(2 * WAVES, width)
+        self.waves = waves
+        self.first = nn.Linear(2 * waves, width)
         self.second = nn.Linear(width, width)
         self.conditions = nn.ModuleList(
             ClassEmbedding(len(condition.values), width)
@@ -85,7 +85,7 @@ class Embedding(nn.Module):
         """
         with torch.autocast(label.device.type, enabled=False):
             weights = cast(Tensor, self.first.weight).dtype
-            waves = sinusoidal(label.to(torch.promote_types(weights, torch.float32)))
+            waves = sinusoidal(label.to(torch.promote_types(weights, torch.float32)), self.waves)
             vector = self.second(F.silu(self.first(waves.to(weights))))
             if condition is None:
                 condition = label.new_full((len(label), len(self.conditions)), math.nan)

@@ -19,15 +19,16 @@ from torch.utils.checkpoint import checkpoint
 
 from medidiff.networks.blocks import (
     Attention,
-    Resampling,
+    Modulation,
+    Resampler,
     ResidualBlock,
     Stage,
     make_conv,
     make_norm,
-    norm_silu,
     zeroed,
 )
 from medidiff.networks.embeddings import Embedding
+from medidiff.networks.fields import Field, Resampling, convolve, norm_silu
 from medidiff.networks.shape import NetworkShape
 from medidiff.types import Image, Tensor
 
@@ -44,11 +45,21 @@ class UNetOptions:
     blocks: int = 2
     """Residual blocks of a level on the way down; one more on the way up."""
     attention: tuple[bool, ...] = (False, False, True)
-    """Which levels attend; the middle attends when the last level does."""
+    """Which levels attend."""
+    middle_attention: Literal["as-last-level", "always"] = "as-last-level"
+    """Whether the middle attends when the last level does, or always, as MONAI's does."""
+    modulation: Modulation = "scale-shift"
+    """How a block is told the noise level: scale and shift behind its norm, or a shift before."""
+    resampling: Literal["residual", "convolution"] = "residual"
+    """What leads to the next grid: a residual block, or a single convolution."""
     head_channels: int = 64
     """Channels of an attention head, at most."""
     groups: int = 32
     """Groups of a normalisation, at most."""
+    norm_eps: float = 1e-5
+    """Added to the variance in a normalisation."""
+    waves: int = 64
+    """Frequencies of the noise label's embedding, each a cosine and a sine."""
     dropout: float = 0.0
     """Share of activations dropped inside each block in training."""
     checkpoint_levels: tuple[bool, ...] = ()
@@ -65,6 +76,8 @@ class UNetOptions:
                 f"checkpoint_levels names {len(self.checkpoint_levels)} levels, "
                 f"channels {len(self.channels)}"
             )
+        if not self.norm_eps > 0:
+            raise ValueError(f"norm_eps must be above 0, not {self.norm_eps}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, not {self.dropout}")
 
@@ -72,7 +85,7 @@ class UNetOptions:
 def _check_counts(options: UNetOptions) -> None:
     if not options.channels or min(options.channels) < 1:
         raise ValueError(f"channels needs a level, each at least 1, not {options.channels}")
-    for name in ("blocks", "head_channels", "groups"):
+    for name in ("blocks", "head_channels", "groups", "waves"):
         if getattr(options, name) < 1:
             raise ValueError(f"{name} must be at least 1, not {getattr(options, name)}")
 
@@ -80,22 +93,22 @@ def _check_counts(options: UNetOptions) -> None:
 class _Level(nn.Module):
     """The stages of one grid size, and the block that leads on to the next grid."""
 
-    def __init__(self, stages: Sequence[Stage], lead: Stage | None, recompute: bool) -> None:
+    def __init__(self, stages: Sequence[Stage], lead: nn.Module | None, recompute: bool) -> None:
         super().__init__()
         self.stages = nn.ModuleList(stages)
         self.lead = lead
         self.recompute = recompute
 
-    def run(self, stage: nn.Module, *inputs: Tensor) -> Tensor:
+    def run(self, stage: nn.Module, *inputs: Field | Tensor) -> Field:
         if self.recompute and torch.is_grad_enabled():
-            return cast(Tensor, checkpoint(stage, *inputs, use_reentrant=False))
+            return cast(Field, checkpoint(stage, *inputs, use_reentrant=False))
         return stage(*inputs)
 
 
 class DownLevel(_Level):
     """A level of the encoder: every field it makes is a skip connection."""
 
-    def forward(self, x: Tensor, embedding: Tensor, skips: list[Tensor]) -> Tensor:
+    def forward(self, x: Field, embedding: Tensor, skips: list[Field]) -> Field:
         """The field for the next level; those made on the way are put onto `skips`."""
         for stage in (*self.stages, *([self.lead] if self.lead is not None else [])):
             x = self.run(stage, x, embedding)
@@ -106,7 +119,7 @@ class DownLevel(_Level):
 class UpLevel(_Level):
     """A level of the decoder: every stage takes a skip connection."""
 
-    def forward(self, x: Tensor, embedding: Tensor, skips: list[Tensor]) -> Tensor:
+    def forward(self, x: Field, embedding: Tensor, skips: list[Field]) -> Field:
         """The field for the next level; what it needs is taken off `skips`."""
         for stage in self.stages:
             x = self.run(stage, x, embedding, skips.pop())
@@ -122,13 +135,13 @@ class UNet(nn.Module):
         self.shape = shape
         channels = options.channels
         width = EMBEDDING_FACTOR * channels[0]
-        self.embedding = Embedding(width, shape.conditions)
+        self.embedding = Embedding(width, shape.conditions, options.waves)
         self.first = make_conv(shape.dims, shape.in_channels + shape.concat_channels, channels[0])
         skips = [channels[0]]
         self.down = nn.ModuleList(
             self._down_level(level, width, skips) for level in range(len(channels))
         )
-        attends = options.attention[-1]
+        attends = options.attention[-1] or options.middle_attention == "always"
         self.middle = nn.ModuleList(
             self._stage(channels[-1], channels[-1], width, attends=attends and place == 0)
             for place in range(2)
@@ -136,7 +149,7 @@ class UNet(nn.Module):
         self.up = nn.ModuleList(
             self._up_level(level, width, skips) for level in reversed(range(len(channels)))
         )
-        self.last_norm = make_norm(channels[0], options.groups)
+        self.last_norm = make_norm(channels[0], options.groups, options.norm_eps)
         self.last = zeroed(make_conv(shape.dims, channels[0], shape.out_channels))
 
     def forward(
@@ -156,7 +169,9 @@ class UNet(nn.Module):
         self._check_inputs(x, label, condition, concat)
         embedding = self.embedding(label, condition)
         inputs = x if concat is None else torch.cat([x, concat.to(x.dtype)], dim=1)
-        h = self.first(self._padded(inputs))
+        if torch.is_autocast_enabled(x.device.type):  # a fused layer computes in its input's dtype
+            inputs = inputs.to(torch.get_autocast_dtype(x.device.type))
+        h = convolve(self._padded(inputs), self.first)
         skips = [h]
         for level in self.down:
             h = level(h, embedding, skips)
@@ -164,7 +179,8 @@ class UNet(nn.Module):
             h = stage(h, embedding)
         for level in self.up:
             h = level(h, embedding, skips)
-        return self._cropped(self.last(norm_silu(h, self.last_norm)), x.shape[2:]).to(x.dtype)
+        prediction = self.last(norm_silu([h], self.last_norm))
+        return self._cropped(prediction, x.shape[2:]).to(x.dtype)
 
     def _stage(
         self,
@@ -182,13 +198,28 @@ class UNet(nn.Module):
             outputs,
             embedding=width,
             groups=options.groups,
+            eps=options.norm_eps,
+            modulation=options.modulation,
             dropout=options.dropout,
             resampling=resampling,
         )
         if not attends:
             return Stage(residual)
-        attention = Attention(outputs, head_channels=options.head_channels, groups=options.groups)
+        attention = Attention(
+            outputs,
+            head_channels=options.head_channels,
+            groups=options.groups,
+            eps=options.norm_eps,
+        )
         return Stage(residual, attention)
+
+    def _lead(
+        self, channels: int, onwards: int, width: int, resampling: Literal["down", "up"]
+    ) -> nn.Module:
+        """What leads from a level to the next; only a block changes the number of channels."""
+        if self.options.resampling == "convolution":
+            return Resampler(self.shape.dims, channels, resampling)
+        return self._stage(channels, onwards, width, attends=False, resampling=resampling)
 
     def _recompute(self, level: int) -> bool:
         return bool(self.options.checkpoint_levels) and self.options.checkpoint_levels[level]
@@ -203,20 +234,27 @@ class UNet(nn.Module):
         if level == len(self.options.channels) - 1:
             return DownLevel(stages, None, self._recompute(level))
         skips.append(channels)
-        lead = self._stage(channels, channels, width, attends=False, resampling="down")
+        lead = self._lead(channels, channels, width, "down")
         return DownLevel(stages, lead, self._recompute(level))
 
     def _up_level(self, level: int, width: int, skips: list[int]) -> UpLevel:
         """The decoder's level; the channels of the skips it takes are taken off `skips`."""
         channels, stages = self.options.channels[level], []
+        coming = self._coming_channels(level)
         for _ in range(self.options.blocks + 1):
             attends = self.options.attention[level]
-            stages.append(self._stage(channels + skips.pop(), channels, width, attends=attends))
+            stages.append(self._stage(coming + skips.pop(), channels, width, attends=attends))
+            coming = channels
         if level == 0:
             return UpLevel(stages, None, self._recompute(level))
-        finer = self.options.channels[level - 1]
-        lead = self._stage(channels, finer, width, attends=False, resampling="up")
+        lead = self._lead(channels, self.options.channels[level - 1], width, "up")
         return UpLevel(stages, lead, self._recompute(level))
+
+    def _coming_channels(self, level: int) -> int:
+        """Channels in which a level of the decoder gets its field from the level below."""
+        channels = self.options.channels
+        keeps = self.options.resampling == "convolution" and level + 1 < len(channels)
+        return channels[level + 1] if keeps else channels[level]
 
     def _padding(self, space: Sequence[int]) -> list[tuple[int, int]]:
         """Voxels to add before and behind each axis so that every level halves evenly."""

@@ -1,0 +1,303 @@
+"""Fields between the layers of a network, and what is done to them, in two ways.
+
+A `Field` is `data + offset`: a convolution's bias and the time's shift are numbers per channel, and
+whoever reads the field next can add them at no cost. The plain way (any device) settles them at
+once, in torch's own layers. The fused way (a GPU with Triton) keeps them apart, takes a field's
+statistics once, reads the two halves of a skip connection where they lie, and does not keep what
+the way back can make again from the field. Both compute the same function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from medidiff.networks.kernels import usable
+from medidiff.types import Tensor
+
+if TYPE_CHECKING:
+    from medidiff.networks.kernels.norm import Moments, Part
+
+Conv = nn.Conv2d | nn.Conv3d
+Resampling = Literal["keep", "down", "up"]
+
+
+@dataclass(eq=False)
+class Field:
+    """data + offset.
+
+    Shapes: data (batch, C, *space); offset (batch or 1, C), None for nothing.
+    """
+
+    data: Tensor
+    offset: Tensor | None = None
+    moments: Moments | None = None
+
+    @property
+    def channels(self) -> int:
+        """Channels of the field."""
+        return self.data.shape[1]
+
+    def shifted(self, shift: Tensor) -> Field:
+        """The field plus a number per channel. Shapes: shift (batch, C)."""
+        if usable(self.data):
+            shift = shift if self.offset is None else self.offset + shift
+            return Field(self.data, shift)
+        return Field(self.data + _spread(shift, self.data).to(self.data.dtype))
+
+    def settled(self) -> Tensor:
+        """The field as one tensor."""
+        return self.data if self.offset is None else _Settle.apply(self.data, self.offset)
+
+
+def convolve(x: Tensor, layer: Conv) -> Field:
+    """The convolution of a tensor."""
+    if not usable(x):
+        return Field(layer(x))
+    return Field(_bare_convolution(x, layer), _bias(layer))
+
+
+def norm_silu(
+    parts: Sequence[Field],
+    norm: nn.GroupNorm,
+    scale_shift: Tensor | None = None,
+    *,
+    act: bool = True,
+) -> Tensor:
+    """silu(norm(x) * (1 + scale) + shift) of the parts' concatenation; without silu if not `act`.
+
+    Shapes: parts (batch, C_i, *space); scale_shift (batch, 2 sum C_i), scales first.
+    Source: adaptive group normalisation, Dhariwal and Nichol 2021 (arXiv:2105.05233), section 3.1.
+    """
+    if usable(parts[0].data):
+        return _fused_norm(parts, norm, scale_shift, act)[0]
+    x = parts[0].data if len(parts) == 1 else torch.cat([part.data for part in parts], dim=1)
+    x = _group_norm(x, norm)
+    if scale_shift is not None:
+        scale, shift = _spread(scale_shift, x).to(x.dtype).chunk(2, dim=1)
+        x = torch.addcmul(shift, x, 1 + scale)
+    return F.silu(x) if act else x
+
+
+def norm_silu_convolve(
+    parts: Sequence[Field],
+    norm: nn.GroupNorm,
+    layer: Conv,
+    scale_shift: Tensor | None = None,
+    dropout: float = 0.0,
+) -> Field:
+    """The convolution of `norm_silu`, with dropout between them.
+
+    The fused way keeps nothing of what the convolution reads: the way back makes it again.
+    """
+    if not usable(parts[0].data):
+        return convolve(F.dropout(norm_silu(parts, norm, scale_shift), dropout, dropout > 0), layer)
+    y, again = _fused_norm(parts, norm, scale_shift, act=True)
+    if dropout > 0:
+        return convolve(F.dropout(y, dropout), layer)
+    with _made_again(y, again):
+        return convolve(y, layer)
+
+
+def added(x: Field, other: Field) -> Field:
+    """x + other."""
+    if not usable(x.data):
+        return Field(x.data + other.data)
+    data, moments = _Add.apply(x.data, other.data)
+    from medidiff.networks.kernels.norm import Moments
+
+    mean, square, chunk_rows = moments
+    offset = _sum_of_offsets(x.offset, other.offset)
+    return Field(data, offset, Moments(mean, square, chunk_rows))
+
+
+def pointwise(parts: Sequence[Field], layer: Conv, onto: Field) -> Field:
+    """`onto` plus a 1 x 1 convolution of the parts' concatenation."""
+    if not usable(onto.data):
+        x = parts[0].data if len(parts) == 1 else torch.cat([part.data for part in parts], dim=1)
+        return Field(layer(x) + onto.data)
+    weight = layer.weight.flatten(1).to(onto.data.dtype)
+    weights = weight.split([part.channels for part in parts], dim=1)
+    data, offset = onto.data, _sum_of_offsets(onto.offset, _bias(layer))
+    for part, columns in zip(parts, weights, strict=True):
+        # batch and space are the rows of a matrix product, which adds what is there as it writes
+        rows = torch.addmm(_rows(data), _rows(part.data), columns.t())
+        data = _field_of(rows, data)
+        if part.offset is not None:
+            known = _exact(part.offset)
+            moved = F.linear(known, columns.to(known.dtype))
+            offset = _sum_of_offsets(offset, moved)
+    return Field(data, offset)
+
+
+def resample(x: Tensor, how: Resampling) -> Tensor:
+    """The tensor on the same grid, on half of it (means) or on twice of it (repeats)."""
+    if how == "keep":
+        return x
+    if how == "up":
+        return _Repeat.apply(x, None) if usable(x) else _repeat(x)
+    return _mean_pool(x).contiguous(memory_format=last(x)) if usable(x) else _mean_pool(x)
+
+
+def resampled(x: Field, how: Resampling) -> Field:
+    """The field on another grid; a number per channel is the same there."""
+    return x if how == "keep" else Field(resample(x.data, how), x.offset)
+
+
+def repeated(x: Field) -> Tensor:
+    """Every voxel twice along each axis, with the offset added on the way."""
+    return _Repeat.apply(x.data, x.offset) if usable(x.data) else _repeat(x.data)
+
+
+class _Settle(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, offset: Tensor) -> Tensor:
+        from medidiff.networks.kernels.norm import settle
+
+        ctx.offset = offset
+        return settle(x, offset)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        return grads[0], _offset_gradient(grads[0], ctx.offset)
+
+
+class _Repeat(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, offset: Tensor | None) -> Tensor:
+        from medidiff.networks.kernels.norm import repeat
+
+        ctx.offset = offset
+        return repeat(x, offset)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None]:
+        grad = _mean_pool(grads[0]) * 2 ** (grads[0].ndim - 2)
+        return grad, None if ctx.offset is None else _offset_gradient(grad, ctx.offset)
+
+
+class _Add(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, other: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, int]]:
+        from medidiff.networks.kernels.norm import add_with_moments
+
+        total, moments = add_with_moments(x, other)
+        return total, (moments.mean, moments.square, moments.chunk_rows)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        return grads[0], grads[0]
+
+
+def _fused_norm(
+    parts: Sequence[Field], norm: nn.GroupNorm, scale_shift: Tensor | None, act: bool
+) -> tuple[Tensor, Callable[[], Tensor]]:
+    """The normalised concatenation, and what makes it again without a gradient."""
+    from medidiff.networks.kernels.norm import NormAct, apply, fold
+
+    with torch.no_grad():
+        read = [_part(field) for field in parts]
+        folded = fold(read, norm.weight, norm.bias, scale_shift, norm.num_groups, norm.eps)
+    a, b = parts[0], parts[1] if len(parts) == 2 else None
+    if torch.is_grad_enabled():
+        settings = (norm.num_groups, act, folded, read)
+        of_b = (None, None) if b is None else (b.data, b.offset)
+        y = NormAct.apply(a.data, a.offset, *of_b, norm.weight, norm.bias, scale_shift, settings)
+    else:
+        y = apply(read, folded, act)
+    return cast(Tensor, y), lambda: apply(read, folded, act)
+
+
+def _part(field: Field) -> Part:
+    from medidiff.networks.kernels.norm import Part, moments_of
+
+    data = field.data.detach()
+    if field.moments is None:
+        field.moments = moments_of(data)
+    offset = None if field.offset is None else field.offset.detach()
+    return Part(data, offset, field.moments)
+
+
+def _made_again(y: Tensor, again: Callable[[], Tensor]) -> AbstractContextManager[Any]:
+    """Within the block, a layer that would keep `y` for its gradient keeps how to make it."""
+    if not torch.is_grad_enabled():
+        return nullcontext()
+    address, shape = y.data_ptr(), y.shape
+
+    def pack(saved: Tensor) -> Tensor | Callable[[], Tensor]:
+        return again if saved.data_ptr() == address and saved.shape == shape else saved
+
+    def unpack(kept: Tensor | Callable[[], Tensor]) -> Tensor:
+        return kept if isinstance(kept, Tensor) else kept()
+
+    return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
+
+
+def _bare_convolution(x: Tensor, layer: Conv) -> Tensor:
+    weight = layer.weight.to(dtype=x.dtype, memory_format=last(x))
+    function = F.conv2d if x.ndim == 4 else F.conv3d
+    y = function(x, weight, None, layer.stride, layer.padding)  # type: ignore[arg-type]
+    return y.contiguous(memory_format=last(x))
+
+
+def _bias(layer: Conv) -> Tensor | None:
+    return None if layer.bias is None else _exact(layer.bias)[None]
+
+
+def _exact(vector: Tensor) -> Tensor:
+    """A number per channel in float32 at least: half precision is for whole fields."""
+    return vector.to(torch.promote_types(vector.dtype, torch.float32))
+
+
+def _sum_of_offsets(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    if one is None or other is None:
+        return one if other is None else other
+    return one + other
+
+
+def _offset_gradient(grad: Tensor, offset: Tensor) -> Tensor:
+    total = grad.flatten(2).sum(2, dtype=offset.dtype)
+    return total.sum(0, keepdim=True) if len(offset) == 1 else total
+
+
+def _rows(x: Tensor) -> Tensor:
+    """A field with channels last as the matrix (batch * voxels, C), without a copy."""
+    return x.movedim(1, -1).reshape(-1, x.shape[1])
+
+
+def _field_of(rows: Tensor, like: Tensor) -> Tensor:
+    """The matrix (batch * voxels, C) as a field again, without a copy."""
+    return rows.reshape(len(like), *like.shape[2:], -1).movedim(-1, 1)
+
+
+def _group_norm(x: Tensor, norm: nn.GroupNorm) -> Tensor:
+    """Group normalisation in the dtype of `x`.
+
+    Autocast would write the whole field in float32, although the kernel sums in float32 anyhow.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        weight, bias = norm.weight.to(x.dtype), norm.bias.to(x.dtype)
+        return F.group_norm(x, norm.num_groups, weight, bias, norm.eps)
+
+
+def last(x: Tensor) -> torch.memory_format:
+    """The layout with channels last for a field of this many dimensions."""
+    return torch.channels_last if x.ndim == 4 else torch.channels_last_3d
+
+
+def _spread(vector: Tensor, x: Tensor) -> Tensor:
+    return vector.reshape(len(vector), -1, *[1] * (x.ndim - 2))
+
+
+def _repeat(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+def _mean_pool(x: Tensor) -> Tensor:
+    return F.avg_pool2d(x, 2) if x.ndim == 4 else F.avg_pool3d(x, 2)

@@ -1,0 +1,74 @@
+"""A network whose calls are recorded once as a CUDA graph and then replayed.
+
+A sampler calls one network with one shape many times; between the calls a CPU has nothing to say
+that was not said the first time. Where a gradient is asked, on a CPU, or for more shapes than are
+kept, the network is called as ever.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import nn
+
+from medidiff.types import Image, Tensor
+
+_KEPT = 4  # shapes whose graphs are kept: a graph holds the memory of its own activations
+_WARM_UPS = 3  # calls before the recording, in which libraries choose their kernels
+
+
+@dataclass(frozen=True, eq=False)
+class _Recording:
+    graph: torch.cuda.CUDAGraph
+    inputs: tuple[Tensor | None, ...]
+    output: Tensor
+
+
+class Graphed(nn.Module):
+    """The network behind a cache of CUDA graphs, one for each shape of its inputs.
+
+    The weights are the network's own: what changes them in place changes the recordings.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self._recordings: dict[tuple[object, ...], _Recording] = {}
+
+    def forward(
+        self,
+        x: Image,
+        label: Tensor,
+        condition: Tensor | None = None,
+        concat: Tensor | None = None,
+    ) -> Image:
+        """As the network's own call, with the same result."""
+        inputs = (x, label, condition, concat)
+        if not x.is_cuda or torch.is_grad_enabled() or torch.cuda.is_current_stream_capturing():
+            return self.network(*inputs)
+        key = tuple(None if each is None else (each.shape, each.dtype) for each in inputs)
+        if key not in self._recordings:
+            if len(self._recordings) == _KEPT:
+                return self.network(*inputs)
+            self._recordings[key] = self._record(inputs)
+        recording = self._recordings[key]
+        for buffer, value in zip(recording.inputs, inputs, strict=True):
+            if buffer is not None and value is not None:
+                buffer.copy_(value)
+        recording.graph.replay()
+        return recording.output.clone()
+
+    def _record(self, inputs: tuple[Tensor | None, ...]) -> _Recording:
+        buffers = tuple(None if each is None else each.clone() for each in inputs)
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(_WARM_UPS):
+                self.network(*buffers)
+        torch.cuda.current_stream().wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            output = cast(Tensor, self.network(*buffers))
+        return _Recording(graph, buffers, output)

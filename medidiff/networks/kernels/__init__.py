@@ -1,0 +1,66 @@
+"""Fused kernels, where a GPU and Triton are there; plain torch elsewhere.
+
+`usable(x)` says which of the two ways a field goes. `plain()` is the switch: within it every field
+goes the plain way, for comparison and for cards on which a kernel fails.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import warnings
+from collections.abc import Iterator
+from contextvars import ContextVar
+from functools import cache
+
+from medidiff.types import Tensor
+
+_PLAIN: ContextVar[bool] = ContextVar("plain", default=False)
+
+
+@contextlib.contextmanager
+def plain() -> Iterator[None]:
+    """Plain torch for every field within the block."""
+    token = _PLAIN.set(True)
+    try:
+        yield
+    finally:
+        _PLAIN.reset(token)
+
+
+def usable(x: Tensor) -> bool:
+    """Whether a field goes through the fused kernels."""
+    return (x.is_cuda or _interpreted()) and not _PLAIN.get() and available()
+
+
+@cache
+def available() -> bool:
+    """Whether the kernels run here; warns once, with the reason, where they do not."""
+    if os.environ.get("MEDIDIFF_KERNELS") == "plain":
+        return False
+    if importlib.util.find_spec("triton") is None:
+        _warn("Triton is not installed")
+        return False
+    try:
+        from medidiff.networks.kernels.probe import run
+
+        run()
+    except Exception as why:  # no compiler, no executable cache folder, an unknown card
+        _warn(f"{type(why).__name__}: {why}")
+        return False
+    return True
+
+
+def _interpreted() -> bool:
+    """Triton's interpreter runs the kernels on a CPU, for tests."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def _warn(reason: str) -> None:
+    warnings.warn(
+        f"the fused kernels do not run here ({str(reason).splitlines()[0]}); plain torch is used, "
+        "about twice slower. A C compiler and a writable TRITON_CACHE_DIR are what they need",
+        RuntimeWarning,
+        stacklevel=3,
+    )

@@ -1,0 +1,309 @@
+"""The fused group normalisation: launches of its kernels, and its gradient.
+
+Shapes: fields are (batch, C, *space), channels last in memory; what is known of a field's channels
+is (batch, C) in the dtype of sums, float32 (float64 for float64 fields).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+from medidiff.networks.kernels import triton_norm
+from medidiff.types import Tensor
+
+kernels: Any = triton_norm  # kernel[grid](...) is a call that no type checker knows
+
+_ROWS = 64  # rows of a tile
+_PROGRAMS = 2048  # programs that keep a large card busy in a pass over a field
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Mean and sum of squared deviations of each channel in chunks of rows: (batch, chunks, C)."""
+
+    mean: Tensor
+    square: Tensor
+    chunk_rows: int
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One of the one or two fields that a normalisation reads as if they were concatenated."""
+
+    data: Tensor
+    offset: Tensor | None
+    moments: Moments
+
+    @property
+    def channels(self) -> int:
+        return self.data.shape[1]
+
+
+def moments_of(x: Tensor) -> Moments:
+    """The moments of a field's channels."""
+    return _take_moments(x, None)[1]
+
+
+def add_with_moments(x: Tensor, other: Tensor) -> tuple[Tensor, Moments]:
+    """x + other and its moments, in one pass."""
+    return _take_moments(x, other)
+
+
+def repeat(x: Tensor, offset: Tensor | None) -> Tensor:
+    """Every voxel of x + offset twice along each axis of space (nearest upsampling)."""
+    shape = (*x.shape[:2], *(2 * size for size in x.shape[2:]))
+    out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=_last(x))
+    _apply(x, None, offset, out, 0, act=False, up=True)
+    return out
+
+
+def settle(x: Tensor, offset: Tensor) -> Tensor:
+    """x + offset as a field."""
+    out = torch.empty_like(x)
+    _apply(x, None, offset, out, 0, act=False)
+    return out
+
+
+@dataclass(frozen=True, eq=False)
+class Folded:
+    """The normalisation of one call: y = gain * x + bias, and what its gradient needs."""
+
+    gain: Tensor
+    bias: Tensor
+    centre: Tensor
+    rstd: Tensor
+
+
+def fold(
+    parts: list[Part],
+    weight: Tensor,
+    shift: Tensor,
+    modulation: Tensor | None,
+    groups: int,
+    eps: float,
+) -> Folded:
+    """Gain and bias of every channel, (batch, C), from the moments of the parts."""
+    a, b = parts[0], parts[-1]
+    batch, channels = len(a.data), sum(part.channels for part in parts)
+    rows, sums = a.data[0, 0].numel(), a.moments.mean.dtype
+    gain, bias = (torch.empty(batch, channels, dtype=sums, device=a.data.device) for _ in range(2))
+    centre, rstd = (torch.empty(batch, groups, dtype=sums, device=a.data.device) for _ in range(2))
+    kernels.fold_kernel[(groups, batch)](
+        a.moments.mean, a.moments.square, *_offset(a), b.moments.mean, b.moments.square,
+        *_offset(b), weight, shift, weight if modulation is None else modulation,
+        gain, bias, centre, rstd,
+        rows, a.moments.chunk_rows, a.moments.mean.shape[1], a.channels, channels,
+        channels // groups, eps,
+        MODULATED=modulation is not None, OFFSET_A=a.offset is not None,
+        OFFSET_B=b is not a and b.offset is not None,
+        **_group_blocks(channels // groups, a.moments), SUM=_sum(sums),
+    )  # fmt: skip
+    return Folded(gain, bias, centre, rstd)
+
+
+def apply(parts: list[Part], folded: Folded, act: bool) -> Tensor:
+    """act(gain * x + bias) of the concatenated parts."""
+    first = parts[0].data
+    channels = sum(part.channels for part in parts)
+    shape = (first.shape[0], channels, *first.shape[2:])
+    out = torch.empty(shape, dtype=first.dtype, device=first.device, memory_format=_last(first))
+    column = 0
+    for part in parts:
+        _apply(part.data, folded.gain, folded.bias, out, column, act=act)
+        column += part.channels
+    return out
+
+
+class NormAct(torch.autograd.Function):
+    """The normalisation with its gradient; its output is not kept, for it can be made again."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_a: Tensor,
+        offset_a: Tensor | None,
+        x_b: Tensor | None,
+        offset_b: Tensor | None,
+        weight: Tensor,
+        shift: Tensor,
+        modulation: Tensor | None,
+        settings: tuple[int, bool, Folded, list[Part]],
+    ) -> Tensor:
+        groups, act, folded, parts = settings
+        ctx.settings = groups, act, folded, [part.moments for part in parts]
+        ctx.save_for_backward(x_a, offset_a, x_b, offset_b, weight, shift, modulation)
+        return apply(parts, folded, act)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        groups, act, folded, moments = ctx.settings
+        x_a, offset_a, x_b, offset_b, weight, shift, modulation = ctx.saved_tensors
+        parts = [Part(x_a, offset_a, moments[0])]
+        if x_b is not None:
+            parts.append(Part(x_b, offset_b, moments[1]))
+        grad = grads[0].contiguous(memory_format=_last(x_a))
+        back = _gradients(parts, grad, weight, shift, modulation, folded, groups, act)
+        offsets = torch.split(back.offset, [part.channels for part in parts], dim=1)
+        of_b = (back.fields[1], _like(offsets[1], offset_b)) if len(parts) == 2 else (None, None)
+        return (
+            back.fields[0],
+            _like(offsets[0], offset_a),
+            *of_b,
+            back.weight.sum(0).to(weight.dtype),
+            back.shift.sum(0).to(shift.dtype),
+            None if modulation is None else back.modulation.to(modulation.dtype),
+            None,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Gradients:
+    fields: list[Tensor]
+    offset: Tensor
+    weight: Tensor
+    shift: Tensor
+    modulation: Tensor
+
+
+def _gradients(
+    parts: list[Part],
+    grad: Tensor,
+    weight: Tensor,
+    shift: Tensor,
+    modulation: Tensor | None,
+    folded: Folded,
+    groups: int,
+    act: bool,
+) -> _Gradients:
+    a, b = parts[0], parts[-1]
+    batch, channels = grad.shape[:2]
+    rows, sums, chunk_rows = grad[0, 0].numel(), folded.gain.dtype, a.moments.chunk_rows
+    chunks = a.moments.mean.shape[1]
+    plain, timed = (
+        torch.empty(batch, chunks, channels, dtype=sums, device=grad.device) for _ in range(2)
+    )
+    column = 0
+    for part in parts:
+        block = _channel_block(part.channels)
+        kernels.grad_sums_kernel[(chunks, triton.cdiv(part.channels, block), batch)](
+            part.data, grad, folded.gain, folded.bias, plain, timed,
+            rows, part.channels, channels, column, chunk_rows,
+            ACT=act, BLOCK_ROWS=_ROWS, BLOCK_CHANNELS=block, SUM=_sum(sums), num_warps=8,
+        )  # fmt: skip
+        column += part.channels
+    by_x, by_one, offset, of_weight, of_shift = (torch.empty_like(folded.gain) for _ in range(5))
+    of_modulation = torch.empty(batch, 2 * channels, dtype=sums, device=grad.device)
+    kernels.grad_fold_kernel[(groups, batch)](
+        plain, timed, a.moments.mean, *_offset(a), b.moments.mean, *_offset(b),
+        weight, shift, weight if modulation is None else modulation, folded.centre, folded.rstd,
+        by_x, by_one, offset, of_weight, of_shift, of_modulation,
+        rows, chunk_rows, chunks, a.channels, channels, channels // groups,
+        MODULATED=modulation is not None, OFFSET_A=a.offset is not None,
+        OFFSET_B=b is not a and b.offset is not None,
+        **_group_blocks(channels // groups, a.moments), SUM=_sum(sums),
+    )  # fmt: skip
+    fields, column = [], 0
+    for part in parts:
+        block = _channel_block(part.channels)
+        out = torch.empty_like(part.data)
+        grid = (triton.cdiv(rows, _ROWS), triton.cdiv(part.channels, block), batch)
+        kernels.grad_apply_kernel[grid](
+            part.data, grad, folded.gain, folded.bias, by_x, by_one, out,
+            rows, part.channels, channels, column,
+            ACT=act, BLOCK_ROWS=_ROWS, BLOCK_CHANNELS=block, SUM=_sum(sums), num_warps=8,
+        )  # fmt: skip
+        fields.append(out)
+        column += part.channels
+    return _Gradients(fields, offset, of_weight, of_shift, of_modulation)
+
+
+def _take_moments(x: Tensor, other: Tensor | None) -> tuple[Tensor, Moments]:
+    assert x.is_contiguous(memory_format=_last(x)), "the kernels read channels last"
+    batch, channels = x.shape[:2]
+    rows = x[0, 0].numel()
+    chunk_rows = _chunk_rows(rows, batch)
+    chunks = triton.cdiv(rows, chunk_rows)
+    sums = _sums_of(x)
+    mean, square = (
+        torch.empty(batch, chunks, channels, dtype=sums, device=x.device) for _ in range(2)
+    )
+    out = x if other is None else torch.empty_like(x)
+    block = _channel_block(channels)
+    kernels.moments_kernel[(chunks, triton.cdiv(channels, block), batch)](
+        x, x if other is None else other, out, mean, square, rows, channels, chunk_rows,
+        ADD=other is not None, BLOCK_ROWS=_ROWS, BLOCK_CHANNELS=block, SUM=_sum(sums), num_warps=8,
+    )  # fmt: skip
+    return out, Moments(mean, square, chunk_rows)
+
+
+def _apply(
+    x: Tensor,
+    gain: Tensor | None,
+    bias: Tensor | None,
+    out: Tensor,
+    column: int,
+    *,
+    act: bool,
+    up: bool = False,
+) -> None:
+    assert x.is_contiguous(memory_format=_last(x)), "the kernels read channels last"
+    batch, channels = x.shape[:2]
+    space = (1, *out.shape[2:]) if out.ndim == 4 else tuple(out.shape[2:])
+    rows = out[0, 0].numel()
+    block = _channel_block(channels)
+    known = next((each for each in (gain, bias) if each is not None), None)
+    columns = 0 if known is None or len(known) == 1 else known.shape[1]
+    kernels.apply_kernel[(triton.cdiv(rows, _ROWS), triton.cdiv(channels, block), batch)](
+        x, x if gain is None else gain, x if bias is None else bias, out,
+        rows, channels, columns, column, out.shape[1], *space,
+        ACT=act, UP=x.ndim - 2 if up else 0, GAIN=gain is not None, BIAS=bias is not None,
+        BLOCK_ROWS=_ROWS, BLOCK_CHANNELS=block, SUM=_sum(_sums_of(x)), num_warps=8,
+    )  # fmt: skip
+
+
+def _chunk_rows(rows: int, batch: int) -> int:
+    """Rows of a chunk: enough chunks for a busy card, none much smaller than a tile."""
+    chunks = max(1, min(rows // _ROWS, _PROGRAMS // batch))
+    return triton.cdiv(rows, chunks)
+
+
+def _channel_block(channels: int) -> int:
+    return max(16, min(128, triton.next_power_of_2(channels)))
+
+
+def _group_blocks(group_size: int, moments: Moments) -> dict[str, int]:
+    block = triton.next_power_of_2(group_size)
+    chunks = triton.next_power_of_2(moments.mean.shape[1])
+    return {"BLOCK_GROUP": block, "BLOCK_CHUNKS": max(1, min(chunks, 2048 // block, 128))}
+
+
+def _offset(part: Part) -> tuple[Tensor, int]:
+    """Pointer and stride over images of a part's offset; any pointer where there is none."""
+    if part.offset is None:
+        return part.data, 0
+    return part.offset, 0 if len(part.offset) == 1 else part.offset.shape[1]
+
+
+def _like(grad: Tensor, offset: Tensor | None) -> Tensor | None:
+    """The gradient of an offset in its own shape and dtype."""
+    if offset is None:
+        return None
+    return (grad.sum(0, keepdim=True) if len(offset) == 1 else grad).to(offset.dtype)
+
+
+def _last(x: Tensor) -> torch.memory_format:
+    return torch.channels_last if x.ndim == 4 else torch.channels_last_3d
+
+
+def _sums_of(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _sum(dtype: torch.dtype) -> Any:
+    return tl.float64 if dtype == torch.float64 else tl.float32
