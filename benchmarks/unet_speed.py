@@ -129,7 +129,7 @@ def train_step(network: nn.Module, inputs: tuple[Tensor, ...], dtype: torch.dtyp
     aim = torch.randn_like(inputs[0])
 
     def step() -> None:
-        with torch.autocast("cuda", dtype=dtype):
+        with torch.autocast("cuda", dtype=dtype, cache_enabled=not isinstance(network, Graphed)):
             loss = F.mse_loss(network(*inputs).float(), aim)
         loss.backward()
         optimiser.step()
@@ -212,6 +212,21 @@ def profile(run: Callable[[], object], rows: int = 25) -> str:
     )
 
 
+def profile_copies(run: Callable[[], object]) -> str:
+    """Which operations on which shapes take the time that is not a kernel of ours."""
+    activities = [torch.profiler.ProfilerActivity.CUDA, torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, record_shapes=True) as seen:
+        run()
+        torch.cuda.synchronize()
+    averages = seen.key_averages(group_by_input_shape=True)
+    costly = sorted(averages, key=lambda row: -row.self_device_time_total)[:40]
+    return "\n".join(
+        f"{row.self_device_time_total / 1e3:8.2f} ms {row.count:4} {row.key[:40]:<40} "
+        f"{str(row.input_shapes)[:110]}"
+        for row in costly
+    )
+
+
 def first_sample() -> None:
     """What `--first` runs in a process of its own: a network, its weights, a denoiser call."""
     torch.backends.cudnn.benchmark = True
@@ -267,11 +282,12 @@ def measure(network: Network, options: argparse.Namespace) -> tuple[list[Measure
 
     call, flop = call_cost(network, ours, options, facts)
     inputs = network.inputs(torch.float32)
-    step, memory = train_cost(ours.train(), inputs, torch.bfloat16, options.repeats)
+    step, memory = train_cost(Graphed(ours).train(), inputs, torch.bfloat16, options.repeats)
     facts["MFU of the step"] = 3 * flop / (step * 1e-3) / MATRIX_PRODUCT
     print(f"{network.name}: train step {step:.1f} ms, {memory:.1f} GiB", flush=True)
     if options.profile:
         print(profile(train_step(ours, inputs, torch.bfloat16)), flush=True)
+        print(profile_copies(train_step(ours, inputs, torch.bfloat16)), flush=True)
     del ours
     peers = peer_costs(theirs, network, options) if options.peers else {}
     return [

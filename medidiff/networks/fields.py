@@ -47,8 +47,7 @@ class Field:
     def shifted(self, shift: Tensor) -> Field:
         """The field plus a number per channel. Shapes: shift (batch, C)."""
         if usable(self.data):
-            shift = shift if self.offset is None else self.offset + shift
-            return Field(self.data, shift)
+            return Field(self.data, _sum_of_offsets(self.offset, shift), self.moments)
         return Field(self.data + _spread(shift, self.data).to(self.data.dtype))
 
     def settled(self) -> Tensor:
@@ -109,31 +108,26 @@ def added(x: Field, other: Field) -> Field:
     """x + other."""
     if not usable(x.data):
         return Field(x.data + other.data)
-    data, moments = _Add.apply(x.data, other.data)
-    from medidiff.networks.kernels.norm import Moments
-
-    mean, square, chunk_rows = moments
-    offset = _sum_of_offsets(x.offset, other.offset)
-    return Field(data, offset, Moments(mean, square, chunk_rows))
+    data, *moments = _Add.apply(x.data, other.data)
+    return Field(data, _sum_of_offsets(x.offset, other.offset), _moments(moments))
 
 
 def pointwise(parts: Sequence[Field], layer: Conv, onto: Field) -> Field:
-    """`onto` plus a 1 x 1 convolution of the parts' concatenation."""
+    """`onto`, which is used up, plus a 1 x 1 convolution of the parts' concatenation."""
     if not usable(onto.data):
         x = parts[0].data if len(parts) == 1 else torch.cat([part.data for part in parts], dim=1)
         return Field(layer(x) + onto.data)
     weight = layer.weight.flatten(1).to(onto.data.dtype)
-    weights = weight.split([part.channels for part in parts], dim=1)
-    data, offset = onto.data, _sum_of_offsets(onto.offset, _bias(layer))
-    for part, columns in zip(parts, weights, strict=True):
-        # batch and space are the rows of a matrix product, which adds what is there as it writes
-        rows = torch.addmm(_rows(data), _rows(part.data), columns.t())
-        data = _field_of(rows, data)
+    second = parts[1].data if len(parts) == 2 else None
+    data, *moments = _AddProduct.apply(onto.data, parts[0].data, second, weight)
+    offset = _sum_of_offsets(onto.offset, _bias(layer))
+    for part, columns in zip(
+        parts, weight.split([part.channels for part in parts], dim=1), strict=True
+    ):
         if part.offset is not None:
             known = _exact(part.offset)
-            moved = F.linear(known, columns.to(known.dtype))
-            offset = _sum_of_offsets(offset, moved)
-    return Field(data, offset)
+            offset = _sum_of_offsets(offset, F.linear(known, columns.to(known.dtype)))
+    return Field(data, offset, _moments(moments))
 
 
 def resample(x: Tensor, how: Resampling) -> Tensor:
@@ -178,21 +172,64 @@ class _Repeat(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None]:
-        grad = _mean_pool(grads[0]) * 2 ** (grads[0].ndim - 2)
+        from medidiff.networks.kernels.norm import gather
+
+        grad = gather(grads[0].contiguous(memory_format=last(grads[0])))
         return grad, None if ctx.offset is None else _offset_gradient(grad, ctx.offset)
 
 
 class _Add(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, other: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, int]]:
+    def forward(ctx: Any, x: Tensor, other: Tensor) -> tuple[Tensor, Tensor, Tensor, int]:
         from medidiff.networks.kernels.norm import add_with_moments
 
         total, moments = add_with_moments(x, other)
-        return total, (moments.mean, moments.square, moments.chunk_rows)
+        ctx.mark_non_differentiable(moments.mean, moments.square)
+        return total, moments.mean, moments.square, moments.chunk_rows
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
         return grads[0], grads[0]
+
+
+class _AddProduct(torch.autograd.Function):
+    """onto += [a, b] W^T in place; batch and space are the rows of a matrix product."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, onto: Tensor, a: Tensor, b: Tensor | None, weight: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, int]:
+        from medidiff.networks.kernels.norm import add_product, moments_of
+
+        ctx.mark_dirty(onto)
+        ctx.save_for_backward(a, b, weight)
+        if onto.dtype in (torch.float16, torch.bfloat16):
+            moments = add_product(onto, a, b, weight)
+        else:
+            rows, width = _rows(onto), a.shape[1]
+            rows.addmm_(_rows(a), weight[:, :width].t())
+            if b is not None:
+                rows.addmm_(_rows(b), weight[:, width:].t())
+            moments = moments_of(onto)
+        ctx.mark_non_differentiable(moments.mean, moments.square)
+        return onto, moments.mean, moments.square, moments.chunk_rows
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        a, b, weight = ctx.saved_tensors
+        grad = grads[0].contiguous(memory_format=last(a))
+        rows, width = _rows(grad), a.shape[1]
+        of_a = _field_of(rows @ weight[:, :width], a)
+        if b is None:
+            return grad, of_a, None, rows.t() @ _rows(a)
+        of_weight = torch.cat([rows.t() @ _rows(a), rows.t() @ _rows(b)], dim=1)
+        return grad, of_a, _field_of(rows @ weight[:, width:], b), of_weight
+
+
+def _moments(known: Sequence[Any]) -> Moments:
+    from medidiff.networks.kernels.norm import Moments
+
+    return Moments(*known)
 
 
 def _fused_norm(
@@ -208,7 +245,10 @@ def _fused_norm(
     if torch.is_grad_enabled():
         settings = (norm.num_groups, act, folded, read)
         of_b = (None, None) if b is None else (b.data, b.offset)
-        y = NormAct.apply(a.data, a.offset, *of_b, norm.weight, norm.bias, scale_shift, settings)
+        given = (a.data, a.offset, *of_b, norm.weight, norm.bias, scale_shift, settings)
+        y, a.data, passed = NormAct.apply(*given)
+        if b is not None:
+            b.data = passed  # who reads the fields later adds to their gradient here
     else:
         y = apply(read, folded, act)
     return cast(Tensor, y), lambda: apply(read, folded, act)
@@ -247,7 +287,7 @@ def _bare_convolution(x: Tensor, layer: Conv) -> Tensor:
 
 
 def _bias(layer: Conv) -> Tensor | None:
-    return None if layer.bias is None else _exact(layer.bias)[None]
+    return None if layer.bias is None else layer.bias[None]
 
 
 def _exact(vector: Tensor) -> Tensor:
@@ -258,7 +298,7 @@ def _exact(vector: Tensor) -> Tensor:
 def _sum_of_offsets(one: Tensor | None, other: Tensor | None) -> Tensor | None:
     if one is None or other is None:
         return one if other is None else other
-    return one + other
+    return _exact(one) + other
 
 
 def _offset_gradient(grad: Tensor, offset: Tensor) -> Tensor:

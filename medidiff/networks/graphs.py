@@ -1,8 +1,10 @@
-"""A network whose calls are recorded once as a CUDA graph and then replayed.
+"""A network whose calls are recorded once as CUDA graphs and then replayed.
 
-A sampler calls one network with one shape many times; between the calls a CPU has nothing to say
-that was not said the first time. Where a gradient is asked, on a CPU, or for more shapes than are
-kept, the network is called as ever.
+A sampler calls one network with one shape many times, and so does a training loop; between the
+calls a CPU has nothing to say that was not said the first time. A call in training mode with a
+gradient records the way forward and the way back, for the weights; a call without a gradient
+records the way forward. Anything else (a CPU, a gradient for the image, more shapes than are kept)
+is the network's own call.
 """
 
 from __future__ import annotations
@@ -26,16 +28,31 @@ class _Recording:
     output: Tensor
 
 
+class _Call(nn.Module):
+    """The network's call with only those inputs that are given."""
+
+    def __init__(self, network: nn.Module, given: tuple[bool, ...]) -> None:
+        super().__init__()
+        self.network = network
+        self.given = given
+
+    def forward(self, *inputs: Tensor) -> Image:
+        left = iter(inputs)
+        return self.network(*(next(left) if known else None for known in self.given))
+
+
 class Graphed(nn.Module):
     """The network behind a cache of CUDA graphs, one for each shape of its inputs.
 
     The weights are the network's own: what changes them in place changes the recordings.
+    Autocast must be entered with `cache_enabled=False` around a call that is recorded.
     """
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
         self._recordings: dict[tuple[object, ...], _Recording] = {}
+        self._trained: dict[tuple[object, ...], nn.Module] = {}
 
     def forward(
         self,
@@ -46,9 +63,11 @@ class Graphed(nn.Module):
     ) -> Image:
         """As the network's own call, with the same result."""
         inputs = (x, label, condition, concat)
-        if not x.is_cuda or torch.is_grad_enabled() or torch.cuda.is_current_stream_capturing():
+        if not x.is_cuda or torch.cuda.is_current_stream_capturing():
             return self.network(*inputs)
         key = tuple(None if each is None else (each.shape, each.dtype) for each in inputs)
+        if torch.is_grad_enabled():
+            return self._with_gradient(key, inputs)
         if key not in self._recordings:
             if len(self._recordings) == _KEPT:
                 return self.network(*inputs)
@@ -59,6 +78,22 @@ class Graphed(nn.Module):
                 buffer.copy_(value)
         recording.graph.replay()
         return recording.output.clone()
+
+    def _with_gradient(self, key: tuple[object, ...], inputs: tuple[Tensor | None, ...]) -> Image:
+        for_weights = not any(each is not None and each.requires_grad for each in inputs)
+        if (
+            not for_weights
+            or not self.network.training
+            or (self._trained and key not in self._trained)
+        ):
+            return self.network(*inputs)
+        given = tuple(each for each in inputs if each is not None)
+        if key not in self._trained:
+            call = _Call(self.network, tuple(each is not None for each in inputs))
+            samples = tuple(each.clone() for each in given)
+            torch.cuda.make_graphed_callables(call, samples, allow_unused_input=True)
+            self._trained[key] = call
+        return self._trained[key](*given)
 
     def _record(self, inputs: tuple[Tensor | None, ...]) -> _Recording:
         buffers = tuple(None if each is None else each.clone() for each in inputs)

@@ -101,7 +101,13 @@ class _Level(nn.Module):
 
     def run(self, stage: nn.Module, *inputs: Field | Tensor) -> Field:
         if self.recompute and torch.is_grad_enabled():
-            return cast(Field, checkpoint(stage, *inputs, use_reentrant=False))
+            # nothing random is computed again unless there is dropout, and its state would be read
+            # from the GPU, which a recording forbids
+            keep = any(getattr(each, "dropout", 0) > 0 for each in stage.modules())
+            return cast(
+                Field,
+                checkpoint(stage, *inputs, use_reentrant=False, preserve_rng_state=keep),
+            )
         return stage(*inputs)
 
 

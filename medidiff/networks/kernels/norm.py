@@ -18,7 +18,8 @@ from medidiff.types import Tensor
 
 kernels: Any = triton_norm  # kernel[grid](...) is a call that no type checker knows
 
-_ROWS = 64  # rows of a tile
+_ROWS = 64  # rows of a tile in a pass that writes
+_SUM_ROWS = 32  # rows of a tile in a pass that sums: its sums lie in registers
 _PROGRAMS = 2048  # programs that keep a large card busy in a pass over a field
 
 
@@ -60,6 +61,41 @@ def repeat(x: Tensor, offset: Tensor | None) -> Tensor:
     out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=_last(x))
     _apply(x, None, offset, out, 0, act=False, up=True)
     return out
+
+
+def gather(x: Tensor) -> Tensor:
+    """The sum of the voxels that `repeat` makes of one: its gradient."""
+    shape = (*x.shape[:2], *(size // 2 for size in x.shape[2:]))
+    out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=_last(x))
+    rows, block = out[0, 0].numel(), _channel_block(x.shape[1])
+    kernels.gather_kernel[(triton.cdiv(rows, _ROWS), triton.cdiv(x.shape[1], block), len(x))](
+        x, out, rows, x.shape[1], *out.shape[-2:], DIMS=x.ndim - 2,
+        BLOCK_ROWS=_ROWS, BLOCK_CHANNELS=block, SUM=_sum(_sums_of(x)), num_warps=8,
+    )  # fmt: skip
+    return out
+
+
+def add_product(onto: Tensor, a: Tensor, b: Tensor | None, weight: Tensor) -> Moments:
+    """onto += [a, b] W^T in place, with the moments of the result.
+
+    Shapes: onto (batch, C, *space), a and b (batch, C_a, *space) and (batch, C_b, *space), weight
+    (C, C_a + C_b), all of one half precision.
+    """
+    batch, channels = onto.shape[:2]
+    rows = onto[0, 0].numel()
+    chunk_rows = _chunk_rows(rows, batch)
+    chunks = triton.cdiv(rows, chunk_rows)
+    mean, square = (
+        torch.empty(batch, chunks, channels, dtype=torch.float32, device=onto.device)
+        for _ in range(2)
+    )
+    block = _channel_block(channels)
+    kernels.pointwise_kernel[(chunks, triton.cdiv(channels, block), batch)](
+        onto, a, a if b is None else b, weight, mean, square,
+        rows, a.shape[1], 0 if b is None else b.shape[1], channels, chunk_rows,
+        BLOCK_ROWS=128, BLOCK_CHANNELS=block, BLOCK_INNER=64, num_warps=8, num_stages=3,
+    )  # fmt: skip
+    return Moments(mean, square, chunk_rows)
 
 
 def settle(x: Tensor, offset: Tensor) -> Tensor:
@@ -120,7 +156,11 @@ def apply(parts: list[Part], folded: Folded, act: bool) -> Tensor:
 
 
 class NormAct(torch.autograd.Function):
-    """The normalisation with its gradient; its output is not kept, for it can be made again."""
+    """The normalisation with its gradient; its output is not kept, for it can be made again.
+
+    Gives the parts' fields as well: who reads a field after its normalisation reads it from here,
+    and the gradients of all of them are added in the one pass that writes the field's gradient.
+    """
 
     @staticmethod
     def forward(
@@ -133,11 +173,13 @@ class NormAct(torch.autograd.Function):
         shift: Tensor,
         modulation: Tensor | None,
         settings: tuple[int, bool, Folded, list[Part]],
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         groups, act, folded, parts = settings
         ctx.settings = groups, act, folded, [part.moments for part in parts]
         ctx.save_for_backward(x_a, offset_a, x_b, offset_b, weight, shift, modulation)
-        return apply(parts, folded, act)
+        ctx.set_materialize_grads(False)
+        passed_b = None if x_b is None else x_b.view_as(x_b)
+        return apply(parts, folded, act), x_a.view_as(x_a), passed_b
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -147,8 +189,14 @@ class NormAct(torch.autograd.Function):
         parts = [Part(x_a, offset_a, moments[0])]
         if x_b is not None:
             parts.append(Part(x_b, offset_b, moments[1]))
+        if grads[0] is None:  # nobody used what was normalised
+            return (grads[1], None, grads[2], None, None, None, None, None)
         grad = grads[0].contiguous(memory_format=_last(x_a))
-        back = _gradients(parts, grad, weight, shift, modulation, folded, groups, act)
+        passed = [
+            None if each is None else each.contiguous(memory_format=_last(x_a))
+            for each in grads[1:]
+        ]
+        back = _gradients(parts, grad, passed, weight, shift, modulation, folded, groups, act)
         offsets = torch.split(back.offset, [part.channels for part in parts], dim=1)
         of_b = (back.fields[1], _like(offsets[1], offset_b)) if len(parts) == 2 else (None, None)
         return (
@@ -174,6 +222,7 @@ class _Gradients:
 def _gradients(
     parts: list[Part],
     grad: Tensor,
+    passed: list[Tensor | None],
     weight: Tensor,
     shift: Tensor,
     modulation: Tensor | None,
@@ -194,7 +243,7 @@ def _gradients(
         kernels.grad_sums_kernel[(chunks, triton.cdiv(part.channels, block), batch)](
             part.data, grad, folded.gain, folded.bias, plain, timed,
             rows, part.channels, channels, column, chunk_rows,
-            ACT=act, BLOCK_ROWS=_ROWS, BLOCK_CHANNELS=block, SUM=_sum(sums), num_warps=8,
+            ACT=act, BLOCK_ROWS=_SUM_ROWS, BLOCK_CHANNELS=block, SUM=_sum(sums), num_warps=4,
         )  # fmt: skip
         column += part.channels
     by_x, by_one, offset, of_weight, of_shift = (torch.empty_like(folded.gain) for _ in range(5))
@@ -209,14 +258,15 @@ def _gradients(
         **_group_blocks(channels // groups, a.moments), SUM=_sum(sums),
     )  # fmt: skip
     fields, column = [], 0
-    for part in parts:
+    for part, more in zip(parts, passed, strict=False):
         block = _channel_block(part.channels)
         out = torch.empty_like(part.data)
         grid = (triton.cdiv(rows, _ROWS), triton.cdiv(part.channels, block), batch)
         kernels.grad_apply_kernel[grid](
-            part.data, grad, folded.gain, folded.bias, by_x, by_one, out,
-            rows, part.channels, channels, column,
-            ACT=act, BLOCK_ROWS=_ROWS, BLOCK_CHANNELS=block, SUM=_sum(sums), num_warps=8,
+            part.data, grad, folded.gain, folded.bias, by_x, by_one,
+            part.data if more is None else more, out, rows, part.channels, channels, column,
+            ACT=act, PASSED=more is not None, BLOCK_ROWS=_ROWS, BLOCK_CHANNELS=block,
+            SUM=_sum(sums), num_warps=8,
         )  # fmt: skip
         fields.append(out)
         column += part.channels
@@ -237,7 +287,8 @@ def _take_moments(x: Tensor, other: Tensor | None) -> tuple[Tensor, Moments]:
     block = _channel_block(channels)
     kernels.moments_kernel[(chunks, triton.cdiv(channels, block), batch)](
         x, x if other is None else other, out, mean, square, rows, channels, chunk_rows,
-        ADD=other is not None, BLOCK_ROWS=_ROWS, BLOCK_CHANNELS=block, SUM=_sum(sums), num_warps=8,
+        ADD=other is not None, BLOCK_ROWS=_SUM_ROWS, BLOCK_CHANNELS=block, SUM=_sum(sums),
+        num_warps=4,
     )  # fmt: skip
     return out, Moments(mean, square, chunk_rows)
 
@@ -288,6 +339,10 @@ def _offset(part: Part) -> tuple[Tensor, int]:
     if part.offset is None:
         return part.data, 0
     return part.offset, 0 if len(part.offset) == 1 else part.offset.shape[1]
+
+
+def _in_layout(grad: Tensor | None, x: Tensor) -> Tensor | None:
+    return None if grad is None else grad.contiguous(memory_format=_last(x))
 
 
 def _like(grad: Tensor, offset: Tensor | None) -> Tensor | None:

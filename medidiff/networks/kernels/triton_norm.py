@@ -1,9 +1,9 @@
 """Triton kernels of the group normalisation, for fields with channels last.
 
 A field is read as rows of voxels by columns of channels, (batch, rows, C). Its statistics are taken
-once, in chunks of rows, as a mean and a sum of squared deviations for every channel (Welford 1962;
-chunks are merged by Chan, Golub and LeVeque 1983, eq. 2.1), so that any grouping of the channels,
-also across the two halves of a skip connection, needs no second look at the field. All sums are
+once, in chunks of rows, as a mean and a sum of squared deviations for every channel (chunks are
+merged by Chan, Golub and LeVeque 1983, eq. 2.1), so that any grouping of the channels, also across
+the two halves of a skip connection, needs no second look at the field. All sums are
 float32 (float64 for float64 fields).
 
     moments -> fold -> apply                    y = act(gain * x + bias), gain and bias (batch, C)
@@ -30,9 +30,14 @@ def moments_kernel(
     first = chunk * chunk_rows
     end = tl.minimum(first + chunk_rows, rows)
     start = image.to(tl.int64) * rows * channels
-    average = tl.zeros([BLOCK_CHANNELS], SUM)
-    deviation = tl.zeros([BLOCK_CHANNELS], SUM)
-    seen = 0
+    # Sums about the chunk's first row: no cancellation where the mean is far above the spread.
+    pivot = tl.load(x + start + first.to(tl.int64) * channels + column, mask=inside, other=0.0)
+    pivot = pivot.to(SUM)
+    if ADD:
+        first_other = other + start + first.to(tl.int64) * channels + column
+        pivot += tl.load(first_other, mask=inside, other=0.0).to(SUM)
+    plain = tl.zeros([BLOCK_ROWS, BLOCK_CHANNELS], SUM)
+    squared = tl.zeros([BLOCK_ROWS, BLOCK_CHANNELS], SUM)
     for tile in range(first, end, BLOCK_ROWS):
         row = tile + tl.arange(0, BLOCK_ROWS)
         mask = (row < end)[:, None] & inside[None, :]
@@ -40,20 +45,16 @@ def moments_kernel(
         value = tl.load(x + place, mask=mask, other=0.0)
         if ADD:
             more = tl.load(other + place, mask=mask, other=0.0)
-            total = (value.to(SUM) + more.to(SUM)).to(value.dtype)
-            tl.store(out + place, total, mask=mask)
-            value = total
-        value = value.to(SUM)
-        fresh = tl.minimum(end - tile, BLOCK_ROWS)
-        tile_mean = tl.sum(value, 0) / fresh.to(SUM)
-        away = tl.where(mask, value - tile_mean[None, :], 0.0)
-        step = tile_mean - average
-        weight = fresh.to(SUM) / (seen + fresh).to(SUM)
-        average += step * weight
-        deviation += tl.sum(away * away, 0) + step * step * seen * weight
-        seen += fresh
+            value = (value.to(SUM) + more.to(SUM)).to(out.dtype.element_ty)
+            tl.store(out + place, value, mask=mask)
+        away = tl.where(mask, value.to(SUM) - pivot[None, :], 0.0)
+        plain += away
+        squared += away * away
+    count = (end - first).to(SUM)
+    shift = tl.sum(plain, 0) / count
+    deviation = tl.maximum(tl.sum(squared, 0) - shift * shift * count, 0.0)
     place = (image * chunks + chunk) * channels + column
-    tl.store(mean + place, average, mask=inside)
+    tl.store(mean + place, pivot + shift, mask=inside)
     tl.store(square + place, deviation, mask=inside)
 
 
@@ -185,8 +186,8 @@ def grad_sums_kernel(
     here = image * columns + first_column + column
     scale = tl.load(gain + here, mask=inside, other=0.0)
     add = tl.load(bias + here, mask=inside, other=0.0)
-    plain = tl.zeros([BLOCK_CHANNELS], SUM)
-    timed = tl.zeros([BLOCK_CHANNELS], SUM)
+    plain = tl.zeros([BLOCK_ROWS, BLOCK_CHANNELS], SUM)
+    timed = tl.zeros([BLOCK_ROWS, BLOCK_CHANNELS], SUM)
     start = image.to(tl.int64) * rows
     for tile in range(first, end, BLOCK_ROWS):
         row = tile + tl.arange(0, BLOCK_ROWS)
@@ -198,11 +199,11 @@ def grad_sums_kernel(
         ).to(SUM)
         if ACT:
             slope = slope * _slope(value * scale[None, :] + add[None, :])
-        plain += tl.sum(slope, 0)
-        timed += tl.sum(slope * value, 0)
+        plain += slope
+        timed += slope * value
     place = (image * chunks + chunk) * columns + first_column + column
-    tl.store(sum_grad + place, plain, mask=inside)
-    tl.store(sum_grad_x + place, timed, mask=inside)
+    tl.store(sum_grad + place, tl.sum(plain, 0), mask=inside)
+    tl.store(sum_grad_x + place, tl.sum(timed, 0), mask=inside)
 
 
 @triton.jit
@@ -279,11 +280,12 @@ def grad_fold_kernel(
 
 @triton.jit
 def grad_apply_kernel(
-    x, grad, gain, bias, by_x, by_one, out,
+    x, grad, gain, bias, by_x, by_one, passed, out,
     rows, channels, columns, first_column,
-    ACT: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, SUM: tl.constexpr,
+    ACT: tl.constexpr, PASSED: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, SUM: tl.constexpr,
 ):  # fmt: skip
-    """grad_x = gain * slope + by_x * x + by_one."""
+    """grad_x = gain * slope + by_x * x + by_one, and what others who read x have passed."""
     tile, block, image = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     column = block * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
     inside = column < channels
@@ -302,4 +304,91 @@ def grad_apply_kernel(
     if ACT:
         slope = slope * _slope(value * scale + add)
     result = scale * slope + of_x * value + of_one
+    if PASSED:
+        place = passed + line * channels + column[None, :]
+        result += tl.load(place, mask=mask, other=0.0).to(SUM)
     tl.store(out + line * channels + column[None, :], result.to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def gather_kernel(
+    x, out, rows, channels, height, width,
+    DIMS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, SUM: tl.constexpr,
+):  # fmt: skip
+    """The sum of the 4 or 8 voxels that repeat one voxel of `out`; height and width are those of
+    `out`, as is `rows`."""
+    tile, block, image = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    column = block * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
+    row = tile * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    mask = (row < rows)[:, None] & (column < channels)[None, :]
+    w, h, d = row % width, (row // width) % height, row // (width * height)
+    start = image.to(tl.int64) * rows * 2**DIMS
+    total = tl.zeros([BLOCK_ROWS, BLOCK_CHANNELS], SUM)
+    for child in range(2**DIMS):
+        deep = d * 2 + child // 4 if DIMS == 3 else d
+        source = (deep * 2 * height + h * 2 + (child // 2) % 2) * 2 * width + w * 2 + child % 2
+        line = (start + source.to(tl.int64))[:, None]
+        total += tl.load(x + line * channels + column[None, :], mask=mask, other=0.0).to(SUM)
+    line = (image.to(tl.int64) * rows + row.to(tl.int64))[:, None]
+    tl.store(out + line * channels + column[None, :], total.to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def pointwise_kernel(
+    onto, a, b, weight, mean, square, rows, channels_a, channels_b, channels, chunk_rows,
+    BLOCK_ROWS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_INNER: tl.constexpr,
+):  # fmt: skip
+    """onto += a W_a + b W_b over one chunk of rows, and the moments of the result.
+
+    For half precision only: the sums are about zero, in float32.
+    """
+    chunk, block, image = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    chunks = tl.num_programs(0)
+    column = block * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
+    inside = column < channels
+    inner = tl.arange(0, BLOCK_INNER)
+    weight_row = weight + column[None, :] * (channels_a + channels_b)
+    first = chunk * chunk_rows
+    end = tl.minimum(first + chunk_rows, rows)
+    start = image.to(tl.int64) * rows
+    plain = tl.zeros([BLOCK_CHANNELS], tl.float32)
+    squared = tl.zeros([BLOCK_CHANNELS], tl.float32)
+    for tile in range(first, end, BLOCK_ROWS):
+        row = tile + tl.arange(0, BLOCK_ROWS)
+        line = (start + row.to(tl.int64))[:, None]
+        known = (row < end)[:, None]
+        mask = known & inside[None, :]
+        total = tl.load(onto + line * channels + column[None, :], mask=mask, other=0.0)
+        total = total.to(tl.float32)
+        for k in range(0, channels_a, BLOCK_INNER):
+            here = k + inner
+            left = tl.load(
+                a + line * channels_a + here[None, :],
+                mask=known & (here < channels_a)[None, :], other=0.0,
+            )  # fmt: skip
+            right = tl.load(
+                weight_row + here[:, None],
+                mask=(here < channels_a)[:, None] & inside[None, :], other=0.0,
+            )  # fmt: skip
+            total = tl.dot(left, right, total)
+        for k in range(0, channels_b, BLOCK_INNER):
+            here = k + inner
+            left = tl.load(
+                b + line * channels_b + here[None, :],
+                mask=known & (here < channels_b)[None, :], other=0.0,
+            )  # fmt: skip
+            right = tl.load(
+                weight_row + channels_a + here[:, None],
+                mask=(here < channels_b)[:, None] & inside[None, :], other=0.0,
+            )  # fmt: skip
+            total = tl.dot(left, right, total)
+        rounded = total.to(onto.dtype.element_ty)
+        tl.store(onto + line * channels + column[None, :], rounded, mask=mask)
+        value = tl.where(mask, rounded.to(tl.float32), 0.0)
+        plain += tl.sum(value, 0)
+        squared += tl.sum(value * value, 0)
+    count = (end - first).to(tl.float32)
+    centre = plain / count
+    place = (image * chunks + chunk) * channels + column
+    tl.store(mean + place, centre, mask=inside)
+    tl.store(square + place, tl.maximum(squared - centre * plain, 0.0), mask=inside)

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from medidiff.networks.conditions import ClassCondition, NumberCondition
-from medidiff.networks.embeddings import WAVES, Embedding, sinusoidal
+from medidiff.networks.embeddings import Embedding, sinusoidal
+
+WAVES = 64
 
 CONDITIONS = (
     ClassCondition(name="sex", values=("F", "M")),
@@ -17,7 +19,7 @@ CONDITIONS = (
 @pytest.fixture
 def embedding() -> Embedding:
     generator = torch.Generator().manual_seed(0)
-    module = Embedding(16, CONDITIONS)
+    module = Embedding(16, CONDITIONS, WAVES)
     with torch.no_grad():
         for weight in module.parameters():
             weight.copy_(0.3 * torch.randn(weight.shape, generator=generator))
@@ -25,7 +27,7 @@ def embedding() -> Embedding:
 
 
 def test_the_waves_have_the_frequencies_of_the_formula():
-    waves = sinusoidal(torch.tensor([3.0], dtype=torch.float64))[0]
+    waves = sinusoidal(torch.tensor([3.0], dtype=torch.float64), WAVES)[0]
     for index in (0, 7, WAVES - 1):
         phase = 3.0 / 10_000 ** (index / WAVES)
         assert waves[index].item() == pytest.approx(math.cos(phase), abs=1e-12)

@@ -1,0 +1,215 @@
+"""The fused kernels against their plain twin, on a GPU or, here, in Triton's interpreter."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+HERE = INTERPRETED or torch.cuda.is_available()
+HALF = torch.float16 if INTERPRETED else torch.bfloat16  # the interpreter multiplies no bfloat16
+CASES = range(8 if INTERPRETED else 24)
+DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
+
+pytest.importorskip("triton")
+where_kernels_run = pytest.mark.skipif(not HERE, reason="needs a GPU or Triton's interpreter")
+
+
+@pytest.mark.skipif(HERE, reason="the cases below run themselves")
+def test_the_cases_below_pass_in_the_interpreter() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(Path(__file__))],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+    assert " passed" in done.stdout
+
+
+def shape_of(case: int) -> tuple[list[int], list[int], int]:
+    """Channels of the one or two parts, the grid, and a group count that divides the channels."""
+    rng = random.Random(case)
+    dims = rng.choice([2, 3])
+    space = [rng.randint(1, 13 - 3 * dims) for _ in range(dims)]
+    channels = [rng.choice([1, 3, 8, 17, 32, 130, 512]) for _ in range(rng.choice([1, 2]))]
+    total = sum(channels)
+    groups = rng.choice([each for each in range(1, total + 1) if total % each == 0])
+    if total // groups * torch.Size(space).numel() == 1:  # one number has no spread to divide by
+        groups = 1
+    return channels, [max(2, each) for each in space], groups
+
+
+def plain_norm(
+    parts: list[Tensor],
+    offsets: list[Tensor],
+    weight: Tensor,
+    bias: Tensor,
+    modulation: Tensor | None,
+    groups: int,
+    act: bool,
+) -> Tensor:
+    def spread(vector: Tensor) -> Tensor:
+        return vector.reshape(len(vector), -1, *[1] * (parts[0].ndim - 2))
+
+    x = torch.cat([x + spread(offset) for x, offset in zip(parts, offsets, strict=True)], 1)
+    y = F.group_norm(x, groups, weight, bias, 1e-5)
+    if modulation is not None:
+        scale, shift = spread(modulation).chunk(2, 1)
+        y = y * (1 + scale) + shift
+    return F.silu(y) if act else y
+
+
+@where_kernels_run
+@pytest.mark.parametrize("case", CASES)
+def test_the_fused_norm_and_its_gradients_are_the_plain_ones_in_float64(case: int) -> None:
+    from medidiff.networks.kernels import norm as fused
+
+    channels, space, groups = shape_of(case)
+    batch, total, act = 1 + case % 3, sum(channels), case % 4 != 0
+    generator = torch.Generator().manual_seed(case)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(DEVICE)
+
+    last = torch.channels_last if len(space) == 2 else torch.channels_last_3d
+    parts = [
+        (draw(batch, each, *space) * 2 + 5).contiguous(memory_format=last) for each in channels
+    ]
+    offsets = [draw(1 if case % 2 else batch, each) for each in channels]
+    weight, bias = draw(total), draw(total)
+    modulation = draw(batch, 2 * total) if case % 3 else None
+    inputs = [each for each in (*parts, *offsets, weight, bias, modulation) if each is not None]
+    for each in inputs:
+        each.requires_grad_()
+
+    read = [
+        fused.Part(x.detach(), offset.detach(), fused.moments_of(x.detach()))
+        for x, offset in zip(parts, offsets, strict=True)
+    ]
+    folded = fused.fold(
+        read, weight.detach(), bias.detach(), None if modulation is None else modulation.detach(),
+        groups, 1e-5,
+    )  # fmt: skip
+    second = (parts[1], offsets[1]) if len(parts) == 2 else (None, None)
+    ours, *_ = fused.NormAct.apply(
+        parts[0], offsets[0], *second, weight, bias, modulation, (groups, act, folded, read)
+    )
+    theirs = plain_norm(parts, offsets, weight, bias, modulation, groups, act)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12 * float(theirs.abs().max()) + 1e-12)
+    toward = draw(*theirs.shape)
+    mine = torch.autograd.grad(ours, inputs, toward)
+    other = torch.autograd.grad(theirs, inputs, toward)
+    for one, two in zip(mine, other, strict=True):
+        bound = 1e-10 * (1 + float(two.abs().max()))
+        torch.testing.assert_close(one, two, rtol=0, atol=bound)
+
+
+@where_kernels_run
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("style", ["adm", "monai", "adm, recomputing"])
+def test_the_fused_network_and_its_gradients_are_the_plain_ones(dims: int, style: str) -> None:
+    from medidiff.networks import NetworkShape, UNetOptions, build
+    from medidiff.networks.kernels import plain, usable
+
+    monai = {"modulation": "shift", "resampling": "convolution", "middle_attention": "always"}
+    options = UNetOptions(
+        channels=(8, 12), attention=(False, style == "adm"), blocks=1, groups=4,
+        checkpoint_levels=(True, True) if style.endswith("recomputing") else (),
+        **(monai if style == "monai" else {}),
+    )  # fmt: skip
+    network = build(options, NetworkShape(dims=dims, in_channels=2, out_channels=2)).double()  # type: ignore[arg-type]
+    generator = torch.Generator().manual_seed(1)
+    for weight in network.parameters():
+        weight.data = torch.randn(weight.shape, generator=generator, dtype=torch.float64) * 0.2
+    network = network.to(DEVICE)
+    space = (7, 10) if dims == 2 else (4, 5, 6)
+    x = torch.randn(2, 2, *space, generator=generator, dtype=torch.float64).to(DEVICE)
+    x.requires_grad_()
+    label = torch.tensor([3.0, 700.0], dtype=torch.float64, device=DEVICE)
+    assert usable(x)
+    inputs = [x, *network.parameters()]
+    fused = network(x, label)
+    toward = torch.randn(fused.shape, generator=generator, dtype=torch.float64).to(DEVICE)
+    mine = torch.autograd.grad(fused, inputs, toward)
+    with plain():
+        slow = network(x, label)
+        other = torch.autograd.grad(slow, inputs, toward)
+    with torch.no_grad():
+        torch.testing.assert_close(network(x, label), slow, rtol=0, atol=1e-11)
+    torch.testing.assert_close(fused, slow, rtol=0, atol=1e-11)
+    for one, two in zip(mine, other, strict=True):
+        torch.testing.assert_close(one, two, rtol=0, atol=1e-10 * (1 + float(two.abs().max())))
+
+
+@where_kernels_run
+@pytest.mark.parametrize("case", range(4))
+def test_a_pointwise_layer_of_two_parts_is_added_with_its_moments(case: int) -> None:
+    from medidiff.networks.kernels import norm as fused
+
+    channels, space, _ = shape_of(case)
+    widths, batch, outputs = (channels * 2)[:2], 1 + case % 2, 8 + 24 * case
+    generator = torch.Generator().manual_seed(case)
+    last = torch.channels_last if len(space) == 2 else torch.channels_last_3d
+
+    def field(width: int) -> Tensor:
+        drawn = torch.randn(batch, width, *space, generator=generator)
+        return drawn.to(DEVICE, HALF).contiguous(memory_format=last)
+
+    onto, a, b = field(outputs), field(widths[0]), field(widths[1])
+    weight = torch.randn(outputs, sum(widths), generator=generator).to(DEVICE, HALF)
+    x = torch.cat([a, b], 1).double().movedim(1, -1)
+    expected = onto.double() + (x @ weight.double().t()).movedim(-1, 1)
+    moments = fused.add_product(onto, a, b, weight)
+    bound = 1e-2 * float(expected.abs().max())
+    torch.testing.assert_close(onto.double(), expected, rtol=0, atol=bound)
+    again = fused.moments_of(onto)
+    torch.testing.assert_close(moments.mean, again.mean, rtol=1e-4, atol=1e-4)
+    spread = float(again.square.max())
+    torch.testing.assert_close(moments.square, again.square, rtol=1e-4, atol=1e-4 * spread)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_replayed_graph_gives_what_the_call_gives() -> None:
+    from medidiff.networks import NetworkShape, UNetOptions, build
+    from medidiff.networks.graphs import Graphed
+
+    options = UNetOptions(channels=(32, 64), attention=(False, True), blocks=1)
+    network = build(options, NetworkShape()).cuda()
+    for weight in network.parameters():
+        torch.nn.init.normal_(weight, std=0.1)
+    x, label = torch.randn(2, 1, 24, 24, device="cuda"), torch.tensor([3.0, 700.0], device="cuda")
+    graphed = Graphed(network).eval()
+    with torch.no_grad():
+        graphed(x, label)
+        x = x * 2
+        torch.testing.assert_close(graphed(x, label), network(x, label))
+    graphed.train()
+    gradients = []
+    for call in (graphed, graphed, network):
+        network.zero_grad()
+        y = call(x, label)
+        y.square().sum().backward()
+        gradients.append([weight.grad.clone() for weight in network.parameters()])  # type: ignore[union-attr]
+    for index in (0, 1):
+        for one, two in zip(gradients[index], gradients[2], strict=True):
+            torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-3 * float(two.abs().max()))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_noise_on_a_gpu_is_the_noise_of_a_cpu() -> None:
+    from medidiff.diffusion import KeyedNoise
+
+    noise = KeyedNoise(7, [("a", 0), ("b", 3)])
+    like = torch.empty(2, 1, 33, 17, dtype=torch.float64)
+    torch.testing.assert_close(noise(like.cuda(), 4).cpu(), noise(like, 4), rtol=0, atol=1e-12)
