@@ -133,6 +133,9 @@ class Augment:
     """Largest relative change of contrast above the window's lower end."""
     flip_axes: tuple[int, ...] = ()
     """Axes mirrored in half of the images, counted from 0."""
+    until: float = 1.0
+    """Share of the training that is augmented; the rest sees the images as they are, so that the
+    borders of turned and shifted images do not stay in what the model draws."""
 
     DRAWS: ClassVar[int] = 11
     """Uniform numbers an image takes: 3 shifts, 3 turns, size, contrast, 3 mirrors (2-D too)."""
@@ -141,6 +144,8 @@ class Augment:
         limits = (self.shift_voxels, self.rotate_degrees, self.scale, self.intensity)
         if min(limits) < 0 or self.scale >= 1 or self.intensity >= 1:
             raise ValueError("augmentation limits are 0 or more, scale and intensity below 1")
+        if not 0 <= self.until <= 1:
+            raise ValueError(f"augment.until is a share from 0 to 1, not {self.until}")
         if any(axis not in (0, 1, 2) for axis in self.flip_axes):
             raise ValueError(f"flip_axes are 0, 1 or 2, not {self.flip_axes}")
         if any(a == b for a, b in itertools.combinations(self.flip_axes, 2)):

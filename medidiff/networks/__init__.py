@@ -7,10 +7,12 @@ from medidiff.networks.conditions import (
     encode,
     encode_batch,
 )
+from medidiff.networks.graphs import Acceleration, accelerated
 from medidiff.networks.shape import NetworkShape
 from medidiff.networks.unet import AnyNetwork, UNet, UNetOptions, build, parameter_count
 
 __all__ = [
+    "Acceleration",
     "AnyCondition",
     "AnyNetwork",
     "ClassCondition",
@@ -18,6 +20,7 @@ __all__ = [
     "NumberCondition",
     "UNet",
     "UNetOptions",
+    "accelerated",
     "build",
     "encode",
     "encode_batch",

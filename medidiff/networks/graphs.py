@@ -10,12 +10,16 @@ is the network's own call.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Literal, TypeAlias, cast
 
 import torch
 from torch import nn
 
+from medidiff.networks.kernels import plain
 from medidiff.types import Image, Tensor
+
+Acceleration: TypeAlias = Literal["auto", "none"]
+"""CUDA graphs and fused kernels where a GPU has them, or plain torch."""
 
 _KEPT = 4  # shapes whose graphs are kept: a graph holds the memory of its own activations
 _WARM_UPS = 3  # calls before the recording, in which libraries choose their kernels
@@ -26,6 +30,33 @@ class _Recording:
     graph: torch.cuda.CUDAGraph
     inputs: tuple[Tensor | None, ...]
     output: Tensor
+
+
+def accelerated(network: nn.Module, how: Acceleration) -> nn.Module:
+    """The network as it is to be called: recorded and fused where a GPU allows it, or plain."""
+    if how == "none":
+        return _Plain(network)
+    if next(network.parameters()).is_cuda:
+        _channels_last(network)
+    return Graphed(network)
+
+
+class _Plain(nn.Module):
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, *inputs: Tensor | None) -> Image:
+        with plain():
+            return self.network(*inputs)
+
+
+def _channels_last(network: nn.Module) -> None:
+    """Lay the weights of the convolutions out with channels last, in place."""
+    layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for weight in network.parameters():
+        if weight.ndim in layouts:
+            weight.data = weight.data.contiguous(memory_format=layouts[weight.ndim])
 
 
 class _Call(nn.Module):

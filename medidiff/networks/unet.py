@@ -29,6 +29,7 @@ from medidiff.networks.blocks import (
 )
 from medidiff.networks.embeddings import Embedding
 from medidiff.networks.fields import Field, Resampling, convolve, norm_silu
+from medidiff.networks.kernels import as_now
 from medidiff.networks.shape import NetworkShape
 from medidiff.types import Image, Tensor
 
@@ -106,7 +107,7 @@ class _Level(nn.Module):
             keep = any(getattr(each, "dropout", 0) > 0 for each in stage.modules())
             return cast(
                 Field,
-                checkpoint(stage, *inputs, use_reentrant=False, preserve_rng_state=keep),
+                checkpoint(as_now(stage), *inputs, use_reentrant=False, preserve_rng_state=keep),
             )
         return stage(*inputs)
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from medidiff.data.options import Augment
 from medidiff.diffusion import uniforms
 from medidiff.errors import TrainingError
+from medidiff.networks import accelerated
 from medidiff.training.batches import Batch, TrainingSet, augmented, training_batches
 from medidiff.training.checkpoint import load_checkpoint, save_checkpoint
 from medidiff.training.ema import AveragedWeights
@@ -137,6 +138,7 @@ def train(
     """
     precision = choose_precision(options.precision, device)
     network.to(device).train()
+    forward = accelerated(network, options.acceleration)
     optimiser = make_optimiser(network, options)
     state = State(network, AveragedWeights(network, options.ema), optimiser, precision.scaler())
     state.load(job.folder, device)
@@ -148,8 +150,9 @@ def train(
     losses = RecentLosses()
     for step, batch in batches:
         set_learning_rate(state.optimiser, learning_rate(step, options))
-        batch = augmented(batch, job.augment, options.seed, step)
-        loss = forward_backward(state, job.objective, batch, options, precision, step)
+        if step < job.augment.until * options.steps:
+            batch = augmented(batch, job.augment, options.seed, step)
+        loss = forward_backward(forward, state, job.objective, batch, options, precision, step)
         state.scaler.unscale_(state.optimiser)
         norm = torch.nn.utils.clip_grad_norm_(network.parameters(), options.clip_norm)
         state.scaler.step(state.optimiser)
@@ -201,6 +204,7 @@ def outcome(state: State, options: TrainOptions) -> Outcome:
 
 
 def forward_backward(
+    forward: nn.Module,
     state: State,
     objective: Objective,
     batch: Batch,
@@ -210,7 +214,7 @@ def forward_backward(
 ) -> Tensor:
     """One forward and backward pass; returns the loss of each image, detached."""
     with dropout_keyed(options.seed, step, precision.device), precision.autocast():
-        loss = objective.loss(state.network, batch, options.seed, step)
+        loss = objective.loss(forward, batch, options.seed, step)
     state.scaler.scale(loss.mean()).backward()
     return loss.detach()
 

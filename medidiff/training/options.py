@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from medidiff.networks import Acceleration
+
 
 @dataclass(frozen=True)
 class EarlyStop:
@@ -43,6 +45,8 @@ class TrainOptions:
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """auto: bf16 on a GPU that has it, fp16 with a loss scaler on one that has not, fp32 on a
     CPU."""
+    acceleration: Acceleration = "auto"
+    """CUDA graphs and fused kernels where a GPU has them; "none" is plain torch."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     seed: int = 0
     minutes: float | None = None

@@ -21,7 +21,8 @@ class Precision:
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         if self.dtype == torch.float32:
             return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtype=self.dtype)
+        # a recorded pass must cast the weights itself each time: they change between replays
+        return torch.autocast(self.device.type, dtype=self.dtype, cache_enabled=False)
 
     def scaler(self) -> torch.amp.GradScaler:
         """Scales the loss for fp16, does nothing otherwise."""

@@ -10,11 +10,14 @@ import contextlib
 import importlib.util
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from functools import cache
+from typing import TypeVar
 
 from medidiff.types import Tensor
+
+Result = TypeVar("Result")
 
 _PLAIN: ContextVar[bool] = ContextVar("plain", default=False)
 
@@ -29,6 +32,18 @@ def plain() -> Iterator[None]:
         _PLAIN.reset(token)
 
 
+def as_now(call: Callable[..., Result]) -> Callable[..., Result]:
+    """`call` with the choice that holds now, also when autograd makes it later and elsewhere."""
+    if not _PLAIN.get():
+        return call
+
+    def plainly(*inputs: object) -> Result:
+        with plain():
+            return call(*inputs)
+
+    return plainly
+
+
 def usable(x: Tensor) -> bool:
     """Whether a field goes through the fused kernels."""
     return (x.is_cuda or _interpreted()) and not _PLAIN.get() and available()
@@ -37,8 +52,6 @@ def usable(x: Tensor) -> bool:
 @cache
 def available() -> bool:
     """Whether the kernels run here; warns once, with the reason, where they do not."""
-    if os.environ.get("MEDIDIFF_KERNELS") == "plain":
-        return False
     if importlib.util.find_spec("triton") is None:
         _warn("Triton is not installed")
         return False
