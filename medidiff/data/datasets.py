@@ -19,7 +19,7 @@ from torch import Tensor
 from medidiff.data.images import Original, Volume, load_image, original_of
 from medidiff.data.intensity import FittedIntensity, Scale, unscaled
 from medidiff.data.privacy import SiteKey
-from medidiff.data.rows import Progress, Row
+from medidiff.data.rows import Progress, Row, first_problems
 from medidiff.data.transforms import Kind, Space, inside_space, put_back, to_space
 from medidiff.errors import DataError
 
@@ -56,7 +56,8 @@ class CaseSet:
 
     With cache "memory" all are loaded at once, in threads, and kept; with "none" each is loaded
     when it is asked for. `progress(done, total)` is called as they are loaded.
-    Errors: DataError naming the manifest's row and column; the file is in `.private` only.
+    Errors: DataError naming the manifest's row and column, all of them with cache "memory"; the
+    files are in `.private` only.
     """
 
     def __init__(
@@ -94,13 +95,20 @@ class CaseSet:
         return self[index].images
 
     def _load_all(self, workers: int, progress: Progress | None) -> list[Case]:
-        cases: list[Case] = []
-        with ThreadPoolExecutor(max(workers, 1)) as pool:
-            for case in pool.map(self._load, self.rows):
-                cases.append(case)
+        found: list[Case | DataError] = []
+        with ThreadPoolExecutor(workers) as pool:
+            for case in pool.map(self._tried, self.rows):
+                found.append(case)
                 if progress is not None:
-                    progress(len(cases), len(self.rows))
-        return cases
+                    progress(len(found), len(self.rows))
+        _raise_all([error for error in found if isinstance(error, DataError)])
+        return [case for case in found if isinstance(case, Case)]
+
+    def _tried(self, row: Row) -> Case | DataError:
+        try:
+            return self._load(row)
+        except DataError as error:
+            return error
 
     def _load(self, row: Row) -> Case:
         files = {name: row.images.get(name) for name in self.images}
@@ -118,8 +126,20 @@ class CaseSet:
                 modality=row.text.get("modality"),
             )
         except DataError as error:
+            if error.private:  # a file that could not be read: all is said
+                raise
             where = ", ".join(str(path) for path in files.values())
             raise DataError(f"row {row.number}: {error}", private=f"{where}: {error}") from error
+
+
+def _raise_all(problems: Sequence[DataError]) -> None:
+    """One DataError for all rows that cannot be used, if there are any."""
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        told = [f"{len(problems)} rows cannot be used", *first_problems([*map(str, problems)])]
+        named = [error.private for error in problems if error.private]
+        raise DataError("\n".join(told), private="\n".join(named) or None)
 
 
 def load_case(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -11,7 +11,7 @@ from pathlib import Path
 from medidiff import options
 from medidiff.data.datasets import Case
 from medidiff.errors import OutputError, TaskError
-from medidiff.jobs.cases import cases_of_split, check_splits
+from medidiff.jobs.cases import Mismatch, cases_of_split, check_cases, check_splits
 from medidiff.jobs.reporting import Reporter
 from medidiff.jobs.splits import Splits
 from medidiff.model import Model
@@ -65,12 +65,13 @@ def benchmark_head(
     n: int,
     seed: int,
     limit: int | None,
+    mismatch: Mismatch,
     report: Reporter,
 ) -> Table:
     """Run `head` and its baselines on `split`; nothing is chosen on it.
 
     Errors: OutputError if `out` holds something; TaskError if head and model do not go together;
-    ManifestError.
+    ManifestError; DataError for scans that do not fit the model, if `mismatch` is "refuse".
     """
     if out is not None and out.exists() and any(out.iterdir()):
         raise OutputError(f"{out} already holds results; name another folder")
@@ -87,19 +88,22 @@ def benchmark_head(
     def cases(name: str) -> list[Case]:
         return cases_of_split(model, manifest, name, splits, report, limit)
 
+    train = [] if head.needs().input_images else cases(splits.train)
     bench = Bench(
         model,
-        () if head.needs().input_images else cases(splits.train),
+        train,
         cases(splits.validation),
         cases(split),
         seed=seed,
         samples=n,
         progress=lambda what, done, total: report.progress(what, done, total),
     )
+    misfits = check_cases(model, manifest, [*train, *bench.validation, *bench.test], mismatch)
     found = head.benchmark(bench)
     table = make_table(head, found.rows)
     if out is not None:
-        save_table(table, found, head, model, split, seed, n, out)
+        protocol = {"split": split, "seed": seed, "samples": n, "rows_that_do_not_fit": misfits}
+        save_table(table, found, head, model, protocol, out)
     return table
 
 
@@ -124,9 +128,7 @@ def save_table(
     found: Benchmarked,
     head: Head,
     model: Model,
-    split: str,
-    seed: int,
-    n: int,
+    protocol: Mapping[str, object],
     out: Path,
 ) -> None:
     """Write table.md, summary.json, rows.csv and comparison.png. Subjects are pseudonyms."""
@@ -135,15 +137,13 @@ def save_table(
         "metrics": dict(head.metrics()),
         "model": model.spec.name,
         "model_digest": model.digest,
-        "split": split,
-        "seed": seed,
-        "samples": n,
         "version": metadata.version("medidiff"),
+        **protocol,
     }
     write_csv(out / "rows.csv", table.rows)
     write_json(out / "summary.json", table.rows, table.summaries, table.differences, facts)
     meanings = "".join(f"- `{name}`: {text}\n" for name, text in head.metrics().items())
-    title = f"# {head.kind}: {model.spec.name} on {split}\n\n"
+    title = f"# {head.kind}: {model.spec.name} on {protocol['split']}\n\n"
     text = title + markdown(table.summaries, table.differences) + "\n" + meanings
     (out / "table.md").write_text(text, encoding="utf-8")
     if found.examples:
@@ -152,5 +152,5 @@ def save_table(
             out / "comparison.png",
             window=(-1.0, 1.0),
             truth=found.truth,
-            title=f"{head.kind}, {model.spec.name}, split {split}",
+            title=f"{head.kind}, {model.spec.name}, split {protocol['split']}",
         )

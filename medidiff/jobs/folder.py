@@ -7,7 +7,6 @@ journal.jsonl     all that was logged, also where no server is reached
 checkpoints/      what a resumed run needs
 samples/          sample grids during training
 model/            the finished model
-private.log       errors with file names, for its owner's eyes only (mode 0600)
 """
 
 from __future__ import annotations
@@ -47,10 +46,6 @@ class RunFolder:
     @property
     def model(self) -> Path:
         return self.path / "model"
-
-    @property
-    def private_log(self) -> Path:
-        return self.path / "private.log"
 
 
 def check_new(path: Path) -> None:

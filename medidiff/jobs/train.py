@@ -12,7 +12,6 @@ from torch import nn
 
 from medidiff import options
 from medidiff.config import Config, Loaded, load_config
-from medidiff.data.privacy import PrivateLog
 from medidiff.errors import TrainingError
 from medidiff.jobs.folder import (
     RunFolder,
@@ -66,7 +65,7 @@ def train_model(
             _run(loaded, folder, ready, resume, report, stop)
         except TrainingError as error:
             named = "; ".join(f"row {row}: {ready.files[row]}" for row in error.rows)
-            PrivateLog(folder.private_log).write(f"{error} | {named}")
+            error.private = f"{error} | {named}" if named else None
             raise
     return folder.path
 
