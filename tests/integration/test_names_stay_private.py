@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import shutil
 import stat
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK as sitk  # noqa: N813  (its usual name)
+from pydicom.data import get_testdata_file
 
 import medidiff
 from medidiff import api, cli
@@ -67,6 +70,39 @@ def test_of_a_damaged_file_of_any_format(
     assert all(file in private_log.read_text() for file in files)
     assert stat.S_IMODE(private_log.stat().st_mode) == 0o600
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.9])
+def test_of_a_truncated_file_of_any_format(
+    share: float,
+    tmp_path: Path,
+    private_log: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: Capture,
+) -> None:
+    files = [tmp_path / f"{NAME}{index}.{ending}" for index, ending in enumerate(ENDINGS[:7])]
+    for file in files:
+        write_scan(file)
+        content = file.read_bytes()
+        file.write_bytes(content[: int(share * len(content))])
+    path = manifest_of(tmp_path, *(file.name for file in files))
+    words = ("check", str(CONFIG), "-c", f"data.manifest={path}")
+    assert exit_code(*words, monkeypatch=monkeypatch) == 2
+    told = said(capfd)
+    assert NAME not in told
+    assert all(f"row {row}, column 'image'" in told for row in range(2, 2 + len(files)))
+    assert all(file.name in private_log.read_text() for file in files)
+
+
+def write_scan(file: Path) -> None:
+    """A sound picture in the format that the name says."""
+    values = np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8)
+    if file.suffix in (".nii", ".gz"):
+        nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), file)
+    elif file.suffix == ".dcm":
+        shutil.copyfile(str(get_testdata_file("CT_small.dcm", download=False)), file)
+    else:
+        sitk.WriteImage(sitk.GetImageFromArray(values), str(file))
 
 
 def test_a_script_is_told_where_the_names_are(tmp_path: Path, private_log: Path) -> None:
