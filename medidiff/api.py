@@ -28,6 +28,7 @@ from medidiff.jobs.benchmark import Table, benchmark_head
 from medidiff.jobs.cases import Mismatch
 from medidiff.jobs.demo import DemoResult, run_demo
 from medidiff.jobs.evaluate import Evaluation, evaluate_model
+from medidiff.jobs.folder import close_interrupted
 from medidiff.jobs.models import export_model, load_model, register_model
 from medidiff.jobs.prepare import check_data
 from medidiff.jobs.reporting import Quiet, Reporter, reporter
@@ -271,7 +272,12 @@ def export(
 
 
 def sync(folder: PathLike) -> int:
-    """Send to MLflow what runs in `folder` could not send before; gives the number of events."""
+    """Send to MLflow what runs in `folder` could not send before; gives the number of events.
+
+    Runs whose process died are first given the end that it did not write.
+    """
+    for record in sorted(Path(folder).rglob("run.json")):
+        close_interrupted(record.parent)
     return sync_runs(folder)
 
 

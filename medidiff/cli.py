@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -293,8 +292,6 @@ def _options(
 def main() -> None:
     """Run the command line: exit code 2 for what a user can mend, 75 for a run stopped on
     request, 1 for a defect of ours."""
-    # pydicom warns by quoting header values, which may be a patient's
-    warnings.filterwarnings("ignore", module=r"pydicom(\..*)?$")
     try:
         app()
     except MedidiffError as error:

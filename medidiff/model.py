@@ -404,7 +404,7 @@ class Model:
         if place.exists():
             place.rmdir()
         part.replace(place)
-        self.digest = digest(place / "SHA256SUMS")[:16]
+        self.digest = folder_digest(place)
         return place
 
     @classmethod
@@ -428,7 +428,7 @@ class Model:
             ) from None
         network.eval().requires_grad_(False)
         network.to(device or default_device())
-        return cls(spec, network, digest=digest(place / "SHA256SUMS")[:16])
+        return cls(spec, network, digest=folder_digest(place))
 
 
 def check_folder(place: Path) -> None:
@@ -468,6 +468,11 @@ def read_spec(place: Path) -> ModelSpec:
         return options.read(ModelSpec, content)
     except options.OptionError as error:
         raise ModelError(f"{place}/model.json: {error}") from None
+
+
+def folder_digest(place: Path) -> str:
+    """What a model folder is known by: 16 digits of the digest of its digests."""
+    return digest(place / "SHA256SUMS")[:16]
 
 
 def digest(file: Path) -> str:

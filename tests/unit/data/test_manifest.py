@@ -145,7 +145,9 @@ def test_all_problems_of_content_are_told_by_row(folder: Path) -> None:
     assert "row 10, column 'image': every voxel has the same value" in text
     assert "row 11, column 'image': no image" in text
     assert "8 problems" in text
-    assert "'train' (row 2), 'test' (row 4); split by subject, not by image | subject 'a'" in private
+    assert (
+        "'train' (row 2), 'test' (row 4); split by subject, not by image | subject 'a'" in private
+    )
     for number, names in {5: "gone", 6: "truncated", 7: "copy.png and 1", 9: "again"}.items():
         said = next(line for line in private.splitlines() if f"row {number}," in line)
         assert f"| {names}" in said
