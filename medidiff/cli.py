@@ -102,6 +102,10 @@ def sample(
         list[str] | None, typer.Option("--condition", help="e.g. sex=F; repeat for more")
     ] = None,
     guidance: Annotated[float, typer.Option(help="Guidance scale, 1 = plain conditional")] = 1.0,
+    guidance_interval: Annotated[
+        tuple[float, float] | None,
+        typer.Option(help="Guide between these noise ratios (sigma / alpha) only: LOW HIGH"),
+    ] = None,
     seed: Seed = 0,
 ) -> None:
     """Draw synthetic images, as NIfTI with a provenance sidecar each, and a sheet of them."""
@@ -114,6 +118,7 @@ def sample(
         steps=steps,
         condition=_pairs(condition, "--condition"),
         guidance=guidance,
+        guidance_interval=guidance_interval,
         seed=seed,
     )
     typer.echo(

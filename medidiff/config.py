@@ -60,15 +60,15 @@ class DataOptions:
     cache: Literal["memory", "none"] = "memory"
     """Keep prepared images in memory, or read them again each time."""
     workers: int = 2
-    """Threads that read scans."""
+    """Threads that read scans: all at the start, or with cache "none" those of each batch."""
 
     def __post_init__(self) -> None:
         if not self.images:
             raise ValueError("images must name at least one column")
         if not 0 <= self.holdout < 1:
             raise ValueError("holdout is a share of subjects between 0 and 1")
-        if self.workers < 0:
-            raise ValueError("workers must be 0 or more")
+        if self.workers < 1:
+            raise ValueError("workers must be at least 1")
 
 
 @dataclass(frozen=True)

@@ -54,8 +54,9 @@ class Case:
 class CaseSet:
     """The cases of some rows of a manifest.
 
-    With cache "memory" all are loaded at once, in threads, and kept; with "none" each is loaded
-    when it is asked for. `progress(done, total)` is called as they are loaded.
+    With cache "memory" all are loaded at once and kept; with "none" they are loaded when they are
+    asked for. Either way `workers` threads load them. `progress(done, total)` is called as they are
+    loaded at once.
     Errors: DataError naming the manifest's row and column, all of them with cache "memory"; the
     files are in `.private` only.
     """
@@ -79,7 +80,8 @@ class CaseSet:
         self.intensity = intensity
         self.label = label
         self.key = key or SiteKey.load()
-        self._cases = self._load_all(workers, progress) if cache == "memory" else None
+        self.workers = workers
+        self._cases = self._load_all(progress) if cache == "memory" else None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -88,15 +90,19 @@ class CaseSet:
         return self._load(self.rows[index]) if self._cases is None else self._cases[index]
 
     def __iter__(self) -> Iterator[Case]:
-        return (self[index] for index in range(len(self)))
+        for first in range(0, len(self), self.workers):  # read on demand, no more than needed
+            yield from self.at(range(first, min(first + self.workers, len(self))))
 
-    def tensor(self, index: int) -> Tensor:
-        """The images of one case: (channel, *space)."""
-        return self[index].images
+    def at(self, indices: Sequence[int]) -> list[Case]:
+        """Some of the cases, in the order asked for."""
+        if self._cases is not None:
+            return [self._cases[index] for index in indices]
+        with ThreadPoolExecutor(self.workers) as pool:
+            return list(pool.map(self.__getitem__, indices))
 
-    def _load_all(self, workers: int, progress: Progress | None) -> list[Case]:
+    def _load_all(self, progress: Progress | None) -> list[Case]:
         found: list[Case | DataError] = []
-        with ThreadPoolExecutor(workers) as pool:
+        with ThreadPoolExecutor(self.workers) as pool:
             for case in pool.map(self._tried, self.rows):
                 found.append(case)
                 if progress is not None:

@@ -118,7 +118,7 @@ def prepare(loaded: Loaded, parent: Model | None, report: Reporter) -> Prepared:
     if parent is not None:
         intensity = parent.spec.intensity
     else:
-        intensity = fit(config.data.intensity, (train.tensor(index) for index in range(len(train))))
+        intensity = fit(config.data.intensity, (case.images for case in train))
     spec = make_spec(config, manifest, intensity, conditions, data.train, parent)
     spec = dataclasses.replace(spec, view=views(train, spec.space))
     network = build(spec.network, spec.shape, seed=config.train.seed)
@@ -147,10 +147,10 @@ def training_set(
     """The cases as the loop reads them: images in model units, conditions encoded."""
     encoded = encode_rows(manifest, cases.rows, conditions)
 
-    def image(index: int) -> torch.Tensor:
-        return intensity.normalise(cases.tensor(index))[0]
+    def images(indices: Sequence[int]) -> torch.Tensor:
+        return torch.stack([intensity.normalise(case.images)[0] for case in cases.at(indices)])
 
-    return TrainingSet(image, encoded, [row.number for row in cases.rows])
+    return TrainingSet(images, encoded, [row.number for row in cases.rows])
 
 
 def encode_rows(
