@@ -19,6 +19,7 @@ from medidiff.report.pictures import comparison
 from medidiff.report.tables import (
     Better,
     Difference,
+    Reference,
     Summary,
     markdown,
     paired_difference,
@@ -41,6 +42,8 @@ class Table:
     """Mean and 95 % interval over subjects, by metric, setting and method."""
     differences: Sequence[Difference]
     """Ours minus the best baseline, paired by subject."""
+    references: Sequence[Reference]
+    """Metrics of our population beside two sets of real images of the same size."""
     text: str
     """The tables, to be printed."""
 
@@ -100,27 +103,40 @@ def benchmark_head(
     )
     misfits = check_cases(model, manifest, [*train, *bench.validation, *bench.test], mismatch)
     found = head.benchmark(bench)
-    table = make_table(head, found.rows)
+    table = make_table(head, found)
     if out is not None:
         protocol = {"split": split, "seed": seed, "samples": n, "rows_that_do_not_fit": misfits}
         save_table(table, found, head, model, protocol, out)
     return table
 
 
-def make_table(head: Head, rows: Sequence[Row]) -> Table:
+def make_table(head: Head, found: Benchmarked) -> Table:
     """The rows of a benchmark, summarised over subjects."""
+    rows = found.rows
     summaries: list[Summary] = []
     differences: list[Difference] = []
     for metric, meaning in head.metrics().items():
-        found = summarise(rows, metric)
-        summaries += found
-        if all(item.interval.n == 1 for item in found):
+        means = summarise(rows, metric)
+        summaries += means
+        if all(item.interval.n == 1 for item in means):
             continue  # a population is measured once: there is nothing to pair or to resample
         better: Better = "higher" if meaning.endswith("higher") else "lower"
         differences += paired_difference(
             rows, metric, ours=OURS, better=better, baselines=head.baselines()
         )
-    return Table(rows, summaries, differences, plain_text(summaries, differences))
+    references = beside_real(found)
+    text = plain_text(summaries, differences, references)
+    return Table(rows, summaries, differences, references, text)
+
+
+def beside_real(found: Benchmarked) -> list[Reference]:
+    """Our population's metrics beside those of real sets."""
+    return [
+        Reference(metric, OURS, float(row[metric]), int(row["images"]), interval)
+        for metric, interval in found.real_against_real.items()
+        for row in found.rows
+        if row["method"] == OURS and metric in row
+    ]
 
 
 def save_table(
@@ -141,10 +157,17 @@ def save_table(
         **protocol,
     }
     write_csv(out / "rows.csv", table.rows)
-    write_json(out / "summary.json", table.rows, table.summaries, table.differences, facts)
+    write_json(
+        out / "summary.json",
+        table.rows,
+        table.summaries,
+        table.differences,
+        facts,
+        table.references,
+    )
     meanings = "".join(f"- `{name}`: {text}\n" for name, text in head.metrics().items())
     title = f"# {head.kind}: {model.spec.name} on {protocol['split']}\n\n"
-    text = title + markdown(table.summaries, table.differences) + "\n" + meanings
+    text = title + markdown(table.summaries, table.differences, table.references) + "\n" + meanings
     (out / "table.md").write_text(text, encoding="utf-8")
     if found.examples:
         comparison(
