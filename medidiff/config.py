@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 import yaml
 from pydantic import Field
 
@@ -79,6 +80,10 @@ class DiffusionOptions:
     target: Annotated[AnyTarget, Field(discriminator="kind")] = V()
     times: Annotated[AnyTimes, Field(discriminator="kind")] = UniformTimes()
     weight: Annotated[AnyWeight, Field(discriminator="kind")] = UniformWeight()
+
+    def __post_init__(self) -> None:
+        noise = torch.tensor(self.schedule.t_max, dtype=torch.float64)
+        self.target.multipliers(self.schedule(noise))  # sampling begins there
 
 
 @dataclass(frozen=True)
