@@ -13,7 +13,8 @@ Every verb raises `medidiff.MedidiffError` with one clear message for what a use
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, overload
@@ -21,11 +22,13 @@ from typing import Literal, overload
 import torch
 
 from medidiff.config import Loaded, load_config, schema
+from medidiff.data.privacy import names_kept_private
 from medidiff.errors import MedidiffError
 from medidiff.jobs.benchmark import Table, benchmark_head
 from medidiff.jobs.cases import Mismatch
 from medidiff.jobs.demo import DemoResult, run_demo
 from medidiff.jobs.evaluate import Evaluation, evaluate_model
+from medidiff.jobs.folder import close_interrupted
 from medidiff.jobs.models import export_model, load_model, register_model
 from medidiff.jobs.prepare import check_data
 from medidiff.jobs.reporting import Quiet, Reporter, reporter
@@ -80,12 +83,9 @@ def check(config: PathLike, *, changes: Sequence[str] = (), progress: Progress =
     """
     from medidiff.networks import NetworkShape, parameter_count
 
-    report = _reporter(progress)
-    try:
+    with _reporting(progress) as report:
         loaded = load_config(config, changes)
         data = check_data(loaded, None, report)
-    finally:
-        report.close()
     channels = len(loaded.config.data.images)
     shape = NetworkShape(
         loaded.config.data.space.dims, channels, channels, conditions=data.conditions
@@ -111,11 +111,8 @@ def train(
     `training.stop.Stopped` when asked to stop (a checkpoint is saved).
     """
     start = None if parent is None else load_model(parent)
-    report = _reporter(progress)
-    try:
+    with _reporting(progress) as report:
         return train_model(config, changes=changes, resume=resume, parent=start, report=report)
-    finally:
-        report.close()
 
 
 def load(name: ModelLike, device: str | torch.device | None = None) -> Model:
@@ -179,13 +176,10 @@ def run(
     chosen = head(task, task_options)
     single = isinstance(input, str | os.PathLike)
     cases = [[input]] if single else [_files(item) for item in input]
-    report = _reporter(progress)
-    try:
+    with _reporting(progress) as report:
         results = run_head(
             chosen, load_model(model), cases, n=n, seed=seed, mismatch=mismatch, report=report
         )
-    finally:
-        report.close()
     return results[0] if single else results
 
 
@@ -201,6 +195,7 @@ def benchmark(
     n: int = 1,
     seed: int = 0,
     limit: int | None = None,
+    mismatch: Mismatch = "refuse",
     progress: Progress = "none",
     **task_options: object,  # as in `run`
 ) -> Table:
@@ -210,11 +205,11 @@ def benchmark(
     Split names and the held-out share are those of the training unless stated.
     With `out`, writes table.md, summary.json, rows.csv (a row a subject and method) and a picture
     there.
-    Errors: TaskError, ManifestError, OutputError.
+    Errors: TaskError, ManifestError, OutputError; DataError naming all rows whose scans do not fit
+    the model (`mismatch="warn"` warns instead).
     """
     chosen, chosen_model = head(task, task_options), load_model(model)
-    report = _reporter(progress)
-    try:
+    with _reporting(progress) as report:
         return benchmark_head(
             chosen,
             chosen_model,
@@ -225,10 +220,9 @@ def benchmark(
             n=n,
             seed=seed,
             limit=limit,
+            mismatch=mismatch,
             report=report,
         )
-    finally:
-        report.close()
 
 
 def evaluate(
@@ -241,15 +235,15 @@ def evaluate(
     n: int = 64,
     seed: int = 0,
     out: PathLike | None = None,
+    mismatch: Mismatch = "refuse",
     progress: Progress = "none",
 ) -> Evaluation:
     """How good the prior itself is: its loss by noise level on a split, and its samples beside
     real images.
 
-    Errors: ManifestError, OutputError.
+    Errors: ManifestError, OutputError; DataError as `benchmark`.
     """
-    report = _reporter(progress)
-    try:
+    with _reporting(progress) as report:
         place = None if out is None else Path(out)
         chosen_model = load_model(model)
         return evaluate_model(
@@ -260,10 +254,9 @@ def evaluate(
             n=n,
             seed=seed,
             out=place,
+            mismatch=mismatch,
             report=report,
         )
-    finally:
-        report.close()
 
 
 def register(source: PathLike, name: str, *, alias: str | None = None) -> int:
@@ -279,17 +272,19 @@ def export(
 
 
 def sync(folder: PathLike) -> int:
-    """Send to MLflow what runs in `folder` could not send before; gives the number of events."""
+    """Send to MLflow what runs in `folder` could not send before; gives the number of events.
+
+    Runs whose process died are first given the end that it did not write.
+    """
+    for record in sorted(Path(folder).rglob("run.json")):
+        close_interrupted(record.parent)
     return sync_runs(folder)
 
 
 def demo(folder: PathLike = "medidiff-demo", *, progress: Progress = "none") -> DemoResult:
     """The main job on generated head phantoms: train, sample, denoise, register, load back."""
-    report = _reporter(progress)
-    try:
+    with _reporting(progress) as report:
         return run_demo(Path(folder), report)
-    finally:
-        report.close()
 
 
 def _splits(model: Model, validation: str | None, holdout: float | None) -> Splits:
@@ -302,8 +297,15 @@ def _splits(model: Model, validation: str | None, holdout: float | None) -> Spli
     )
 
 
-def _reporter(progress: Progress) -> Reporter:
-    return reporter() if progress == "bars" else Quiet()
+@contextmanager
+def _reporting(progress: Progress) -> Iterator[Reporter]:
+    """Where a verb reports to; the names in its errors go to the private log."""
+    report = reporter() if progress == "bars" else Quiet()
+    with names_kept_private():
+        try:
+            yield report
+        finally:
+            report.close()
 
 
 def _files(item: PathLike | Sequence[PathLike]) -> Sequence[PathLike]:

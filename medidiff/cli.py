@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -47,6 +48,10 @@ ValidationSplit = Annotated[
 Holdout = Annotated[
     float | None,
     typer.Option(help="Share of the train subjects that stands in (default: as in training)"),
+]
+MismatchChoice = Annotated[
+    Literal["refuse", "warn"],
+    typer.Option("--mismatch", help="What to do with input that does not fit the model"),
 ]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the results")]
 
@@ -97,6 +102,10 @@ def sample(
         list[str] | None, typer.Option("--condition", help="e.g. sex=F; repeat for more")
     ] = None,
     guidance: Annotated[float, typer.Option(help="Guidance scale, 1 = plain conditional")] = 1.0,
+    guidance_interval: Annotated[
+        tuple[float, float] | None,
+        typer.Option(help="Guide between these noise ratios (sigma / alpha) only: LOW HIGH"),
+    ] = None,
     seed: Seed = 0,
 ) -> None:
     """Draw synthetic images, as NIfTI with a provenance sidecar each, and a sheet of them."""
@@ -109,6 +118,7 @@ def sample(
         steps=steps,
         condition=_pairs(condition, "--condition"),
         guidance=guidance,
+        guidance_interval=guidance_interval,
         seed=seed,
     )
     typer.echo(
@@ -131,10 +141,7 @@ def run(
     setting: Settings = None,
     n: Annotated[int, typer.Option(help="Posterior samples; more than 1 adds maps")] = 1,
     seed: Seed = 0,
-    mismatch: Annotated[
-        Literal["refuse", "warn"],
-        typer.Option(help="What to do with input that does not fit the model"),
-    ] = "refuse",
+    mismatch: MismatchChoice = "refuse",
 ) -> None:
     """Put a model to work on scans; results are NIfTI on the input's grid with a provenance
     sidecar."""
@@ -165,6 +172,7 @@ def benchmark(
     n: Annotated[int, typer.Option(help="Posterior samples a case")] = 1,
     seed: Seed = 0,
     limit: Annotated[int | None, typer.Option(help="At most this many scans of a split")] = None,
+    mismatch: MismatchChoice = "refuse",
 ) -> None:
     """A task against its baselines on one split: a table, JSON, and a CSV with a row a subject."""
     from medidiff import api
@@ -180,6 +188,7 @@ def benchmark(
         n=n,
         seed=seed,
         limit=limit,
+        mismatch=mismatch,
         progress="bars",
         **_settings(setting),
     )
@@ -196,6 +205,7 @@ def evaluate(
     n: Annotated[int, typer.Option(help="Samples to draw")] = 64,
     seed: Seed = 0,
     out: Out = None,
+    mismatch: MismatchChoice = "refuse",
 ) -> None:
     """How good a prior is: loss by noise level on a split, samples beside real images."""
     from medidiff import api
@@ -209,6 +219,7 @@ def evaluate(
         n=n,
         seed=seed,
         out=out,
+        mismatch=mismatch,
         progress="bars",
     )
     typer.echo(found.text)
@@ -285,29 +296,42 @@ def _options(
 
 def main() -> None:
     """Run the command line: exit code 2 for what a user can mend, 75 for a run stopped on
-    request."""
+    request, 1 for a defect of ours."""
     try:
         app()
     except MedidiffError as error:
-        print(f"medidiff: {error}", file=sys.stderr)
-        if error.private:
-            _keep_private(error.private)
+        _tell(error)
         sys.exit(2)
     except Exception as error:
         # training.stop.Stopped, not imported here for its weight
         if getattr(error, "killed", False):
             print(f"medidiff: {error}", file=sys.stderr)
             sys.exit(75)  # EX_TEMPFAIL: run again with --resume
-        raise
+        _tell_defect(error)
+        sys.exit(1)
 
 
-def _keep_private(text: str) -> None:
-    """What may name files goes to a log that only its owner can read."""
-    from medidiff.data.privacy import PrivateLog, home
+def _tell(error: MedidiffError) -> None:
+    """The message; what may name files goes to a log that only its owner can read."""
+    from medidiff.data.privacy import keep_private
 
-    log = home() / "private.log"
-    PrivateLog(log).write(text)
-    print(f"medidiff: which file it was is in {log}", file=sys.stderr)
+    print(f"medidiff: {error}", file=sys.stderr)
+    if error.private:
+        log = error.private_log or keep_private(error.private)
+        print(f"medidiff: names are in {log}", file=sys.stderr)
+
+
+def _tell_defect(error: Exception) -> None:
+    """Where it happened; what the error says may name a file and goes to the private log."""
+    from medidiff.data.privacy import keep_private
+
+    log = keep_private("".join(traceback.format_exception(error)))
+    print("".join(traceback.format_tb(error.__traceback__)), end="", file=sys.stderr)
+    print(
+        f"medidiff: a defect of the program ({type(error).__name__}). What it said is in {log}; "
+        "please report it, without names of patients",
+        file=sys.stderr,
+    )
 
 
 def _registered(version: int, name: str, alias: str | None) -> None:

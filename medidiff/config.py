@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 import yaml
 from pydantic import Field
 
@@ -60,15 +61,15 @@ class DataOptions:
     cache: Literal["memory", "none"] = "memory"
     """Keep prepared images in memory, or read them again each time."""
     workers: int = 2
-    """Threads that read scans."""
+    """Threads that read scans: all at the start, or with cache "none" those of each batch."""
 
     def __post_init__(self) -> None:
         if not self.images:
             raise ValueError("images must name at least one column")
         if not 0 <= self.holdout < 1:
             raise ValueError("holdout is a share of subjects between 0 and 1")
-        if self.workers < 0:
-            raise ValueError("workers must be 0 or more")
+        if self.workers < 1:
+            raise ValueError("workers must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,10 @@ class DiffusionOptions:
     target: Annotated[AnyTarget, Field(discriminator="kind")] = V()
     times: Annotated[AnyTimes, Field(discriminator="kind")] = UniformTimes()
     weight: Annotated[AnyWeight, Field(discriminator="kind")] = UniformWeight()
+
+    def __post_init__(self) -> None:
+        noise = torch.tensor(self.schedule.t_max, dtype=torch.float64)
+        self.target.multipliers(self.schedule(noise))  # sampling begins there
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,15 @@ from collections.abc import Sequence
 class MedidiffError(Exception):
     """An error of the user's making; the command line prints it and exits with code 2.
 
-    `private` may name files and subjects: it is written to the private log only.
+    The message speaks of manifest rows and columns, for it may end in a shared log. `private` may
+    name files and subjects: it is written to the private log only, and `private_log` then says
+    where that is.
     """
 
     def __init__(self, message: str, *, private: str | None = None) -> None:
         super().__init__(message)
         self.private = private
+        self.private_log: str | None = None
 
 
 class ConfigError(MedidiffError):

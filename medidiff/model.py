@@ -48,6 +48,7 @@ from medidiff.diffusion import (
     classifier_free,
     clipped,
     counted,
+    interval,
     path,
     start,
     walk,
@@ -236,10 +237,14 @@ class Model:
         condition: Tensor | None = None,
         concat: Tensor | None = None,
         guidance: float = 1.0,
+        guidance_interval: tuple[float, float] | None = None,
     ) -> CountedDenoise:
         """The clean estimate as a function of (x, level): network, then guidance, then clipping.
 
         `guidance` 1 is plain conditional sampling (Ho & Salimans 2022, arXiv:2207.12598).
+        `guidance_interval`: the noise ratios (sigma / alpha; pure noise: inf) between which it is
+        guided, all of them if None (Kynkaanniemi et al. 2024, arXiv:2404.07724).
+        Errors: ValueError for an interval without low < high.
         """
         target, network = self.spec.target, self.network
         networks = [counted(Denoiser(network, target, condition, concat))]
@@ -248,6 +253,8 @@ class Model:
             unknown = torch.full_like(condition, float("nan"))
             networks.append(counted(Denoiser(network, target, unknown, concat)))
             denoise = classifier_free(networks[0], networks[1], guidance)
+            if guidance_interval is not None:
+                denoise = interval(denoise, networks[0], *guidance_interval)
         clip = self.spec.sampling.clip
         if clip != "none":
             low, high = self.spec.intensity.range
@@ -286,6 +293,7 @@ class Model:
         *,
         condition: Mapping[str, str | float | None] | None = None,
         guidance: float = 1.0,
+        guidance_interval: tuple[float, float] | None = None,
         steps: int | None = None,
         sampler: AnySampler | None = None,
         seed: int = 0,
@@ -295,7 +303,9 @@ class Model:
         """Draw `n` synthetic images.
 
         Shapes: `.images` is (n, channel, *space) in the intensity units of the training scans.
-        Errors: ModelError for a condition that the model does not know; ValueError if n < 1.
+        `guidance` and its interval of noise ratios are those of `denoiser`.
+        Errors: ModelError for a condition that the model does not know, for guidance without a
+        condition and for an interval without guidance or without low < high; ValueError if n < 1.
         Image i depends on (seed, i) only, not on n or batch.
         """
         if n < 1 or batch < 1:
@@ -304,6 +314,8 @@ class Model:
             raise ModelError(
                 f"guidance={guidance:g} has nothing to guide towards: give a condition with it"
             )
+        if guidance_interval is not None:
+            check_guidance_interval(guidance, guidance_interval)
         sampling = self.spec.sampling
         sampling = replace(
             sampling,
@@ -323,7 +335,7 @@ class Model:
 
             images, nfe = self._draw(
                 KeyedNoise(seed, [("", number) for number in numbers]),
-                self.denoiser(own, guidance=guidance),
+                self.denoiser(own, None, guidance, guidance_interval),
                 sampling,
                 advance,
             )
@@ -333,7 +345,11 @@ class Model:
             self.spec.space.affine(),
             nfe,
             self.provenance("SYNTHETIC", seed=seed, nfe=nfe, sampling=sampling)
-            | {"condition": dict(condition or {}), "guidance": guidance},
+            | {
+                "condition": dict(condition or {}),
+                "guidance": guidance,
+                "guidance_interval": guidance_interval,
+            },
         )
 
     def _draw(
@@ -404,7 +420,7 @@ class Model:
         if place.exists():
             place.rmdir()
         part.replace(place)
-        self.digest = digest(place / "SHA256SUMS")[:16]
+        self.digest = folder_digest(place)
         return place
 
     @classmethod
@@ -428,7 +444,16 @@ class Model:
             ) from None
         network.eval().requires_grad_(False)
         network.to(device or default_device())
-        return cls(spec, network, digest=digest(place / "SHA256SUMS")[:16])
+        return cls(spec, network, digest=folder_digest(place))
+
+
+def check_guidance_interval(guidance: float, limits: tuple[float, float]) -> None:
+    """Errors: ModelError for an interval that says nothing."""
+    low, high = limits
+    if guidance == 1.0:
+        raise ModelError("an interval of guidance needs a guidance other than 1")
+    if not low < high:
+        raise ModelError(f"the interval of guidance needs low < high, found {low:g} and {high:g}")
 
 
 def check_folder(place: Path) -> None:
@@ -468,6 +493,11 @@ def read_spec(place: Path) -> ModelSpec:
         return options.read(ModelSpec, content)
     except options.OptionError as error:
         raise ModelError(f"{place}/model.json: {error}") from None
+
+
+def folder_digest(place: Path) -> str:
+    """What a model folder is known by: 16 digits of the digest of its digests."""
+    return digest(place / "SHA256SUMS")[:16]
 
 
 def digest(file: Path) -> str:

@@ -85,6 +85,9 @@ def _problem(kind: Any, error: dict[str, Any]) -> tuple[str, str]:
         return key, f"unknown key; {nearest(str(path[-1]), known)}"
     if error["type"] in ("missing", "missing_argument"):
         return key, "this key is needed and is not given"
+    if error["type"] == "union_tag_not_found":
+        tags = [str(_tag(member)) for member in _members(_descend(kind, path))]
+        return f"{key}.kind", f"this key is needed and is not given; {nearest('', tags)}"
     if error["type"] == "union_tag_invalid":
         tags = [tag.strip(" '") for tag in error["ctx"]["expected_tags"].split(",")]
         return (

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from medidiff.data.decode import Scan, decode
-from medidiff.data.rows import Manifest, Progress, Row, file_digest, raise_problems
+from medidiff.data.rows import Manifest, Problem, Progress, Row, file_digest, raise_problems
 from medidiff.errors import DataError
 
 GRID_TOLERANCE_MM = 0.01
@@ -44,9 +44,8 @@ def check_manifest(
     `images`: the image columns that will be used, all of them if None; label columns are always
     checked. `splits`: splits that must have rows. `missing`: whether a row may lack some of
     `images`. `progress(done, total)` is called for each row.
-    Errors: ManifestError with all problems by row (the first 20, and how many more). It names files
-    as the manifest does, so it belongs on the terminal of who wrote the manifest, not into a shared
-    log.
+    Errors: ManifestError with all problems by row and column (the first 20, and how many more);
+    which files and subjects these are is in `.private` only.
     """
     wanted = tuple(images) if images is not None else manifest.names("image")
     problems = _missing_columns(manifest, wanted)
@@ -54,47 +53,58 @@ def check_manifest(
     problems += _split_subjects(manifest)
     names = [name for name in wanted if name in manifest.names("image")]
     found = _decode_all(manifest, names, workers, progress)
-    by_row: list[tuple[int, str]] = []
+    by_row: list[_AtRow] = []
     for row in manifest.rows:
-        by_row += [
-            (row.number, text) for text in _row_problems(manifest, row, names, found, missing)
-        ]
+        by_row += _row_problems(manifest, row, names, found, missing)
     by_row += _mixed_dims(manifest, names, found)
     by_row += _same_content(manifest, names, found)
-    problems += [f"row {number}{text}" for number, text in sorted(by_row, key=lambda item: item[0])]
+    problems += [
+        Problem(f"row {item.row}{item.text}", item.names)
+        for item in sorted(by_row, key=lambda item: item.row)
+    ]
     raise_problems(manifest.path, problems)
 
 
-def _missing_columns(manifest: Manifest, wanted: Sequence[str]) -> list[str]:
+@dataclass(frozen=True)
+class _AtRow:
+    """A problem of one row; `text` goes on after "row 7", `names` is for the private log."""
+
+    row: int
+    text: str
+    names: str = ""
+
+
+def _missing_columns(manifest: Manifest, wanted: Sequence[str]) -> list[Problem]:
     there = manifest.names("image")
     if not wanted:
-        return ["no column is of type 'image': name one 'image' or 't1:image'"]
+        return [Problem("no column is of type 'image': name one 'image' or 't1:image'")]
     listed = ", ".join(repr(name) for name in there) or "none"
     return [
-        f"there is no image column {name!r} (image columns: {listed})"
+        Problem(f"there is no image column {name!r} (image columns: {listed})")
         for name in wanted
         if name not in there
     ]
 
 
-def _empty_splits(manifest: Manifest, splits: Sequence[str]) -> list[str]:
-    there = sorted({row.split for row in manifest.rows if row.split})
-    listed = ", ".join(repr(name) for name in there) or "none"
+def _empty_splits(manifest: Manifest, splits: Sequence[str]) -> list[Problem]:
     return [
-        f"the split {split!r} has no rows (splits: {listed})"
+        Problem(f"the split {split!r} has no rows (splits: {manifest.splits_shown()})")
         for split in splits
         if not manifest.split(split)
     ]
 
 
-def _split_subjects(manifest: Manifest) -> list[str]:
+def _split_subjects(manifest: Manifest) -> list[Problem]:
     splits: dict[str, dict[str, int]] = {}
     for row in manifest.rows:
         splits.setdefault(row.subject, {}).setdefault(row.split, row.number)
     return [
-        f"subject {subject!r} is in more than one split: "
-        + ", ".join(f"{split!r} (row {number})" for split, number in where.items())
-        + "; split by subject, not by image"
+        Problem(
+            "one subject is in more than one split: "
+            + ", ".join(f"{split!r} (row {number})" for split, number in where.items())
+            + "; split by subject, not by image",
+            f"subject {subject!r}",
+        )
         for subject, where in splits.items()
         if len(where) > 1
     ]
@@ -156,24 +166,30 @@ def _row_problems(
     names: Sequence[str],
     found: dict[Path, _Found],
     missing: Literal["refused", "allowed"],
-) -> list[str]:
+) -> list[_AtRow]:
     used = _used(row, names)
-    problems: list[str] = []
+    problems: list[_AtRow] = []
     if missing == "refused":
-        problems += [f", column {name!r}: no image" for name in names if name not in used]
+        absent = [name for name in names if name not in used]
+        problems += [_AtRow(row.number, f", column {name!r}: no image") for name in absent]
     elif not used:
-        problems.append(": no image in any of the columns " + ", ".join(names))
+        listed = ", ".join(names)
+        problems.append(_AtRow(row.number, f": no image in any of the columns {listed}"))
     for name, path in {**used, **row.labels}.items():
-        here = f", column {name!r}: {_written(manifest, path)}: "
-        if found[path].problem:
-            problems.append(here + found[path].problem)
-        elif found[path].shape[0] != 1:
-            problems.append(
-                f"{here}{found[path].shape[0]} channels in one file; give each a column"
-            )
-        elif found[path].constant and name in used:
-            problems.append(f"{here}every voxel has the same value")
-    return problems + _grid_problems(row, used, found)
+        wrong = _file_problem(found[path], name in used)
+        if wrong:
+            text = f", column {name!r}: {wrong}"
+            problems.append(_AtRow(row.number, text, _written(manifest, path)))
+    problems += [_AtRow(row.number, text) for text in _grid_problems(row, used, found)]
+    return problems
+
+
+def _file_problem(looked: _Found, is_image: bool) -> str:
+    if looked.problem:
+        return looked.problem
+    if looked.shape[0] != 1:
+        return f"{looked.shape[0]} channels in one file; give each a column"
+    return "every voxel has the same value" if looked.constant and is_image else ""
 
 
 def _grid_problems(row: Row, used: dict[str, Path], found: dict[Path, _Found]) -> list[str]:
@@ -203,7 +219,7 @@ def _grid_problems(row: Row, used: dict[str, Path], found: dict[Path, _Found]) -
 
 def _mixed_dims(
     manifest: Manifest, names: Sequence[str], found: dict[Path, _Found]
-) -> list[tuple[int, str]]:
+) -> list[_AtRow]:
     rows: dict[int, list[int]] = {2: [], 3: []}
     for row in manifest.rows:
         for path in _used(row, names).values():
@@ -213,17 +229,17 @@ def _mixed_dims(
         return []
     few, many = sorted(rows, key=lambda dims: len(rows[dims]))
     return [
-        (number, f": the image is {few}-D, but most are {many}-D; a manifest holds one kind")
+        _AtRow(number, f": the image is {few}-D, but most are {many}-D; a manifest holds one kind")
         for number in dict.fromkeys(rows[few])
     ]
 
 
 def _same_content(
     manifest: Manifest, names: Sequence[str], found: dict[Path, _Found]
-) -> list[tuple[int, str]]:
+) -> list[_AtRow]:
     """One picture under two names or two subjects: it would leak between splits."""
     first: dict[str, tuple[Row, Path]] = {}
-    problems: list[tuple[int, str]] = []
+    problems: list[_AtRow] = []
     for row in manifest.rows:
         for name, path in _used(row, names).items():
             looked = found[path]
@@ -234,7 +250,7 @@ def _same_content(
             if path == other and (row is earlier or row.subject == earlier.subject):
                 continue
             what = "the same file" if looked.file == found[other].file else "the same voxels"
-            where = f"{_written(manifest, other)} (row {earlier.number})"
-            text = f", column {name!r}: {_written(manifest, path)}: {what} as {where}"
-            problems.append((row.number, text))
+            text = f", column {name!r}: {what} as in row {earlier.number}; keep one of them"
+            both = f"{_written(manifest, path)} and {_written(manifest, other)}"
+            problems.append(_AtRow(row.number, text, both))
     return problems

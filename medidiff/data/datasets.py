@@ -19,7 +19,7 @@ from torch import Tensor
 from medidiff.data.images import Original, Volume, load_image, original_of
 from medidiff.data.intensity import FittedIntensity, Scale, unscaled
 from medidiff.data.privacy import SiteKey
-from medidiff.data.rows import Progress, Row
+from medidiff.data.rows import Progress, Row, first_problems
 from medidiff.data.transforms import Kind, Space, inside_space, put_back, to_space
 from medidiff.errors import DataError
 
@@ -54,9 +54,11 @@ class Case:
 class CaseSet:
     """The cases of some rows of a manifest.
 
-    With cache "memory" all are loaded at once, in threads, and kept; with "none" each is loaded
-    when it is asked for. `progress(done, total)` is called as they are loaded.
-    Errors: DataError naming the manifest's row and column; the file is in `.private` only.
+    With cache "memory" all are loaded at once and kept; with "none" they are loaded when they are
+    asked for. Either way `workers` threads load them. `progress(done, total)` is called as they are
+    loaded at once.
+    Errors: DataError naming the manifest's row and column, all of them with cache "memory"; the
+    files are in `.private` only.
     """
 
     def __init__(
@@ -78,7 +80,8 @@ class CaseSet:
         self.intensity = intensity
         self.label = label
         self.key = key or SiteKey.load()
-        self._cases = self._load_all(workers, progress) if cache == "memory" else None
+        self.workers = workers
+        self._cases = self._load_all(progress) if cache == "memory" else None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -87,20 +90,31 @@ class CaseSet:
         return self._load(self.rows[index]) if self._cases is None else self._cases[index]
 
     def __iter__(self) -> Iterator[Case]:
-        return (self[index] for index in range(len(self)))
+        for first in range(0, len(self), self.workers):  # read on demand, no more than needed
+            yield from self.at(range(first, min(first + self.workers, len(self))))
 
-    def tensor(self, index: int) -> Tensor:
-        """The images of one case: (channel, *space)."""
-        return self[index].images
+    def at(self, indices: Sequence[int]) -> list[Case]:
+        """Some of the cases, in the order asked for."""
+        if self._cases is not None:
+            return [self._cases[index] for index in indices]
+        with ThreadPoolExecutor(self.workers) as pool:
+            return list(pool.map(self.__getitem__, indices))
 
-    def _load_all(self, workers: int, progress: Progress | None) -> list[Case]:
-        cases: list[Case] = []
-        with ThreadPoolExecutor(max(workers, 1)) as pool:
-            for case in pool.map(self._load, self.rows):
-                cases.append(case)
+    def _load_all(self, progress: Progress | None) -> list[Case]:
+        found: list[Case | DataError] = []
+        with ThreadPoolExecutor(self.workers) as pool:
+            for case in pool.map(self._tried, self.rows):
+                found.append(case)
                 if progress is not None:
-                    progress(len(cases), len(self.rows))
-        return cases
+                    progress(len(found), len(self.rows))
+        _raise_all([error for error in found if isinstance(error, DataError)])
+        return [case for case in found if isinstance(case, Case)]
+
+    def _tried(self, row: Row) -> Case | DataError:
+        try:
+            return self._load(row)
+        except DataError as error:
+            return error
 
     def _load(self, row: Row) -> Case:
         files = {name: row.images.get(name) for name in self.images}
@@ -118,8 +132,20 @@ class CaseSet:
                 modality=row.text.get("modality"),
             )
         except DataError as error:
+            if error.private:  # a file that could not be read: all is said
+                raise
             where = ", ".join(str(path) for path in files.values())
             raise DataError(f"row {row.number}: {error}", private=f"{where}: {error}") from error
+
+
+def _raise_all(problems: Sequence[DataError]) -> None:
+    """One DataError for all rows that cannot be used, if there are any."""
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        told = [f"{len(problems)} rows cannot be used", *first_problems([*map(str, problems)])]
+        named = [error.private for error in problems if error.private]
+        raise DataError("\n".join(told), private="\n".join(named) or None)
 
 
 def load_case(

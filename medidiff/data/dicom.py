@@ -6,6 +6,8 @@ single sagittal or coronal slice a singular affine, and multi-frame files the id
 
 from __future__ import annotations
 
+import logging
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,10 @@ from pydicom.misc import is_dicom
 from pydicom.pixels import apply_modality_lut
 
 from medidiff.data import decode
+
+# pydicom warns by quoting header values, which may be a patient's
+warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
+logging.getLogger("pydicom").setLevel(logging.ERROR)
 
 Vector = NDArray[np.float64]
 GAP_TOLERANCE = 0.02  # of a slice gap: scanners round positions to 0.001-0.01 mm

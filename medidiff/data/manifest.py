@@ -19,7 +19,16 @@ from pathlib import Path
 from typing import get_args
 
 from medidiff.data.checks import check_manifest
-from medidiff.data.rows import RESERVED, TYPES, Column, ColumnType, Manifest, Row, raise_problems
+from medidiff.data.rows import (
+    RESERVED,
+    TYPES,
+    Column,
+    ColumnType,
+    Manifest,
+    Problem,
+    Row,
+    raise_problems,
+)
 from medidiff.errors import ManifestError
 
 __all__ = ["Column", "Manifest", "Row", "check_manifest", "read_manifest"]
@@ -31,7 +40,8 @@ def read_manifest(path: str | Path) -> Manifest:
     """The manifest at `path` (.csv or .json), without opening the images it names.
 
     Errors: ManifestError with all problems of form at once: no subject column, unknown column
-    types, repeated columns, rows with too many or too few cells, cells that are not numbers.
+    types, repeated columns, rows with too many or too few cells, cells that are not numbers. What
+    stands in cells is in `.private` only.
     """
     path = Path(path)
     try:
@@ -51,9 +61,10 @@ def read_manifest(path: str | Path) -> Manifest:
     problems = list(table.problems)
     rows = tuple(_read_row(path.parent, table.columns, *cells, problems) for cells in table.rows)
     if not any(column.name == "subject" for column in table.columns):
-        problems.insert(0, _no_subject(table.columns))
+        # a table without a header has a patient's row in its place: no column is named aloud
+        problems = [_no_subject(table.columns)]
     if not rows:
-        problems.append("there are no rows")
+        problems.append(Problem("there are no rows"))
     raise_problems(path, problems)
     return Manifest(path, table.columns, rows)
 
@@ -62,7 +73,7 @@ def read_manifest(path: str | Path) -> Manifest:
 class _Table:
     columns: tuple[Column, ...]
     rows: list[tuple[int, dict[str, str]]]
-    problems: list[str]
+    problems: list[Problem]
 
 
 def _csv_table(path: Path, content: str) -> _Table:
@@ -72,12 +83,13 @@ def _csv_table(path: Path, content: str) -> _Table:
         cells = [(lines.line_num, line) for line in lines if any(cell.strip() for cell in line)]
     except csv.Error as error:
         raise ManifestError(f"{path}: line {lines.line_num} is not CSV: {error}") from None
-    problems: list[str] = []
+    problems: list[Problem] = []
     columns = _columns([cell.strip().partition(":")[::2] for cell in header], problems)
     rows: list[tuple[int, dict[str, str]]] = []
     for number, line in cells:
         if len(line) != len(header):
-            problems.append(f"row {number}: {len(line)} cells, but the header has {len(header)}")
+            text = f"row {number}: {len(line)} cells, but the header has {len(header)}"
+            problems.append(Problem(text))
             continue
         values = (cell.strip() for cell in line)
         rows.append((number, dict(zip((column.name for column in columns), values, strict=True))))
@@ -95,53 +107,56 @@ def _json_table(path: Path, content: str) -> _Table:
     declared, listed = tree.get("columns", {}), tree.get("rows")
     if not isinstance(declared, dict) or not isinstance(listed, list):
         raise ManifestError(f"{path}: a JSON manifest is {expected}")
-    problems: list[str] = []
+    problems: list[Problem] = []
     names = dict.fromkeys(name for row in listed if isinstance(row, dict) for name in row)
     pairs = [(str(name), str(declared.get(name, ""))) for name in {**declared, **names}]
     columns = _columns(pairs, problems)
     rows: list[tuple[int, dict[str, str]]] = []
     for number, row in enumerate(listed, start=1):
         if not isinstance(row, dict):
-            problems.append(f"row {number}: {row!r} is not an object of names and values")
+            text = f"row {number}: {type(row).__name__} is not an object of names and values"
+            problems.append(Problem(text, repr(row)))
             continue
         values = {name: "" if row.get(name) is None else str(row[name]) for name, _ in pairs}
         rows.append((number, values))
     return _Table(columns, rows, problems)
 
 
-def _columns(pairs: Iterable[Sequence[str]], problems: list[str]) -> tuple[Column, ...]:
+def _columns(pairs: Iterable[Sequence[str]], problems: list[Problem]) -> tuple[Column, ...]:
     columns: list[Column] = []
     for name, stated in pairs:
         if not name:
-            problems.append(f"column {len(columns) + 1} has no name")
+            problems.append(Problem(f"column {len(columns) + 1} has no name"))
         if any(column.name == name for column in columns):
-            problems.append(f"column {name!r} is there twice")
+            problems.append(Problem(f"column {name!r} is there twice"))
         columns.append(Column(name, _column_type(name, stated.strip(), problems)))
     return tuple(columns)
 
 
-def _column_type(name: str, stated: str, problems: list[str]) -> ColumnType:
+def _column_type(name: str, stated: str, problems: list[Problem]) -> ColumnType:
     usual = RESERVED.get(name, "text")
     if not stated:
         return usual
     for known in get_args(ColumnType):
         if stated == known:
             if name in RESERVED and known != usual:
-                problems.append(f"column {name!r} is always of type {usual!r}, not {stated!r}")
+                text = f"column {name!r} is always of type {usual!r}, not {stated!r}"
+                problems.append(Problem(text))
             return known
     close = difflib.get_close_matches(stated, TYPES, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}?" if close else f"types are {', '.join(TYPES)}"
-    problems.append(f"column {name!r} has the unknown type {stated!r}; {hint}")
+    problems.append(Problem(f"column {name!r} has the unknown type {stated!r}; {hint}"))
     return usual
 
 
-def _no_subject(columns: Sequence[Column]) -> str:
+def _no_subject(columns: Sequence[Column]) -> Problem:
     names = [column.name for column in columns]
     close = difflib.get_close_matches("subject", names, n=1, cutoff=0.6)
-    hint = f"; did you mean {close[0]!r}?" if close else f"; the columns are {', '.join(names)}"
-    return (
+    hint = f"; did you mean {close[0]!r}?" if close else f" among the {len(names)} columns"
+    return Problem(
         f"there is no column 'subject'{hint} (needed so that no person is in two splits; "
-        "give each image its own subject if nothing is known)"
+        "give each image its own subject if nothing is known)",
+        f"the first line is {', '.join(names)}",
     )
 
 
@@ -150,7 +165,7 @@ def _read_row(
     columns: Sequence[Column],
     number: int,
     cells: Mapping[str, str],
-    problems: list[str],
+    problems: list[Problem],
 ) -> Row:
     paths: dict[str, dict[str, Path]] = {"image": {}, "label": {}}
     words: dict[str, dict[str, str]] = {"category": {}, "text": {}}
@@ -162,7 +177,8 @@ def _read_row(
         if column.type == "number":
             value = _number(cell)
             if value is None:
-                problems.append(f"row {number}, column {column.name!r}: {cell!r} is not a number")
+                text = f"row {number}, column {column.name!r}: not a number"
+                problems.append(Problem(text, repr(cell)))
             else:
                 numbers[column.name] = value
         elif column.type in paths:
@@ -170,7 +186,7 @@ def _read_row(
         elif column.name not in ("subject", "split"):
             words[column.type][column.name] = cell
     if "subject" in cells and not cells["subject"]:
-        problems.append(f"row {number}: the subject is missing")
+        problems.append(Problem(f"row {number}: the subject is missing"))
     return Row(
         number,
         cells.get("subject", ""),

@@ -11,11 +11,13 @@ import hmac
 import os
 import secrets
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from medidiff.errors import ConfigError
+from medidiff.errors import ConfigError, MedidiffError
 
 KEY_VARIABLE = "MEDIDIFF_SITE_KEY"
 HOME_VARIABLE = "MEDIDIFF_HOME"
@@ -105,3 +107,29 @@ class PrivateLog:
             os.write(descriptor, line.encode())
         finally:
             os.close(descriptor)
+
+
+def keep_private(text: str) -> str:
+    """Writes `text` to `home()`/private.log; gives where it is now, for messages.
+
+    An error must reach its user even where the log cannot be written; then this says so.
+    """
+    log = home() / "private.log"
+    try:
+        PrivateLog(log).write(text)
+    except OSError as error:
+        return f"no log, because {log} cannot be written ({error.strerror})"
+    return str(log)
+
+
+@contextmanager
+def names_kept_private() -> Iterator[None]:
+    """What an error that leaves the block may name is written to the private log, once, and the
+    error says where that is."""
+    try:
+        yield
+    except MedidiffError as error:
+        if error.private and error.private_log is None:
+            error.private_log = keep_private(error.private)
+            error.add_note(f"names are in {error.private_log}")
+        raise

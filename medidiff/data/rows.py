@@ -21,6 +21,7 @@ RESERVED: dict[str, ColumnType] = {
     "label": "label",
 }
 SHOWN_PROBLEMS = 20
+SHOWN_SPLITS = 8  # a column of more is no list of splits, and its cells may name patients
 
 Progress = Callable[[int, int], None]
 
@@ -65,6 +66,13 @@ class Manifest:
         """The rows of one split; empty if there are none."""
         return tuple(row for row in self.rows if row.split == name)
 
+    def splits_shown(self) -> str:
+        """The names of the splits there are, for messages."""
+        there = sorted({row.split for row in self.rows if row.split})
+        if len(there) > SHOWN_SPLITS:
+            return f"{len(there)} different ones; is column 'split' what it says?"
+        return ", ".join(repr(name) for name in there) or "none"
+
     def names(self, *types: ColumnType) -> tuple[str, ...]:
         """The names of the columns of these types."""
         return tuple(column.name for column in self.columns if column.type in types)
@@ -84,15 +92,35 @@ class Manifest:
         return hashlib.sha256("\n".join([*facts, *groups]).encode()).hexdigest()
 
 
-def raise_problems(path: Path, problems: Sequence[str]) -> None:
-    """Raises one ManifestError for all problems, the first 20 in full, if there are any."""
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with a manifest, in two texts: one for everyone, one for its owner."""
+
+    text: str
+    """Rows and columns; never a file, a subject or the content of a cell."""
+    names: str = ""
+    """The files, subjects or cells that are meant: for the private log only."""
+
+
+def raise_problems(path: Path, problems: Sequence[Problem]) -> None:
+    """Raises one ManifestError for all problems if there are any: the first 20 in its text, all of
+    them with their names in `.private`."""
     if not problems:
         return
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    shown = first_problems([problem.text for problem in problems])
+    named = [f"  {problem.text} | {problem.names}" for problem in problems if problem.names]
+    raise ManifestError(
+        "\n".join([f"{path}: {count}", *shown]),
+        private="\n".join([f"{path}: {count}", *named]) if named else None,
+    )
+
+
+def first_problems(problems: Sequence[str]) -> list[str]:
+    """The first 20, indented, and how many more there are."""
     shown = [f"  {problem}" for problem in problems[:SHOWN_PROBLEMS]]
     rest = len(problems) - len(shown)
-    more = [f"  and {rest} more"] if rest else []
-    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    raise ManifestError("\n".join([f"{path}: {count}", *shown, *more]))
+    return [*shown, *([f"  and {rest} more"] if rest else [])]
 
 
 def _row_digest(row: Row) -> str:

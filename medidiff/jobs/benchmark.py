@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -11,7 +11,7 @@ from pathlib import Path
 from medidiff import options
 from medidiff.data.datasets import Case
 from medidiff.errors import OutputError, TaskError
-from medidiff.jobs.cases import cases_of_split, check_splits
+from medidiff.jobs.cases import Mismatch, cases_of_split, check_cases, check_splits
 from medidiff.jobs.reporting import Reporter
 from medidiff.jobs.splits import Splits
 from medidiff.model import Model
@@ -19,6 +19,7 @@ from medidiff.report.pictures import comparison
 from medidiff.report.tables import (
     Better,
     Difference,
+    Reference,
     Summary,
     markdown,
     paired_difference,
@@ -41,6 +42,8 @@ class Table:
     """Mean and 95 % interval over subjects, by metric, setting and method."""
     differences: Sequence[Difference]
     """Ours minus the best baseline, paired by subject."""
+    references: Sequence[Reference]
+    """Metrics of our population beside two sets of real images of the same size."""
     text: str
     """The tables, to be printed."""
 
@@ -65,12 +68,13 @@ def benchmark_head(
     n: int,
     seed: int,
     limit: int | None,
+    mismatch: Mismatch,
     report: Reporter,
 ) -> Table:
     """Run `head` and its baselines on `split`; nothing is chosen on it.
 
     Errors: OutputError if `out` holds something; TaskError if head and model do not go together;
-    ManifestError.
+    ManifestError; DataError for scans that do not fit the model, if `mismatch` is "refuse".
     """
     if out is not None and out.exists() and any(out.iterdir()):
         raise OutputError(f"{out} already holds results; name another folder")
@@ -87,36 +91,52 @@ def benchmark_head(
     def cases(name: str) -> list[Case]:
         return cases_of_split(model, manifest, name, splits, report, limit)
 
+    train = [] if head.needs().input_images else cases(splits.train)
     bench = Bench(
         model,
-        () if head.needs().input_images else cases(splits.train),
+        train,
         cases(splits.validation),
         cases(split),
         seed=seed,
         samples=n,
         progress=lambda what, done, total: report.progress(what, done, total),
     )
+    misfits = check_cases(model, manifest, [*train, *bench.validation, *bench.test], mismatch)
     found = head.benchmark(bench)
-    table = make_table(head, found.rows)
+    table = make_table(head, found)
     if out is not None:
-        save_table(table, found, head, model, split, seed, n, out)
+        protocol = {"split": split, "seed": seed, "samples": n, "rows_that_do_not_fit": misfits}
+        save_table(table, found, head, model, protocol, out)
     return table
 
 
-def make_table(head: Head, rows: Sequence[Row]) -> Table:
+def make_table(head: Head, found: Benchmarked) -> Table:
     """The rows of a benchmark, summarised over subjects."""
+    rows = found.rows
     summaries: list[Summary] = []
     differences: list[Difference] = []
     for metric, meaning in head.metrics().items():
-        found = summarise(rows, metric)
-        summaries += found
-        if all(item.interval.n == 1 for item in found):
+        means = summarise(rows, metric)
+        summaries += means
+        if all(item.interval.n == 1 for item in means):
             continue  # a population is measured once: there is nothing to pair or to resample
         better: Better = "higher" if meaning.endswith("higher") else "lower"
         differences += paired_difference(
             rows, metric, ours=OURS, better=better, baselines=head.baselines()
         )
-    return Table(rows, summaries, differences, plain_text(summaries, differences))
+    references = beside_real(found)
+    text = plain_text(summaries, differences, references)
+    return Table(rows, summaries, differences, references, text)
+
+
+def beside_real(found: Benchmarked) -> list[Reference]:
+    """Our population's metrics beside those of real sets."""
+    return [
+        Reference(metric, OURS, float(row[metric]), int(row["images"]), interval)
+        for metric, interval in found.real_against_real.items()
+        for row in found.rows
+        if row["method"] == OURS and metric in row
+    ]
 
 
 def save_table(
@@ -124,9 +144,7 @@ def save_table(
     found: Benchmarked,
     head: Head,
     model: Model,
-    split: str,
-    seed: int,
-    n: int,
+    protocol: Mapping[str, object],
     out: Path,
 ) -> None:
     """Write table.md, summary.json, rows.csv and comparison.png. Subjects are pseudonyms."""
@@ -135,16 +153,21 @@ def save_table(
         "metrics": dict(head.metrics()),
         "model": model.spec.name,
         "model_digest": model.digest,
-        "split": split,
-        "seed": seed,
-        "samples": n,
         "version": metadata.version("medidiff"),
+        **protocol,
     }
     write_csv(out / "rows.csv", table.rows)
-    write_json(out / "summary.json", table.rows, table.summaries, table.differences, facts)
+    write_json(
+        out / "summary.json",
+        table.rows,
+        table.summaries,
+        table.differences,
+        facts,
+        table.references,
+    )
     meanings = "".join(f"- `{name}`: {text}\n" for name, text in head.metrics().items())
-    title = f"# {head.kind}: {model.spec.name} on {split}\n\n"
-    text = title + markdown(table.summaries, table.differences) + "\n" + meanings
+    title = f"# {head.kind}: {model.spec.name} on {protocol['split']}\n\n"
+    text = title + markdown(table.summaries, table.differences, table.references) + "\n" + meanings
     (out / "table.md").write_text(text, encoding="utf-8")
     if found.examples:
         comparison(
@@ -152,5 +175,5 @@ def save_table(
             out / "comparison.png",
             window=(-1.0, 1.0),
             truth=found.truth,
-            title=f"{head.kind}, {model.spec.name}, split {split}",
+            title=f"{head.kind}, {model.spec.name}, split {protocol['split']}",
         )

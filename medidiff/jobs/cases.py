@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -12,13 +12,17 @@ from medidiff.data.checks import check_manifest
 from medidiff.data.datasets import Case, CaseSet, load_case
 from medidiff.data.fitness import fits
 from medidiff.data.manifest import read_manifest
-from medidiff.data.rows import file_digest
+from medidiff.data.rows import file_digest, first_problems
 from medidiff.errors import DataError
 from medidiff.jobs.reporting import Reporter
 from medidiff.jobs.splits import Splits
 from medidiff.model import Model
 
 Mismatch = Literal["refuse", "warn"]
+ADVICE = (
+    "Results on such input cannot be trusted; to go on all the same, ask for a warning "
+    '(--mismatch warn, mismatch="warn").'
+)
 
 
 def cases_of_split(
@@ -54,6 +58,36 @@ def check_splits(
     check_manifest(manifest, images=model.spec.images, splits=splits.stored(*names))
 
 
+def check_cases(
+    model: Model, manifest_file: str | os.PathLike[str], cases: Iterable[Case], mismatch: Mismatch
+) -> list[int]:
+    """The manifest rows of the cases that do not fit the model, which `mismatch` "warn" lets pass.
+
+    Errors: DataError naming every such row and its reasons, if `mismatch` is "refuse".
+    """
+    found = {case.row: _misfits(model, case) for case in cases}
+    misfits = {row: problems for row, problems in sorted(found.items()) if problems}
+    if not misfits:
+        return []
+    lines = [f"row {row}: {'; '.join(problems)}" for row, problems in misfits.items()]
+    told = "\n".join(
+        [
+            f"{manifest_file}: {len(misfits)} of {len(found)} rows do not fit the model "
+            f"{model.spec.name}",
+            *first_problems(lines),
+        ]
+    )
+    if mismatch == "refuse":
+        raise DataError(f"{told}\n{ADVICE}")
+    warnings.warn(told, stacklevel=3)
+    return list(misfits)
+
+
+def _misfits(model: Model, case: Case) -> list[str]:
+    spec = model.spec
+    return fits(case, spec.space, spec.intensity, spec.modality, view=spec.view)
+
+
 def case_of_files(
     model: Model, files: Sequence[str | os.PathLike[str]], mismatch: Mismatch, row: int
 ) -> Case:
@@ -72,12 +106,10 @@ def case_of_files(
         case = load_case(paths, spec.space, spec.intensity)
     except DataError as error:
         raise DataError(f"input {row}: {error}", private=error.private) from None
-    problems = fits(case, spec.space, spec.intensity, spec.modality, view=spec.view)
+    problems = _misfits(model, case)
     if problems and mismatch == "refuse":
         raise DataError(
-            f"input {row} does not fit the model {spec.name}: {'; '.join(problems)}. "
-            "Results on such input cannot be trusted; to go on all the same, ask for a warning "
-            '(--mismatch warn, mismatch="warn").'
+            f"input {row} does not fit the model {spec.name}: {'; '.join(problems)}. {ADVICE}"
         )
     for problem in problems:
         warnings.warn(f"input {row} does not fit the model {spec.name}: {problem}", stacklevel=3)

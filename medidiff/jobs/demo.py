@@ -70,6 +70,7 @@ def run_demo(folder: Path, report: Reporter) -> DemoResult:
         n=1,
         seed=0,
         limit=None,
+        mismatch="refuse",
         report=report,
     )
     gain = next(item for item in table.differences if item.metric == "psnr_head")
@@ -110,6 +111,6 @@ def closing(folder: Path, run: Path, table: Table, gain: Difference) -> str:
         f"  medidiff sample {name} --n 8 --condition sex=F --guidance 2 --out women",
         f"  medidiff run denoise {name} {scan} --set sigma=0.1 --out denoised",
         *([f"  mlflow ui --backend-store-uri {store}"] if store.startswith("sqlite") else []),
-        "  medidiff check configs/brain-t1-2d.yaml --change data.manifest=YOUR.csv",
+        f"  medidiff check {folder / 'demo.yaml'} --change data.manifest=/FULL/PATH/TO/YOUR.csv",
     ]
     return "\n".join(lines)

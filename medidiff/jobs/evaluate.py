@@ -11,7 +11,7 @@ import torch
 
 from medidiff.diffusion import DenoisingLoss, UniformTimes
 from medidiff.jobs.benchmark import Table, benchmark_head
-from medidiff.jobs.cases import cases_of_split
+from medidiff.jobs.cases import Mismatch, cases_of_split
 from medidiff.jobs.reporting import Reporter
 from medidiff.jobs.splits import Splits
 from medidiff.model import Model, write_json
@@ -42,6 +42,7 @@ def evaluate_model(
     n: int,
     seed: int,
     out: Path | None,
+    mismatch: Mismatch,
     report: Reporter,
 ) -> Evaluation:
     """Losses and sample quality on `split`; with `out`, evaluation.json beside what
@@ -49,7 +50,7 @@ def evaluate_model(
 
     Errors: as `benchmark_head`; TaskError for n < 2.
     """
-    table = benchmark_head(  # first: it checks the manifest
+    table = benchmark_head(  # first: it checks the manifest and whether its scans fit
         head("synthesis", {"images": n}),
         model,
         manifest,
@@ -59,6 +60,7 @@ def evaluate_model(
         n=1,
         seed=seed,
         limit=None,
+        mismatch=mismatch,
         report=report,
     )
     losses = losses_on_split(model, manifest, split, splits, seed, report)

@@ -7,7 +7,6 @@ journal.jsonl     all that was logged, also where no server is reached
 checkpoints/      what a resumed run needs
 samples/          sample grids during training
 model/            the finished model
-private.log       errors with file names, for its owner's eyes only (mode 0600)
 """
 
 from __future__ import annotations
@@ -18,8 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medidiff.config import Config, Loaded, dump_config, load_config
-from medidiff.errors import OutputError
-from medidiff.model import ModelSpec, write_json
+from medidiff.errors import ModelError, OutputError
+from medidiff.model import ModelSpec, check_folder, folder_digest, write_json
+from medidiff.tracking import close_lost, complete, is_broken_off
+from medidiff.training.checkpoint import ended
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,6 @@ class RunFolder:
     @property
     def model(self) -> Path:
         return self.path / "model"
-
-    @property
-    def private_log(self) -> Path:
-        return self.path / "private.log"
 
 
 def check_new(path: Path) -> None:
@@ -86,16 +83,13 @@ def _origin(spec: ModelSpec) -> dict[str, str | None]:
 
 
 def folder_to_resume(path: Path, loaded: Loaded) -> RunFolder:
-    """The folder of an unfinished run with the same configuration.
+    """The folder of a run with the same configuration.
 
-    Errors: OutputError if there is no run, it is finished, or it was started with another
-    configuration.
+    Errors: OutputError if there is no run, or it was started with another configuration.
     """
     run = RunFolder(path)
     if not run.config.is_file():
         raise OutputError(f"{path} holds no run to resume; start it without --resume")
-    if run.model.is_dir():
-        raise OutputError(f"{path}: this run is finished; its model is in {run.model}")
     before = load_config(run.config).config
     changed = [
         name for name, (old, new) in _sections(before, _placed(loaded)).items() if old != new
@@ -107,6 +101,38 @@ def folder_to_resume(path: Path, loaded: Loaded) -> RunFolder:
             "Only train.minutes may differ."
         )
     return run
+
+
+def close_interrupted(path: Path) -> bool:
+    """Give the run in `path` the end that its process did not come to; True if it thereby FINISHED.
+
+    A run whose model lies in its folder is done, though it may have died before the model was
+    logged: that is made up for. One without a model is KILLED. Nothing happens while its process
+    may live, or where there is no run.
+    """
+    run = RunFolder(path)
+    if is_broken_off(path) and _is_whole(run.model):
+        return deliver_model(run)
+    close_lost(path)
+    return False
+
+
+def _is_whole(model: Path) -> bool:
+    try:
+        check_folder(model)
+    except ModelError:
+        return False
+    return True
+
+
+def deliver_model(run: RunFolder) -> bool:
+    """Log the model of a run that was interrupted after saving it; False if that was done before.
+
+    Errors: ModelError if the model is not whole; OutputError if a process is writing the run.
+    """
+    check_folder(run.model)
+    tags = {"model_digest": folder_digest(run.model), "ended": ended(run.checkpoints)}
+    return complete(run.path, run.model, tags)
 
 
 def _placed(loaded: Loaded) -> Config:

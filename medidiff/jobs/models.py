@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 
 from medidiff.errors import ModelError, OutputError
+from medidiff.jobs.folder import close_interrupted
 from medidiff.model import Model, check_folder
 from medidiff.tracking import fetch, register
 
@@ -29,6 +30,7 @@ def model_folder(name: str | os.PathLike[str]) -> Path:
     place = Path(text)
     for folder in (place, place / "model"):
         if (folder / "model.json").is_file() or (folder / "SHA256SUMS").is_file():
+            close_interrupted(place)
             return folder
     if place.is_dir():
         if (place / "checkpoints").is_dir():

@@ -17,9 +17,9 @@ from medidiff.data.datasets import CaseSet
 from medidiff.data.fitness import views
 from medidiff.data.intensity import FittedIntensity, fit
 from medidiff.data.manifest import read_manifest
-from medidiff.data.rows import Manifest, Row
+from medidiff.data.rows import Manifest, Problem, Row, raise_problems
 from medidiff.diffusion import DenoisingLoss
-from medidiff.errors import ConfigError, ManifestError, ModelError
+from medidiff.errors import ConfigError, ModelError
 from medidiff.jobs.reporting import Reporter
 from medidiff.jobs.splits import Splits
 from medidiff.model import Lineage, Model, ModelSpec
@@ -80,7 +80,7 @@ def check_data(loaded: Loaded, parent: Model | None, report: Reporter) -> Checke
     check_condition_columns(loaded, manifest)
     conditions = parent.spec.shape.conditions if parent else fit_conditions(config, manifest, train)
     for rows in (train, validation):
-        encode_rows(rows, conditions)
+        encode_rows(manifest, rows, conditions)
     return CheckedData(manifest, train, validation, conditions)
 
 
@@ -118,7 +118,7 @@ def prepare(loaded: Loaded, parent: Model | None, report: Reporter) -> Prepared:
     if parent is not None:
         intensity = parent.spec.intensity
     else:
-        intensity = fit(config.data.intensity, (train.tensor(index) for index in range(len(train))))
+        intensity = fit(config.data.intensity, (case.images for case in train))
     spec = make_spec(config, manifest, intensity, conditions, data.train, parent)
     spec = dataclasses.replace(spec, view=views(train, spec.space))
     network = build(spec.network, spec.shape, seed=config.train.seed)
@@ -131,44 +131,61 @@ def prepare(loaded: Loaded, parent: Model | None, report: Reporter) -> Prepared:
         spec,
         network,
         PriorObjective(denoising, config.train.condition_dropout),
-        training_set(train, intensity, conditions),
-        training_set(validation, intensity, conditions),
+        training_set(manifest, train, intensity, conditions),
+        training_set(manifest, validation, intensity, conditions),
         {row.number: ", ".join(map(str, row.images.values())) for row in manifest.rows},
         frozenset(row.subject for row in manifest.rows),
     )
 
 
 def training_set(
-    cases: CaseSet, intensity: FittedIntensity, conditions: Sequence[AnyCondition]
+    manifest: Manifest,
+    cases: CaseSet,
+    intensity: FittedIntensity,
+    conditions: Sequence[AnyCondition],
 ) -> TrainingSet:
     """The cases as the loop reads them: images in model units, conditions encoded."""
-    encoded = encode_rows(cases.rows, conditions)
+    encoded = encode_rows(manifest, cases.rows, conditions)
 
-    def image(index: int) -> torch.Tensor:
-        return intensity.normalise(cases.tensor(index))[0]
+    def images(indices: Sequence[int]) -> torch.Tensor:
+        return torch.stack([intensity.normalise(case.images)[0] for case in cases.at(indices)])
 
-    return TrainingSet(image, encoded, [row.number for row in cases.rows])
+    return TrainingSet(images, encoded, [row.number for row in cases.rows])
 
 
-def encode_rows(rows: Sequence[Row], conditions: Sequence[AnyCondition]) -> torch.Tensor | None:
+def encode_rows(
+    manifest: Manifest, rows: Sequence[Row], conditions: Sequence[AnyCondition]
+) -> torch.Tensor | None:
     """The conditions of rows, (rows, K), or None where there are none.
 
-    Errors: ManifestError naming every row with a value that the model does not know.
+    Errors: ManifestError naming every row and column with a value that the model does not know.
     """
     if not conditions:
         return None
-    names = [condition.name for condition in conditions]
-    encoded, problems = [], []
+    encoded: list[torch.Tensor] = []
+    problems: list[Problem] = []
     for row in rows:
-        known = {name: row.conditions[name] for name in names if name in row.conditions}
-        try:
+        known = {c.name: row.conditions[c.name] for c in conditions if c.name in row.conditions}
+        problems += [
+            Problem(f"row {row.number}, column {condition.name!r}: {said}", repr(known))
+            for condition in conditions
+            if (said := _unusable(condition, known.get(condition.name)))
+        ]
+        if not problems:
             encoded.append(encode_batch(conditions, [known]))
-        except ValueError as error:
-            problems.append(f"  row {row.number}: {error}")
-    if problems:
-        shown = "\n".join(problems[:20])
-        raise ManifestError(f"{len(problems)} rows hold values that are not in training:\n{shown}")
+    raise_problems(manifest.path, problems)
     return torch.cat(encoded)
+
+
+def _unusable(condition: AnyCondition, value: str | float | None) -> str:
+    """What is wrong with a cell, without what stands in it; "" if it can be encoded."""
+    try:
+        encode_batch([condition], [{condition.name: value}])
+    except ValueError:
+        if isinstance(condition, ClassCondition):
+            return f"a value that training does not have (it has {', '.join(condition.values)})"
+        return "a finite number is expected"
+    return ""
 
 
 def fit_conditions(
@@ -179,6 +196,7 @@ def fit_conditions(
     for name in config.data.conditions:
         if name in manifest.names("category"):
             values = sorted({row.categories[name] for row in rows if row.categories.get(name)})
+            check_no_subjects(name, values, manifest)
             fitted.append(ClassCondition(name=name, values=tuple(values)))
             continue
         numbers = torch.tensor(
@@ -192,6 +210,17 @@ def fit_conditions(
         spread = float(numbers.std())
         fitted.append(NumberCondition(name=name, mean=float(numbers.mean()), std=spread or 1.0))
     return tuple(fitted)
+
+
+def check_no_subjects(name: str, values: Sequence[str], manifest: Manifest) -> None:
+    """Errors: ConfigError if classes, which a model and a server are told, name subjects."""
+    named = sorted({row.subject for row in manifest.rows} & set(values))
+    if named:
+        raise ConfigError(
+            f"data.conditions: {len(named)} of the values in column {name!r} are names of "
+            "subjects, which would stand in the model for everyone to read; use a column of groups",
+            private=f"column {name!r}: {', '.join(named)}",
+        )
 
 
 def make_spec(

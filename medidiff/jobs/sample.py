@@ -19,12 +19,13 @@ def sample_to_folder(
     steps: int | None,
     condition: Mapping[str, str | float | None],
     guidance: float,
+    guidance_interval: tuple[float, float] | None,
     seed: int,
 ) -> tuple[list[Path], int]:
     """(image files, network calls an image); a sheet.png of all images lies beside them.
 
     Errors: OutputError if `out` already holds something; ModelError for an unknown
-    condition; TaskError for numbers below 1.
+    condition or an interval of guidance that says nothing; TaskError for numbers below 1.
     """
     if out.exists() and any(out.iterdir()):
         raise OutputError(f"{out} already holds files; name another folder")
@@ -37,6 +38,7 @@ def sample_to_folder(
             n,
             condition=condition or None,
             guidance=guidance,
+            guidance_interval=guidance_interval,
             steps=steps,
             seed=seed,
             progress=lambda done, total: report.progress("sampling", done, total),

@@ -48,8 +48,7 @@ class Splits:
         return number / 2**64 < self.holdout
 
     def _nothing(self, manifest: Manifest, name: str) -> str:
-        names = sorted({row.split for row in manifest.rows if row.split})
-        there = ", ".join(names) or "none"
+        there = manifest.splits_shown()
         if self.holdout > 0:
             return (
                 f"{manifest.path}: holding out {self.holdout:g} of the subjects of {self.train!r} "

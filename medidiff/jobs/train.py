@@ -12,12 +12,13 @@ from torch import nn
 
 from medidiff import options
 from medidiff.config import Config, Loaded, load_config
-from medidiff.data.privacy import PrivateLog
-from medidiff.errors import TrainingError
+from medidiff.errors import OutputError, TrainingError
 from medidiff.jobs.folder import (
     RunFolder,
     check_new,
     check_origin,
+    close_interrupted,
+    deliver_model,
     folder_to_resume,
     new_folder,
 )
@@ -25,7 +26,7 @@ from medidiff.jobs.prepare import Prepared, prepare
 from medidiff.jobs.reporting import Quiet, Reporter
 from medidiff.model import Model, ModelSpec
 from medidiff.report.pictures import sheet
-from medidiff.tracking import Run, close_lost, open_run
+from medidiff.tracking import Run, open_run
 from medidiff.training.loop import Job, Outcome, train
 from medidiff.training.precision import choose_device
 from medidiff.training.stop import StopSignal
@@ -50,9 +51,16 @@ def train_model(
     report = report or Quiet()
     with StopSignal(loaded.config.train.minutes) as stop:
         place = Path(loaded.config.output)
-        close_lost(place)
+        delivered = close_interrupted(place)
         if resume:
             folder = folder_to_resume(place, loaded)
+            if folder.model.is_dir():
+                if not delivered and not deliver_model(folder):
+                    raise OutputError(
+                        f"{place}: this run is finished; its model is in {place}/model"
+                    )
+                report.say("the training was done; its model is now logged with the run")
+                return folder.path
         else:
             check_new(place)
             folder = RunFolder(place)
@@ -66,7 +74,7 @@ def train_model(
             _run(loaded, folder, ready, resume, report, stop)
         except TrainingError as error:
             named = "; ".join(f"row {row}: {ready.files[row]}" for row in error.rows)
-            PrivateLog(folder.private_log).write(f"{error} | {named}")
+            error.private = f"{error} | {named}" if named else None
             raise
     return folder.path
 

@@ -58,6 +58,24 @@ class Difference:
         return "worse" if high < 0 else "no clear difference"
 
 
+@dataclass(frozen=True)
+class Reference:
+    """One metric of a population beside what it is for two sets of real images of equal size."""
+
+    metric: str
+    method: str
+    value: float
+    images: int
+    """Images in each set."""
+    real_against_real: Interval
+    """The mean over random sets of real images, and the middle 95 % of single ones."""
+
+    @property
+    def within(self) -> bool:
+        """Whether the value lies in the scatter of real sets."""
+        return self.real_against_real.low <= self.value <= self.real_against_real.high
+
+
 def summarise(rows: Sequence[Row], metric: str, level: float = 0.95) -> list[Summary]:
     """The mean over subjects and its bootstrap interval, for each setting and method, in row order.
 
@@ -103,19 +121,24 @@ def paired_difference(
     return found
 
 
-def markdown(summary: Sequence[Summary], differences: Sequence[Difference] = ()) -> str:
+def markdown(
+    summary: Sequence[Summary],
+    differences: Sequence[Difference] = (),
+    references: Sequence[Reference] = (),
+) -> str:
     """The same as `plain_text` in Markdown; ends with a newline."""
-    tables = [_markdown_table(*_summary_cells(summary))]
-    if differences:
-        tables.append(_markdown_table(*_difference_cells(differences)))
+    tables = [_markdown_table(*cells) for cells in _all_cells(summary, differences, references)]
     return "\n".join([*tables, _note(summary)])
 
 
-def plain_text(summary: Sequence[Summary], differences: Sequence[Difference] = ()) -> str:
-    """Methods by metrics with intervals and n, then the differences, in aligned columns."""
-    tables = [_plain_table(*_summary_cells(summary))]
-    if differences:
-        tables.append(_plain_table(*_difference_cells(differences)))
+def plain_text(
+    summary: Sequence[Summary],
+    differences: Sequence[Difference] = (),
+    references: Sequence[Reference] = (),
+) -> str:
+    """Methods by metrics with intervals and n, then the differences, then populations beside the
+    scatter of real ones, in aligned columns."""
+    tables = [_plain_table(*cells) for cells in _all_cells(summary, differences, references)]
     return "\n".join([*tables, _note(summary)])
 
 
@@ -139,6 +162,7 @@ def write_json(
     summary: Sequence[Summary] = (),
     differences: Sequence[Difference] = (),
     facts: Mapping[str, object] | None = None,
+    references: Sequence[Reference] = (),
 ) -> None:
     """Everything in one file: `facts` (versions, hardware, protocol), the tables and the rows.
 
@@ -149,6 +173,7 @@ def write_json(
         "facts": facts or {},
         "summary": [asdict(item) for item in summary],
         "differences": [asdict(item) | {"verdict": item.verdict} for item in differences],
+        "real_against_real": [asdict(item) | {"within": item.within} for item in references],
         "rows": [dict(row) for row in rows],
     }
     _write(path, json.dumps(_finite(tree), indent=1, allow_nan=False) + "\n")
@@ -197,7 +222,39 @@ def _minus(first: float, second: float) -> float:
     return 0.0 if first == second else first - second  # two infinite PSNRs do not differ
 
 
-def _summary_cells(summary: Sequence[Summary]) -> tuple[list[str], list[list[str]]]:
+Cells = tuple[list[str], list[list[str]]]
+
+
+def _all_cells(
+    summary: Sequence[Summary],
+    differences: Sequence[Difference],
+    references: Sequence[Reference],
+) -> list[Cells]:
+    tables = [_summary_cells(summary)]
+    if differences:
+        tables.append(_difference_cells(differences))
+    if references:
+        tables.append(_reference_cells(references))
+    return tables
+
+
+def _reference_cells(references: Sequence[Reference]) -> Cells:
+    header = ["metric", "method", "value", "real against real", "verdict", "images"]
+    body = [
+        [
+            item.metric,
+            item.method,
+            f"{item.value:.5g}",
+            _shown(item.real_against_real),
+            "as real sets" if item.within else "outside the scatter of real sets",
+            str(item.images),
+        ]
+        for item in references
+    ]
+    return header, body
+
+
+def _summary_cells(summary: Sequence[Summary]) -> Cells:
     metrics = list(dict.fromkeys(item.metric for item in summary))
     lines: dict[tuple[str, str], dict[str, Interval]] = {}
     for item in summary:
@@ -210,7 +267,7 @@ def _summary_cells(summary: Sequence[Summary]) -> tuple[list[str], list[list[str
     return ["setting", "method", *metrics, "n"], body
 
 
-def _difference_cells(differences: Sequence[Difference]) -> tuple[list[str], list[list[str]]]:
+def _difference_cells(differences: Sequence[Difference]) -> Cells:
     header = ["setting", "metric", "difference", "against", "verdict", "n"]
     body = [
         [d.setting, d.metric, _shown(d.interval, "+"), d.baseline, d.verdict, str(d.interval.n)]

@@ -17,6 +17,7 @@ from torch import Tensor
 from medidiff import options
 from medidiff.data.datasets import Case, inside, restore
 from medidiff.errors import TaskError
+from medidiff.evaluation.bootstrap import Interval
 from medidiff.model import Model, SamplingOptions
 from medidiff.tasks.results import Result
 
@@ -99,6 +100,9 @@ class Benchmarked:
     """Images of some test cases by method, for a picture: (channel, *space) in model units."""
     truth: str | None = None
     """Which of the examples' images is the truth, where there is one."""
+    real_against_real: Mapping[str, Interval] = field(default_factory=dict)
+    """Metric of a population -> what it is for two sets of real images of the same size: the mean
+    over random sets and the middle 95 % of single ones."""
 
 
 class Head(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,19 +14,24 @@ from medidiff.errors import TaskError
 from medidiff.evaluation.classical import PCAGaussian
 from medidiff.evaluation.features import FeatureScale, random_features
 from medidiff.evaluation.fidelity import (
+    copied_share,
     coverage,
     density,
     kernel_distance,
+    kernel_test,
     memorisation_ratio,
     nearest_distances,
     pairwise_similarity,
     precision,
+    real_against_real,
     recall,
 )
 from medidiff.model import Model
 from medidiff.tasks.base import OURS, Bench, Benchmarked, Needs, Problem, Row, Solution
 
 EXAMPLES = 8  # rows of the picture
+Measure = Callable[[Tensor, Tensor], float]
+"""(features of real images, features of others) -> a number."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,8 @@ class Synthesis:
     def metrics(self) -> Mapping[str, str]:
         return {
             "kernel_distance": "unbiased MMD^2 of fixed random features to the real images; lower",
+            "kernel_p": "share of random relabellings of real and made images with that kernel "
+            "distance or a larger one (permutation test); higher",
             "precision": "share of images inside the manifold of the real ones; higher",
             "recall": "share of real images inside the manifold of the images; higher",
             "density": "real neighbourhoods that hold an image, in units of k; higher",
@@ -71,6 +78,8 @@ class Synthesis:
             "similarity": "mean SSIM between pairs of images, data range 2; lower",
             "memorisation_ratio": "median feature distance to training images over that of unseen "
             "real ones, well below 1 for copies; higher",
+            "copied_share": "share of images nearer to training than 99 % of the unseen "
+            "real ones; lower",
         }
 
     def benchmark(self, bench: Bench) -> Benchmarked:
@@ -108,24 +117,41 @@ class Synthesis:
             {method: images[index] for method, images in methods.items()}
             for index in range(min(EXAMPLES, n))
         ]
-        return Benchmarked(rows, examples)
+        both = torch.cat([unseen, scale(random_features(validation))])
+        floor = {
+            name: real_against_real(measure, both, n, seed=bench.seed)
+            for name, measure in self._measures(n, seen).items()
+        }
+        return Benchmarked(rows, examples, real_against_real=floor)
 
     def _population(
         self, method: str, images: Tensor, features: Tensor, real: Tensor, train: Tensor
     ) -> Row:
-        k = min(self.neighbours, len(real) - 1)
+        measures = self._measures(len(real), train)
+        test = kernel_test(real, features)
         return {
             "subject": "population",
             "setting": "population",
             "images": len(images),
             "method": method,
-            "kernel_distance": kernel_distance(real, features),
-            "precision": precision(real, features, k),
-            "recall": recall(real, features, k),
-            "density": density(real, features, k),
-            "coverage": coverage(real, features, k),
+            **{name: measure(real, features) for name, measure in measures.items()},
+            "kernel_p": test.p,
+            "kernel_relabelled_low": test.relabelled[0],
+            "kernel_relabelled_high": test.relabelled[1],
             "similarity": pairwise_similarity(images, data_range=2.0),
-            "memorisation_ratio": memorisation_ratio(features, train, real),
+        }
+
+    def _measures(self, n: int, train: Tensor) -> dict[str, Measure]:
+        """The metrics that compare `n` images with `n` real ones by their features."""
+        k = min(self.neighbours, n - 1)
+        return {
+            "kernel_distance": kernel_distance,
+            "precision": lambda real, made: precision(real, made, k),
+            "recall": lambda real, made: recall(real, made, k),
+            "density": lambda real, made: density(real, made, k),
+            "coverage": lambda real, made: coverage(real, made, k),
+            "memorisation_ratio": lambda real, made: memorisation_ratio(made, train, real),
+            "copied_share": lambda real, made: copied_share(made, train, real),
         }
 
 

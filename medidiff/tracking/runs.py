@@ -199,19 +199,67 @@ def close_lost(folder: str | os.PathLike[str]) -> bool:
     record = read_record(place)
     if record is None or not record.process.is_gone():
         return False
+    if _status(place) not in (None, "RUNNING"):
+        return False
+    _end(place, record, "KILLED")
+    return True
+
+
+def is_broken_off(folder: str | os.PathLike[str]) -> bool:
+    """Whether `folder` holds a run that has not FINISHED and whose process surely is gone."""
+    place = Path(folder).absolute()
+    record = read_record(place)
+    return record is not None and record.process.is_gone() and _status(place) != "FINISHED"
+
+
+def complete(
+    folder: str | os.PathLike[str], model: str | os.PathLike[str], tags: Mapping[str, str]
+) -> bool:
+    """End the run in `folder` as FINISHED with its `model`, if its process did not come to it.
+
+    True if it was so; False if the run had ended well, or there is none.
+    Errors: OutputError if a process of this host is writing it.
+    """
+    place = Path(folder).absolute()
+    record = read_record(place)
+    if record is None or _status(place) == "FINISHED":
+        return False
+    _check_idle(place, record)
+    Guard().check_values("tag", tags)
+    journal = Journal(place)
+    stored = Path(model).absolute().relative_to(place)
+    journal.append("artifact", {"path": str(stored), "name": "model"})
+    journal.append("tags", {"tags": {key_of(key): value for key, value in tags.items()}})
+    _end(place, record, "FINISHED")
+    return True
+
+
+def _status(place: Path) -> str | None:
+    """What the run said last of itself."""
+    said = [event.body["status"] for event in Journal(place).events() if event.kind == "status"]
+    return said[-1] if said else None
+
+
+def _end(place: Path, record: RunRecord, status: Ending) -> None:
+    """Write how a run ended that cannot write it any more, and send it if there is a store."""
     journal = Journal(place)
     events = journal.events()
-    said = [event.body["status"] for event in events if event.kind == "status"]
-    if said and said[-1] != "RUNNING":
-        return False
-    last = events[-1].time_ms if events else record.created_ms
-    journal.append("status", {"status": "KILLED"}, time_ms=last)
+    moment = events[-1].time_ms if events else record.created_ms
+    journal.append("status", {"status": status}, time_ms=moment)
     journal.close()
     try:
         Courier(place, journal).deliver()
     except UnavailableError as error:
         log.warning("MLflow cannot be used: %s. `medidiff sync %s` sends it later", error, place)
-    return True
+
+
+def _check_idle(place: Path, record: RunRecord) -> None:
+    """Errors: OutputError if another process of this host is writing the run."""
+    if record.process.is_here() and record.process != this_process():
+        raise OutputError(
+            f"{place}: process {record.process.pid} of this host is writing this run; "
+            "wait for it or stop it"
+        )
 
 
 def _sync_one(place: Path) -> int:
@@ -236,11 +284,7 @@ def _take(place: Path, name: str, experiment: str, resume: bool) -> bool:
         return False
     if not resume:
         raise OutputError(f"{place} already holds a run; resume it or name another folder")
-    if found.process.is_here() and found.process != me:
-        raise OutputError(
-            f"{place}: process {found.process.pid} of this host is writing this run; "
-            "wait for it or stop it"
-        )
+    _check_idle(place, found)
     write_record(place, replace(found, process=me))
     return True
 

@@ -42,8 +42,8 @@ class Batch:
 class TrainingSet:
     """What a training reads: images by index, their conditions and manifest rows."""
 
-    image: Callable[[int], Tensor]
-    """Index -> (channel, *space) in model units."""
+    images: Callable[[Sequence[int]], Tensor]
+    """Indices -> (batch, channel, *space) in model units."""
     conditions: Tensor | None
     rows: Sequence[int]
 
@@ -51,9 +51,8 @@ class TrainingSet:
         return len(self.rows)
 
     def batch(self, indices: Sequence[int]) -> Batch:
-        images = torch.stack([self.image(index) for index in indices])
         condition = None if self.conditions is None else self.conditions[list(indices)]
-        return Batch(images, condition, [self.rows[index] for index in indices])
+        return Batch(self.images(indices), condition, [self.rows[index] for index in indices])
 
     def first(self, count: int) -> Batch:
         """Evenly spaced images, the same ones each time."""

@@ -58,6 +58,14 @@ def load_checkpoint(
     return torch.load(file, map_location=device, weights_only=True), facts
 
 
+def ended(folder: Path) -> str:
+    """Why the training of these checkpoints ended; "" if it did not."""
+    pointer = folder / POINTER
+    if not pointer.exists():
+        return ""
+    return json.loads(pointer.read_text(encoding="utf-8"))["watch"]["ended"]
+
+
 def _digest(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

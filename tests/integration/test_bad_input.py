@@ -44,11 +44,17 @@ def two_splits(rows: list[dict[str, str]]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("edit", "said"), [(missing_file, "nowhere.nii.gz"), (two_splits, "subject")]
+    ("edit", "said", "name"),
+    [
+        (missing_file, "row 4, column 'image': there is no such file", "nowhere.nii.gz"),
+        (two_splits, "one subject is in more than one split", "phantom0000"),
+    ],
 )
 def test_a_manifest_that_cannot_be_used(
     edit: Edit,
     said: str,
+    name: str,
+    place: Path,
     flat: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -58,7 +64,11 @@ def test_a_manifest_that_cannot_be_used(
     out = tmp_path / "run"
     words = ("train", str(CONFIG), "-c", f"data.manifest={manifest}", "-c", f"output={out}")
     assert call(*words, monkeypatch=monkeypatch) == 2
-    assert said in capsys.readouterr().err
+    told, log = capsys.readouterr().err, place / "home" / "private.log"
+    assert said in told
+    assert f"names are in {log}" in told
+    assert name not in told
+    assert name in log.read_text()
     assert not out.exists()
 
 

@@ -71,6 +71,62 @@ def test_a_stopped_run_goes_on_as_if_it_had_never_stopped(
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+BREAK = """
+import os, signal, sys
+from medidiff import cli
+from medidiff.tracking import Run
+
+def broken(*_):
+    if how == "FAILED":
+        raise OSError("the disk is full")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+how, before = sys.argv.pop(1), sys.argv.pop(1)
+setattr(Run, before, broken)
+cli.main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("how", "before", "then"),
+    [
+        ("SIGKILL", "artifact", "resume"),
+        ("SIGKILL", "tag", "resume"),
+        ("FAILED", "artifact", "resume"),
+        ("SIGKILL", "artifact", "sync"),
+        ("SIGKILL", "artifact", "register"),
+    ],
+)
+def test_a_run_that_dies_between_saving_and_logging_its_model_is_completed_by_the_next_command(
+    how: str, before: str, then: str, flat: Path, place: Path
+) -> None:
+    from mlflow import MlflowClient
+
+    run = place / f"undelivered-{how}-{before}-{then}"
+    train = [*command(flat, run)[3:], "--change", "train.steps=4"]
+    interpreter = [sys.executable, "-c", BREAK, how, before]
+    done = subprocess.run([*interpreter, *train], capture_output=True, check=False)
+    assert done.returncode == (1 if how == "FAILED" else -signal.SIGKILL)
+    made = (run / "model" / "SHA256SUMS").read_bytes()
+    assert status_of(run)[1] == ("FAILED" if how == "FAILED" else "RUNNING")
+    words = {
+        "resume": [*train, "--resume"],
+        "sync": ["sync", str(run)],
+        "register": ["register", str(run), "--name", "late"],
+    }[then]
+    subprocess.run([sys.executable, "-m", "medidiff", *words], check=True, capture_output=True)
+    run_id, status = status_of(run)
+    client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+    assert status == "FINISHED"
+    assert len(client.list_artifacts(run_id, "model")) == 4
+    assert client.get_run(run_id).data.tags["model_digest"] == medidiff.load(run).digest
+    assert client.get_run(run_id).data.tags["ended"] == "all steps done"
+    assert (run / "model" / "SHA256SUMS").read_bytes() == made
+    with pytest.raises(OutputError, match="this run is finished"):
+        medidiff.train(CONFIG, changes=train[3::2], resume=True)
+
+
 @pytest.mark.slow
 def test_a_finished_run_and_another_configuration_are_not_resumed(run_2d: Path, flat: Path) -> None:
     changes = [f"data.manifest={flat}", f"output={run_2d}"]

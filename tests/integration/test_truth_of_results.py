@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,27 @@ def test_a_run_is_resumed_only_with_the_scans_it_was_started_with(place: Path, f
             medidiff.train(CONFIG, changes=changes, resume=True)
     finally:
         flat.write_text(original)
+
+
+@pytest.mark.slow
+def test_an_evaluation_stands_beside_real_against_real(
+    run_2d: Path, flat: Path, tmp_path: Path
+) -> None:
+    found = medidiff.evaluate(run_2d, manifest=flat, n=4, out=tmp_path / "out")
+    metrics = {item.metric for item in found.samples.references}
+    assert metrics == {
+        "kernel_distance",
+        "precision",
+        "recall",
+        "density",
+        "coverage",
+        "memorisation_ratio",
+        "copied_share",
+    }
+    assert "real against real" in found.text
+    stored = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert {item["metric"] for item in stored["real_against_real"]} == metrics
+    assert all(item["images"] == 4 for item in stored["real_against_real"])
 
 
 def _denoising(model: medidiff.Model):

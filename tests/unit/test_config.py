@@ -80,3 +80,18 @@ def test_the_schema_in_the_repository_is_the_one_that_the_code_makes() -> None:
 @pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.name)
 def test_every_configuration_in_the_repository_is_sound(file: Path) -> None:
     load_config(file)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("diffusion.target={kind: eps}", "diffusion: target 'eps' cannot be read where alpha = 0"),
+        ("diffusion.schedule.offset=0.1", "diffusion.schedule.kind: this key is needed .*cosine"),
+        ("data.workers=0", "workers must be at least 1"),
+    ],
+)
+def test_what_would_fail_later_fails_when_it_is_read(
+    tmp_path: Path, change: str, said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load_config(write(tmp_path, SHORT), [change])

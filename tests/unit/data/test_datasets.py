@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from medidiff.data import datasets
 from medidiff.data.datasets import CaseSet, inside, keyed_batches, load_case, restore
 from medidiff.data.fitness import field_of_view, fits
-from medidiff.data.images import save_image
+from medidiff.data.images import load_image, save_image
 from medidiff.data.intensity import fit
 from medidiff.data.manifest import Manifest, read_manifest
 from medidiff.data.options import Percentile, Space
@@ -59,7 +61,28 @@ def test_cached_cases_are_those_that_are_loaded_when_asked_for(
     assert kept[2] is kept[2]
     assert fresh[2] is not fresh[2]
     assert [case.row for case in kept] == [row.number for row in population.rows]
-    assert all(torch.equal(kept.tensor(i), fresh.tensor(i)) for i in range(len(kept)))
+    pairs = zip(kept, fresh, strict=True)
+    assert all(torch.equal(one.images, other.images) for one, other in pairs)
+    assert [case.row for case in fresh.at([4, 1])] == [case.row for case in kept.at([4, 1])]
+
+
+@pytest.mark.parametrize("cache", ["memory", "none"])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_scans_are_read_by_as_many_threads_as_asked_for(
+    workers: int, cache, population: Manifest, key: SiteKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[int] = set()
+    together = threading.Barrier(workers)
+
+    def read(*arguments: object) -> object:
+        seen.add(threading.get_ident())
+        together.wait(10)  # passes only when as many threads are here
+        return load_image(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(datasets, "load_image", read)
+    cases = CaseSet(population.rows, ["image"], SPACE, key=key, cache=cache, workers=workers)
+    assert len(list(cases)) == len(cases.at(range(6))) == 6
+    assert len(seen) >= workers
 
 
 def test_channels_are_columns_in_the_order_asked_for(tmp_path: Path, key: SiteKey) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
+from pydicom.data import get_testdata_file
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
@@ -112,3 +115,19 @@ def test_two_series_in_a_folder_are_refused(tmp_path: Path) -> None:
     write_slice(tmp_path / "s" / "z", np.ones((4, 6)), (0, 0, 9), SeriesInstanceUID=SERIES + ".2")
     with pytest.raises(DataError, match="more than one DICOM series"):
         decode(tmp_path / "s")
+
+
+def test_odd_header_values_are_not_quoted_aloud(tmp_path: Path) -> None:
+    content = Path(str(get_testdata_file("CT_small.dcm", download=False))).read_bytes()
+    uid = b"1.3.6.1.4.1.5962.1.3.1.1.20040119072730.12322"
+    assert content.count(uid) == 1
+    file = tmp_path / "odd.dcm"
+    file.write_bytes(content.replace(uid, b"doe^john".ljust(len(uid), b"x")))
+    code = (
+        "import logging, sys; logging.basicConfig(); from medidiff.data.decode import decode\n"
+        "decode(sys.argv[1])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True
+    )
+    assert "doe" not in done.stdout + done.stderr

@@ -34,10 +34,14 @@ def written(folder: Path, *lines: str) -> Path:
     return path
 
 
-def problems_of(path: Path, **options: object) -> str:
+def error_of(path: Path, **options: object) -> ManifestError:
     with pytest.raises(ManifestError) as caught:
         check_manifest(read_manifest(path), **options)  # pyright: ignore[reportArgumentType]
-    return str(caught.value)
+    return caught.value
+
+
+def problems_of(path: Path, **options: object) -> str:
+    return str(error_of(path, **options))
 
 
 def test_columns_are_typed_by_header_and_by_reserved_name(folder: Path) -> None:
@@ -84,13 +88,31 @@ def test_problems_of_form_are_told_together_with_suggestions(folder: Path) -> No
     assert "did you mean 'number'?" in text
     assert "row 3: 2 cells, but the header has 4" in text
     assert "row 4: the subject is missing" in text
-    assert "row 4, column 'w': 'heavy' is not a number" in text
+    assert "row 4, column 'w': not a number" in text
+    assert "heavy" not in text
+    assert "row 4, column 'w': not a number | 'heavy'" in str(caught.value.private)
 
 
 def test_a_missing_subject_column_is_suggested(folder: Path) -> None:
     path = written(folder, "subjct,image", "a,0.png")
     with pytest.raises(ManifestError, match="did you mean 'subjct'"):
         read_manifest(path)
+
+
+def test_a_table_without_a_header_is_not_read_aloud(folder: Path) -> None:
+    path = written(folder, "Doe^John,scans/doe.nii:imag", "Doe^Jane,scans/jane.nii")
+    with pytest.raises(ManifestError, match="no column 'subject'") as caught:
+        read_manifest(path)
+    assert "oe" not in str(caught.value)
+    assert "Doe^John" in str(caught.value.private)
+
+
+def test_a_column_of_many_splits_is_not_read_aloud(folder: Path) -> None:
+    rows = [f"s{index},{index % 4}.png,patient{index}" for index in range(12)]
+    path = written(folder, "subject,image,split", *rows)
+    text = problems_of(path, splits=["train"])
+    assert "the split 'train' has no rows (splits: 12 different ones" in text
+    assert "patient" not in text.splitlines()[1]
 
 
 def test_all_problems_of_content_are_told_by_row(folder: Path) -> None:
@@ -112,32 +134,43 @@ def test_all_problems_of_content_are_told_by_row(folder: Path) -> None:
         "h,blank.png,val",
         "i,,val",
     )
-    text = problems_of(path, splits=["train", "holdout"])
+    error = error_of(path, splits=["train", "holdout"])
+    text, private = str(error), str(error.private)
     assert "the split 'holdout' has no rows" in text
-    assert "subject 'a' is in more than one split: 'train' (row 2), 'test' (row 4)" in text
-    assert "row 5, column 'image': gone.png: there is no such file" in text
-    assert "row 6, column 'image': truncated.png: the file is truncated" in text
-    assert "row 7, column 'image': copy.png: the same file as 1.png (row 3)" in text
-    assert "row 9, column 'image': again.bmp: the same voxels as 2.png (row 8)" in text
-    assert "row 10, column 'image': blank.png: every voxel has the same value" in text
+    assert "one subject is in more than one split: 'train' (row 2), 'test' (row 4)" in text
+    assert "row 5, column 'image': there is no such file" in text
+    assert "row 6, column 'image': the file is truncated" in text
+    assert "row 7, column 'image': the same file as in row 3" in text
+    assert "row 9, column 'image': the same voxels as in row 8" in text
+    assert "row 10, column 'image': every voxel has the same value" in text
     assert "row 11, column 'image': no image" in text
     assert "8 problems" in text
+    assert (
+        "'train' (row 2), 'test' (row 4); split by subject, not by image | subject 'a'" in private
+    )
+    for number, names in {5: "gone", 6: "truncated", 7: "copy.png and 1", 9: "again"}.items():
+        said = next(line for line in private.splitlines() if f"row {number}," in line)
+        assert f"| {names}" in said
+        assert not any(f"{name}." in text for name in names.split("."))
 
 
 def test_one_file_under_two_subjects_is_refused_but_not_under_one(folder: Path) -> None:
     fine = written(folder, "subject,image,session", "a,0.png,1", "a,0.png,2", "b,1.png,1")
     check_manifest(read_manifest(fine))
     leaking = written(folder, "subject,image", "a,0.png", "b,0.png")
-    assert "row 3, column 'image': 0.png: the same file" in problems_of(leaking)
+    assert "row 3, column 'image': the same file" in problems_of(leaking)
 
 
 def test_many_problems_are_counted_beyond_the_first_twenty(folder: Path) -> None:
     rows = [f"s{index},gone{index}.png" for index in range(30)]
-    text = problems_of(written(folder, "subject,image", *rows))
+    error = error_of(written(folder, "subject,image", *rows))
+    text = str(error)
     assert "30 problems" in text
     assert "and 10 more" in text
-    assert "gone19.png" in text
-    assert "gone20.png" not in text
+    assert "row 21," in text
+    assert "row 22," not in text
+    assert "gone" not in text
+    assert "gone29.png" in str(error.private)
 
 
 def test_slices_and_volumes_are_not_mixed(folder: Path, write_nifti) -> None:

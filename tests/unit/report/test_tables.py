@@ -4,7 +4,9 @@ import math
 
 import pytest
 
+from medidiff.evaluation.bootstrap import Interval
 from medidiff.report.tables import (
+    Reference,
     markdown,
     paired_difference,
     plain_text,
@@ -150,3 +152,19 @@ def test_json_is_strict_and_holds_everything(tmp_path):
     assert tree["summary"][1]["interval"]["mean"] == "inf"
     assert tree["differences"][0]["verdict"] == "better"
     assert tree["rows"][0] == perfect[0]
+
+
+def test_a_reference_to_real_sets_stands_in_text_and_json(tmp_path):
+    scatter = Interval(0.01, -0.02, 0.05, 20, 0.95)
+    inside, outside = (
+        Reference("kernel_distance", "ours", value, 64, scatter) for value in (0.03, 0.3)
+    )
+    text = plain_text(summarise(rows(), "psnr"), (), [inside, outside])
+    assert "as real sets" in text
+    assert "outside the scatter of real sets" in text
+    assert "0.01000 (-0.02000 to 0.05000)" in text
+    write_json(tmp_path / "s.json", [], references=[inside, outside])
+    stored = json.loads((tmp_path / "s.json").read_text())["real_against_real"]
+    assert [item["within"] for item in stored] == [True, False]
+    assert stored[0]["images"] == 64
+    assert stored[0]["real_against_real"]["low"] == -0.02

@@ -1,0 +1,335 @@
+"""Every key of a configuration does something: changed alone, it changes what a run gives.
+
+A new key fails here until a value is stated that shows its effect, or the test that does.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import json
+import re
+import sys
+import threading
+import typing
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+import medidiff
+from medidiff.config import Config, load_config
+from medidiff.data import datasets
+from medidiff.data.phantoms import write_population
+from medidiff.errors import MedidiffError
+from medidiff.jobs import prepare
+from medidiff.jobs.cases import _misfits
+from medidiff.jobs.reporting import Quiet
+
+TESTS = Path(__file__).resolve().parents[1]
+SMALL = {
+    "name": "a",
+    "modality": "MR",
+    "data.space": "{dims: 2, size: [24, 24]}",
+    "data.conditions": "[sex, age]",
+    "data.intensity": "{kind: percentile}",
+    "diffusion.schedule": "{kind: cosine}",
+    "sampling.sampler": "{kind: dpm-solver++}",
+    "network": "{kind: unet, channels: [4, 8], attention: [false, true], blocks: 1}",
+    "network.head_channels": "4",
+    "network.groups": "2",
+    "train.steps": "4",
+    "train.batch": "3",
+    "train.learning_rate": "1e-2",
+    "train.warmup_steps": "1",
+    "train.ema": "0.5",
+    "train.log_every": "2",
+    "train.validate_every": "2",
+    "train.validation_levels": "2",
+    "train.validation_images": "4",
+    "train.sample_every": "4",
+    "train.sample_images": "1",
+    "train.keep": "last",
+    "sampling.steps": "3",
+}
+HARSH = {"train.validate_every": "1", "train.early_stop.tolerance": "0.9", "train.keep": "best"}
+"""Under which no second validation is a new best."""
+CHURN = {"sampling.sampler": "{kind: heun, churn: 2}"}
+
+# key -> (value that shows its effect, what must be set besides)
+SHOWN: dict[str, tuple[str, dict[str, str]]] = {
+    "name": ("b", {}),
+    "modality": ("CT", {}),
+    "data.space.size": ("[16, 24]", {}),
+    "data.space.spacing_mm": ("[12.0, 9.0]", {}),
+    "data.space.orientation": ("AL", {}),
+    "data.images": ("[t2]", {}),
+    "data.conditions": ("[sex]", {}),
+    "data.intensity[window].low": ("-200", {"data.intensity": "{kind: window, high: 900}"}),
+    "data.intensity[window].high": ("800", {"data.intensity": "{kind: window, low: 0}"}),
+    "data.intensity[percentile].low": ("10", {}),
+    "data.intensity[percentile].high": ("80", {}),
+    "data.intensity[percentile].scope": ("image", {}),
+    "data.augment.shift_voxels": ("3", {}),
+    "data.augment.rotate_degrees": ("30", {}),
+    "data.augment.scale": ("0.3", {}),
+    "data.augment.intensity": ("0.4", {}),
+    "data.augment.flip_axes": ("[0]", {}),
+    "data.train_split": ("test", {"data.conditions": "[age]"}),
+    "data.validation_split": ("test", {}),
+    "data.holdout": ("0.6", {"data.holdout": "0.3", "data.validation_split": "held"}),
+    "network.channels": ("[4, 12]", {}),
+    "network.blocks": ("2", {}),
+    "network.attention": ("[false, false]", {}),
+    "network.head_channels": ("8", {}),
+    "network.groups": ("4", {}),
+    "network.dropout": ("0.5", {}),
+    "diffusion.schedule[vp-linear].beta_min": ("1.0", {"diffusion.schedule": "{kind: vp-linear}"}),
+    "diffusion.schedule[vp-linear].beta_max": ("9.0", {"diffusion.schedule": "{kind: vp-linear}"}),
+    "diffusion.schedule[cosine].offset": ("0.1", {}),
+    "diffusion.schedule[ve].sigma_min": ("0.1", {"diffusion.schedule": "{kind: ve}"}),
+    "diffusion.schedule[ve].sigma_max": ("9.0", {"diffusion.schedule": "{kind: ve}"}),
+    "diffusion.schedule[edm].sigma_min": ("0.1", {"diffusion.schedule": "{kind: edm}"}),
+    "diffusion.schedule[edm].sigma_max": ("9.0", {"diffusion.schedule": "{kind: edm}"}),
+    "diffusion.schedule[edm].rho": ("3.0", {"diffusion.schedule": "{kind: edm}"}),
+    "diffusion.target[edm].data_std": ("0.2", {"diffusion.target": "{kind: edm}"}),
+    "diffusion.times[logit-normal].mean": ("1.0", {"diffusion.times": "{kind: logit-normal}"}),
+    "diffusion.times[logit-normal].std": ("0.3", {"diffusion.times": "{kind: logit-normal}"}),
+    "diffusion.times[log-normal-noise-ratio].mean": (
+        "0.5",
+        {"diffusion.times": "{kind: log-normal-noise-ratio}"},
+    ),
+    "diffusion.times[log-normal-noise-ratio].std": (
+        "0.3",
+        {"diffusion.times": "{kind: log-normal-noise-ratio}"},
+    ),
+    "diffusion.weight[min-snr].gamma": ("0.5", {"diffusion.weight": "{kind: min-snr}"}),
+    "diffusion.weight[edm].data_std": ("0.1", {"diffusion.weight": "{kind: edm}"}),
+    "train.steps": ("3", {}),
+    "train.batch": ("2", {}),
+    "train.learning_rate": ("1e-3", {}),
+    "train.weight_decay": ("0.9", {}),
+    "train.warmup_steps": ("4", {}),
+    "train.rate": ("constant", {}),
+    "train.clip_norm": ("1e-9", {}),
+    "train.ema": ("0.0", {}),
+    "train.condition_dropout": ("0.9", {}),
+    "train.precision": ("bf16", {}),
+    "train.seed": ("1", {}),
+    "train.log_every": ("1", {}),
+    "train.validate_every": ("1", {}),
+    "train.validation_levels": ("3", {}),
+    "train.validation_images": ("2", {}),
+    "train.sample_every": ("2", {}),
+    "train.sample_images": ("2", {}),
+    "train.early_stop.patience": ("1", HARSH),
+    "train.early_stop.tolerance": ("0.0", HARSH),
+    "train.keep": ("last", HARSH),
+    "sampling.sampler[ddpm].variance": ("large", {"sampling.sampler": "{kind: ddpm}"}),
+    "sampling.sampler[ddim].eta": ("1.0", {"sampling.sampler": "{kind: ddim}"}),
+    "sampling.sampler[heun].churn": ("0.5", CHURN),
+    "sampling.sampler[heun].churn_min": ("1.0", CHURN),
+    "sampling.sampler[heun].churn_max": ("0.5", CHURN),
+    "sampling.sampler[heun].noise_scale": ("1.5", CHURN),
+    "sampling.sampler[dpm-solver++].order": ("1", {"sampling.steps": "8"}),
+    "sampling.spacing[karras].rho": ("2.0", {"sampling.spacing": "{kind: karras}"}),
+    "sampling.steps": ("4", {}),
+    "sampling.clip": ("none", {}),
+    "tracking.experiment": ("other", {}),
+}
+# key -> the test that shows its effect
+ELSEWHERE = {
+    "data.manifest": "test_a_manifest_that_cannot_be_used",
+    "data.space.dims": "test_a_scan_is_denoised_onto_its_own_grid_with_provenance",
+    "data.cache": "test_scans_are_kept_or_read_again",
+    "data.workers": "test_scans_are_read_by_as_many_threads_as_the_configuration_says",
+    "output": "test_an_output_folder_that_holds_results",
+    "network.checkpoint_levels": "test_recomputed_levels_give_the_same_gradients",
+    "network.kind": "test_the_schema_in_the_repository_is_the_one_that_the_code_makes",  # one kind
+    "train.device": "test_a_device_that_is_not_there_is_refused",
+    "train.minutes": "test_a_run_is_resumed_only_with_the_scans_it_was_started_with",
+    "train.save_every": "test_a_stopped_run_goes_on_as_if_it_had_never_stopped",
+    "format": "test_the_schema_in_the_repository_is_the_one_that_the_code_makes",  # one format
+}
+
+
+def keys(kind: type = Config, prefix: str = "") -> Iterator[str]:
+    """Every key by its dotted name, the kind of a union's member in brackets."""
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        parts = [hints[field.name], *typing.get_args(hints[field.name])]
+        inner = [part for part in parts if dataclasses.is_dataclass(part)]
+        for part in inner:
+            tag = f"[{part.kind}]" if len(inner) > 1 else ""  # type: ignore[union-attr]
+            yield from keys(typing.cast(type, part), f"{prefix}{field.name}{tag}.")
+        if not inner:
+            yield prefix + field.name
+
+
+def kinds() -> list[tuple[str, str]]:
+    """(key of a union, one of its kinds)."""
+    found = [re.fullmatch(r"(.*)\[(.*)\]\.kind", key) for key in keys()]
+    return [(match[1], match[2]) for match in found if match]
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small population with a second contrast."""
+    folder = tmp_path_factory.mktemp("population")
+    path = write_population(folder, 8, 4, 4, size=24)
+    rows = list(csv.DictReader(path.open()))
+    for row, other in zip(rows, rows[1:] + rows[:1], strict=True):
+        row["t2:image"] = other["image"]
+    write_population(folder / "t2", 8, 4, 4, size=24, seed=9)
+    for row in rows:
+        row["t2:image"] = f"t2/{row['image']}"
+    with path.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+Observe = Callable[..., dict[str, object]]
+
+
+@pytest.fixture(scope="module")
+def observe(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observe]:
+    """What a run with these changes shows, each run made once. No MLflow: the journal is enough."""
+    place = tmp_path_factory.mktemp("runs")
+    (place / "config.yaml").write_text(f"output: run\ndata: {{manifest: {manifest}}}\n")
+
+    @cache
+    def run(changes: tuple[tuple[str, str], ...]) -> dict[str, object]:
+        out = place / hashlib.sha256(repr(changes).encode()).hexdigest()[:12]
+        listed = [f"{key}={value}" for key, value in (*changes, ("output", str(out)))]
+        return observation(medidiff.train(place / "config.yaml", changes=listed))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEDIDIFF_HOME", str(place / "home"))
+        patch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "false")
+        patch.setitem(sys.modules, "mlflow", None)
+        yield lambda *parts: run(tuple({k: v for part in parts for k, v in part.items()}.items()))
+
+
+def observation(run: Path) -> dict[str, object]:
+    model = medidiff.load(run, "cpu")
+    weights = load_file(run / "model" / "model.safetensors")
+    events = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
+    record = json.loads((run / "run.json").read_text())
+    (case,) = datasets.CaseSet(
+        prepare.read_manifest(load_config(run / "config.yaml").manifest).split("test")[:1],
+        model.spec.images,
+        model.spec.space,
+        model.spec.intensity,
+    )
+    metrics = [
+        (event["step"], name, value)
+        for event in events
+        if event["kind"] == "metrics"
+        for name, value in event["metrics"].items()
+        if name != "images_per_second"
+    ]
+    return {
+        "weights": {name: value.tolist() for name, value in weights.items()},
+        "sample": model.sample(1).images.tolist(),
+        "metrics": metrics,
+        "pictures": [
+            hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(run.glob("samples/*"))
+        ],
+        "record": (record["name"], record["experiment"], model.spec.name),
+        "misfits": _misfits(model, case),
+    }
+
+
+def test_every_key_is_observed() -> None:
+    unshown = [key for key in keys() if key not in SHOWN and key not in ELSEWHERE]
+    assert [key for key in unshown if not key.endswith("].kind")] == []
+    assert {*SHOWN, *ELSEWHERE} <= {*keys()}
+    written = "".join(file.read_text() for file in TESTS.rglob("test_*.py"))
+    for key, name in ELSEWHERE.items():
+        assert f"def {name}(" in written, key
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", SHOWN)
+def test_a_key_changed_alone_changes_what_a_run_gives(key: str, observe: Observe) -> None:
+    value, besides = SHOWN[key]
+    dotted = re.sub(r"\[.*?\]", "", key)
+    assert observe(SMALL, besides) != observe(SMALL, besides, {dotted: value})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("union", sorted({union for union, _ in kinds()}))
+def test_each_kind_of_a_choice_gives_something_else(union: str, observe: Observe) -> None:
+    names = [kind for key, kind in kinds() if key == union]
+    # every target can be read at the start of this schedule
+    besides = {"diffusion.schedule": "{kind: vp-linear}"} if union == "diffusion.target" else {}
+    found = [observe(SMALL, besides, {union: f"{{kind: {kind}}}"}) for kind in names]
+    assert all(found.count(item) == 1 for item in found)
+
+
+@pytest.mark.slow
+def test_the_same_configuration_gives_the_same(observe: Observe) -> None:
+    """Else the others of this file would show nothing."""
+    again = {**SMALL, "data.workers": "1"}
+    assert observe(SMALL) == observe(again)
+
+
+def prepared(manifest: Path, folder: Path, *changes: str) -> prepare.Prepared:
+    (folder / "config.yaml").write_text(f"output: run\ndata: {{manifest: {manifest}}}\n")
+    listed = [*(f"{key}={value}" for key, value in SMALL.items()), *changes]
+    return prepare.prepare(load_config(folder / "config.yaml", listed), None, Quiet())
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
+    """The thread of each reading of a scan."""
+    monkeypatch.setenv("MEDIDIFF_HOME", str(tmp_path / "home"))
+    seen: list[int] = []
+    original = datasets.load_image
+
+    def read(path: Path) -> object:
+        seen.append(threading.get_ident())
+        return original(path)
+
+    monkeypatch.setattr(datasets, "load_image", read)
+    return seen
+
+
+def test_scans_are_kept_or_read_again(manifest: Path, tmp_path: Path, reads: list[int]) -> None:
+    for cache_kind, again in (("memory", 0), ("none", 3)):
+        ready = prepared(manifest, tmp_path, f"data.cache={cache_kind}")
+        before = len(reads)
+        ready.train.batch([0, 1, 2])
+        assert len(reads) - before == again
+
+
+def test_scans_are_read_by_as_many_threads_as_the_configuration_says(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEDIDIFF_HOME", str(tmp_path / "home"))
+    ready = prepared(manifest, tmp_path, "data.cache=none", "data.workers=3")
+    together, original = threading.Barrier(3), datasets.load_image
+
+    def read(path: Path) -> object:
+        together.wait(10)  # passes only when three threads are here
+        return original(path)
+
+    monkeypatch.setattr(datasets, "load_image", read)
+    assert len(ready.train.batch([0, 1, 2]).clean) == 3
+
+
+def test_a_device_that_is_not_there_is_refused(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    (tmp_path / "config.yaml").write_text(f"data: {{manifest: {manifest}}}\n")
+    changes = [f"{key}={value}" for key, value in SMALL.items()]
+    changes += ["train.device=cuda", f"output={tmp_path / 'run'}"]
+    with pytest.raises(MedidiffError, match="cuda"):
+        medidiff.train(tmp_path / "config.yaml", changes=changes)
+    assert not (tmp_path / "run").exists()
