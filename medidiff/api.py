@@ -36,6 +36,7 @@ from medidiff.jobs.run import run_head
 from medidiff.jobs.splits import Splits
 from medidiff.jobs.train import train_model
 from medidiff.model import Model
+from medidiff.networks import Acceleration
 from medidiff.tasks import head
 from medidiff.tasks.results import Result
 from medidiff.tracking import sync as sync_runs
@@ -110,19 +111,26 @@ def train(
     Errors: ConfigError, ManifestError, DataError, OutputError, TrainingError;
     `training.stop.Stopped` when asked to stop (a checkpoint is saved).
     """
-    start = None if parent is None else load_model(parent)
+    start = None if parent is None else load_model(parent, "cpu")
     with _reporting(progress) as report:
         return train_model(config, changes=changes, resume=resume, parent=start, report=report)
 
 
-def load(name: ModelLike, device: str | torch.device | None = None) -> Model:
+def load(
+    name: ModelLike,
+    device: str | torch.device | None = None,
+    acceleration: Acceleration = "auto",
+) -> Model:
     """The model that is called `name`: a folder, a run's folder, an MLflow run id, or
     `models:/NAME@ALIAS`.
+
+    On a GPU `acceleration` "auto" takes bfloat16 weights, fused kernels and CUDA graphs where the
+    card has them; "none" is plain torch in the weights' own precision.
 
     Errors: ModelError for a folder that is missing, incomplete or altered; RegistryError for an
     unknown name.
     """
-    return load_model(name, device)
+    return load_model(name, device, acceleration)
 
 
 @overload

@@ -54,7 +54,15 @@ from medidiff.diffusion import (
     walk,
 )
 from medidiff.errors import ModelError, OutputError
-from medidiff.networks import AnyNetwork, NetworkShape, build, encode_batch
+from medidiff.networks import (
+    Acceleration,
+    AnyNetwork,
+    NetworkShape,
+    accelerated,
+    build,
+    encode_batch,
+    has_bf16,
+)
 
 FORMAT = 1
 FILES = ("model.safetensors", "model.json", "card.md")
@@ -199,10 +207,18 @@ class Model:
     Range: the network works in model units (the intensity window maps to [-1, 1]).
     """
 
-    def __init__(self, spec: ModelSpec, network: nn.Module, *, digest: str = "unsaved") -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        network: nn.Module,
+        *,
+        digest: str = "unsaved",
+        acceleration: Acceleration = "auto",
+    ) -> None:
         self.spec = spec
         self.network = network
         self.digest = digest
+        self._called = accelerated(network, acceleration)
 
     @property
     def device(self) -> torch.device:
@@ -246,7 +262,7 @@ class Model:
         guided, all of them if None (Kynkaanniemi et al. 2024, arXiv:2404.07724).
         Errors: ValueError for an interval without low < high.
         """
-        target, network = self.spec.target, self.network
+        target, network = self.spec.target, self._called
         networks = [counted(Denoiser(network, target, condition, concat))]
         denoise: Denoise = networks[0]
         if condition is not None and guidance != 1.0:
@@ -425,9 +441,14 @@ class Model:
 
     @classmethod
     def load(
-        cls, folder: str | os.PathLike[str], device: str | torch.device | None = None
+        cls,
+        folder: str | os.PathLike[str],
+        device: str | torch.device | None = None,
+        acceleration: Acceleration = "auto",
     ) -> Model:
         """The model in `folder`, on `device` (default: a GPU when there is one).
+
+        On a GPU with bfloat16 the weights are bfloat16, unless `acceleration` is "none".
 
         Errors: ModelError for a missing, altered or unknown file.
         """
@@ -443,8 +464,11 @@ class Model:
                 f"({str(error).splitlines()[0]})"
             ) from None
         network.eval().requires_grad_(False)
-        network.to(device or default_device())
-        return cls(spec, network, digest=folder_digest(place))
+        device = torch.device(device or default_device())
+        network.to(device)
+        if acceleration == "auto" and has_bf16(device):
+            network.to(torch.bfloat16)
+        return cls(spec, network, digest=folder_digest(place), acceleration=acceleration)
 
 
 def check_guidance_interval(guidance: float, limits: tuple[float, float]) -> None:

@@ -12,6 +12,7 @@ import torch
 from medidiff.errors import ModelError, OutputError
 from medidiff.jobs.folder import close_interrupted
 from medidiff.model import Model, check_folder
+from medidiff.networks import Acceleration
 from medidiff.tracking import fetch, register
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -50,10 +51,14 @@ def model_folder(name: str | os.PathLike[str]) -> Path:
 
 
 def load_model(
-    name: str | os.PathLike[str] | Model, device: str | torch.device | None = None
+    name: str | os.PathLike[str] | Model,
+    device: str | torch.device | None = None,
+    acceleration: Acceleration = "auto",
 ) -> Model:
     """The model that `name` says, on `device` (default: a GPU when there is one)."""
-    return name if isinstance(name, Model) else Model.load(model_folder(name), device)
+    if isinstance(name, Model):
+        return name
+    return Model.load(model_folder(name), device, acceleration)
 
 
 def register_model(source: str | os.PathLike[str], name: str, alias: str | None) -> int:

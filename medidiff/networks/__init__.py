@@ -7,7 +7,7 @@ from medidiff.networks.conditions import (
     encode,
     encode_batch,
 )
-from medidiff.networks.graphs import Acceleration, accelerated
+from medidiff.networks.graphs import Acceleration, accelerated, has_bf16
 from medidiff.networks.shape import NetworkShape
 from medidiff.networks.unet import AnyNetwork, UNet, UNetOptions, build, parameter_count
 
@@ -24,5 +24,6 @@ __all__ = [
     "build",
     "encode",
     "encode_batch",
+    "has_bf16",
     "parameter_count",
 ]

@@ -32,6 +32,11 @@ class _Recording:
     output: Tensor
 
 
+def has_bf16(device: torch.device) -> bool:
+    """Whether a GPU computes in bfloat16 itself: those before Ampere emulate it."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
 def accelerated(network: nn.Module, how: Acceleration) -> nn.Module:
     """The network as it is to be called: recorded and fused where a GPU allows it, or plain."""
     if how == "none":

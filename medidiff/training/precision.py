@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 
 from medidiff.errors import TrainingError
+from medidiff.networks import has_bf16
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,7 @@ def choose_precision(
     """bf16 where the GPU computes in it natively, fp16 with a scaler on older ones, fp32 on a
     CPU."""
     if name == "auto":
-        if device.type != "cuda":
-            name = "fp32"
-        else:  # emulated bf16 is slower than fp16 on cards before Ampere
-            name = "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
+        name = "bf16" if has_bf16(device) else "fp16"
+        name = name if device.type == "cuda" else "fp32"
     dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
     return Precision(dtypes[name], device)
