@@ -1,6 +1,6 @@
 """How much fresh noise a hop adds: x_to | x_now ~ N(mean, fresh + gain^2 Cov[clean | x_now]).
 
-    fresh     the noise that the process itself leaves free: beta-tilde for DDPM, eta^2 of it in DDIM
+    fresh     the noise that the process leaves free: beta-tilde in DDPM, eta^2 of it in DDIM
     gain      d mean / d clean at fixed x
     Cov       what the clean image is not known by: 0 (small), by Gamma, an SN or NPR head, ...
 

@@ -5,6 +5,8 @@ The model is wrong by .1 sin(3 x) in its noise.
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 
 from medidiff.conformance.families.analytic import check_nelbo, sampler_of, steps_by_name
@@ -31,11 +33,14 @@ def replay(case: Case) -> None:
     schedule = table_of(case.meta.get("table", "linear"), len(case["betas"]) - 1)
     check_betas(case, schedule)
     if case.kind == "table":
-        return _steps(case, schedule)
+        _steps(case, schedule)
+        return
     if case.kind == "trajectory":
-        return _trajectory(case, schedule)
+        _trajectory(case, schedule)
+        return
     if case.kind == "likelihood":
-        return _bound(case, schedule)
+        _bound(case, schedule)
+        return
     raise Unsupported(f"nothing of ours is a {case.kind!r} of {case.sampler!r}")
 
 
@@ -52,14 +57,14 @@ def _steps(case: Case, schedule: Discrete) -> None:
         split = torch.tensor([below, top, above, schedule.steps - top])
         check_agrees(f"split {count}", split.double(), case[f"split_{count}"], 0)
         path = ours[:below]
-        spent = torch.stack([cost[s, r] for s, r in zip(path, path[1:], strict=False)]).sum()
+        spent = torch.stack([cost[s, r] for s, r in itertools.pairwise(path)]).sum()
         check_agrees(f"cost {count}", spent, case[f"cost_{count}"])
     pairs = case["F_probe_sr"].long()
     check_agrees("costs", cost[pairs[:, 0], pairs[:, 1]], case["F_probe"])
 
 
 def _path(case: Case, schedule: Discrete) -> list[NoiseLevel]:
-    gamma = case["ms_eps"] if "ms_eps" in case else None
+    gamma = case.arrays.get("ms_eps")
     steps = steps_by_name(case.meta["steps_type"], schedule, case.meta["K"], gamma)
     check_agrees("steps", torch.tensor(steps).double(), case["steps"], 0)
     return levels_at(schedule, steps)

@@ -11,7 +11,7 @@ from medidiff.conformance.families.tables import (
     states_of,
     table_of,
 )
-from medidiff.conformance.recordings import Case, Unsupported, check_agrees, check_states
+from medidiff.conformance.recordings import Case, Unsupported, check_agrees
 from medidiff.diffusion.bound import Decoder, bound
 from medidiff.diffusion.denoiser import clipped
 from medidiff.diffusion.levels import Denoise, NoiseLevel
@@ -36,13 +36,17 @@ PIXEL = 2 / 255
 def replay(case: Case) -> None:
     """A trajectory, a bound, the table of Gamma or the tables of steps."""
     if case.kind == "trajectory":
-        return _trajectory(case)
+        _trajectory(case)
+        return
     if case.kind == "likelihood":
-        return _bound(case)
+        _bound(case)
+        return
     if case.sampler == "Gamma":
-        return _gamma(case)
+        _gamma(case)
+        return
     if case.sampler == "trajectory":
-        return _steps(case)
+        _steps(case)
+        return
     raise Unsupported(f"Analytic-DPM has no {case.sampler!r}")
 
 
@@ -81,9 +85,7 @@ def _trajectory(case: Case) -> None:
     naive = "_ms_eps" not in case.source
     ddim = "ddim" in case.source
     gamma = None if naive else _gamma_values(case)
-    steps = steps_by_name(
-        meta.get("steps_type", "linear"), schedule, len(case["s_r"]), gamma
-    )
+    steps = steps_by_name(meta.get("steps_type", "linear"), schedule, len(case["s_r"]), gamma)
     model: Denoise = clipped(case.mixture, -1, 1, eps="keep")
     variance: AnyVariance = "small" if meta.get("small_sigma", True) else "large"
     if gamma is not None:

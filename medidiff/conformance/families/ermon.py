@@ -15,6 +15,7 @@ def replay(case: Case) -> None:
     schedule = table_of(case.meta["schedule"])
     check_betas(case, schedule)
     count = len(case["timesteps"])
+    # the ancestral cases have the kind of their list in their name only
     spelled = case.meta.get("skip_type") or case.name.split("_")[2]
     if spelled == "quad":
         steps = quadratic_steps(schedule.steps, count)
@@ -25,7 +26,8 @@ def replay(case: Case) -> None:
     levels = levels_at(schedule, steps)
     if case.sampler.startswith("ddpm"):
         model = clipped(case.mixture, -1, 1) if case.meta["clip_x0"] else case.mixture
-        return check_states(states_of(case, model, levels, DDPM(variance="large")), case)
+        check_states(states_of(case, model, levels, DDPM(variance="large")), case)
+        return
     check_states(states_of(case, case.mixture, levels, DDIM(eta=case.meta["eta"])), case)
 
 

@@ -33,7 +33,8 @@ VARIANCES: dict[str, AnyVariance] = {
 def replay(case: Case) -> None:
     """A trajectory, or a bound along even steps."""
     if case.kind == "likelihood":
-        return _bound(case)
+        _bound(case)
+        return
     source, _, kind = case.sampler.partition("-")
     if source not in VARIANCES or kind not in ("ddpm", "ddim"):
         raise Unsupported(f"Extended-Analytic-DPM has no {case.sampler!r}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 
 from medidiff.conformance.families.respacing import respaced
@@ -31,9 +33,11 @@ TABLE = 1000
 def replay(case: Case) -> None:
     """A trajectory by `sampler`, or the bound."""
     if case.kind == "likelihood":
-        return _bound(case)
+        _bound(case)
+        return
     if case.sampler == "ddim_reverse":
-        return _encode(case)
+        _encode(case)
+        return
     if case.sampler not in ("ddpm", "ddim"):
         raise Unsupported(f"no sampler {case.sampler!r} in guided-diffusion")
     meta = case.meta
@@ -75,12 +79,12 @@ def _encode(case: Case) -> None:
     """`ddim_reverse_sample` takes the image for one at the first level and ends at alpha_bar 0."""
     meta = case.meta
     steps = respaced(meta["respacing"], TABLE)
-    levels = [level for level in reversed(levels_at(table_of(meta["schedule"]), steps)[:-1])]
+    levels = list(reversed(levels_at(table_of(meta["schedule"]), steps)[:-1]))
     check_agrees("alpha-bar", torch.stack([x.alpha**2 for x in levels]), case["alphas_cumprod"])
     levels.append(noise_level(1.0, 0.0, 1.0))
     x = case["x_init"]
     states = [x]
-    for now, to in zip(levels, levels[1:], strict=False):
+    for now, to in itertools.pairwise(levels):
         x = encode(case.mixture, x, [now, to])
         states.append(x)
     check_states(states, case)
@@ -92,6 +96,7 @@ def _bound(case: Case) -> None:
     spelled = meta.get("respacing", meta["schedule"].split("respaced ")[-1])
     variance = case.sampler if case.sampler in VARIANCES else meta.get("var")
     if variance is None:
+        # neither meta nor sampler has it
         variance = "FIXED_LARGE" if case.name.endswith("large") else "FIXED_SMALL"
     check_bound(case, case.mixture, spelled, VARIANCES[variance])
 

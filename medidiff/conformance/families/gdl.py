@@ -28,25 +28,29 @@ def replay(case: Case) -> None:
         model = with_head(with_error(case.mixture, ERROR), variance, levels)
         if case.meta["clip_denoised"]:
             model = clipped(model, -1, 1)
-        return check_bound(case, model, case.meta["respacing"], VARIANCES[variance])
+        check_bound(case, model, case.meta["respacing"], VARIANCES[variance])
+        return
     hop = _hop(case)
     x = diffuse(case["x0"], hop.now, case["noise"])
     check_agrees("x_t", x, case["x_t"])
     if case.meta["mean"] == "PREVIOUS_X":
-        return _previous(case, x, hop)
+        _previous(case, x, hop)
+        return
     if case.meta["mean"] not in TARGETS:
         raise Unsupported(f"guided-diffusion has no mean {case.meta['mean']!r}")
     if case.meta["loss"] in ("KL", "RESCALED_KL"):
-        return _variational(case, hop)
+        _variational(case, hop)
+        return
     if case.meta["var"] in ("LEARNED", "LEARNED_RANGE"):
-        return _hybrid(case, hop)
+        _hybrid(case, hop)
+        return
     target = TARGETS[case.meta["mean"]]
     loss = DenoisingLoss(target, table_of(case.meta["schedule"]))
     ours = loss(_network(case), case["x0"], hop.now, case["noise"])
     check_agrees("loss", ours, case["out_loss"])
 
 
-def _network(case: Case):  # noqa: ANN202 - a Network
+def _network(case: Case):
     def stored(x: Image, label: Tensor, condition: Tensor | None, concat: Image | None) -> Image:
         return case["model_output"]
 
@@ -58,8 +62,7 @@ def _hop(case: Case) -> Hop:
     steps = respaced(case.meta["respacing"], TABLE)
     levels = levels_at(table_of(case.meta["schedule"]), steps)[::-1]
     alphas, sigmas, times = (
-        torch.stack([getattr(level, name) for level in levels])
-        for name in ("alpha", "sigma", "t")
+        torch.stack([getattr(level, name) for level in levels]) for name in ("alpha", "sigma", "t")
     )
     check_agrees("alpha-bar", alphas[1:] ** 2, case["alphas_cumprod"], LEVEL_TOLERANCE)
     place = case["t"].long() + 1
