@@ -124,19 +124,23 @@ def test_gamma_by_monte_carlo_is_the_closed_form(gaussian_denoise: Any) -> None:
 
 def test_the_bound_is_not_below_the_negative_log_likelihood(gaussian_denoise: Any) -> None:
     generator = torch.Generator().manual_seed(0)
-    draw = 0.2 * torch.randn(200, 1, 4, 4, generator=generator, dtype=torch.float64)
+    draw = 0.2 * torch.randn(4000, 1, 4, 4, generator=generator, dtype=torch.float64)
     clean = ((draw + 0.5 + 1) / 2 * 255).round().clamp(0, 255) / 255 * 2 - 1
     data = Transition(torch.full_like(clean, 0.5), torch.full_like(clean, 0.04))
     exact = Decoder().nll(clean, data)
-    truth = float(exact.flatten(1).sum(1).mean())
+    truth = exact.flatten(1).sum(1)
     model = with_spread(gaussian_denoise, "npr")
     best: list[float] = []
     for steps in (10, 100):
         levels = path(LinspaceSteps(), Discrete(), steps)
         for variance in ("small", OptimalVariance(source="npr")):
-            ours = bound(model, clean, levels, noise_for(200), variance)
+            ours = bound(model, clean, levels, noise_for(4000), variance)
             best.append(float(ours.nats.mean()))
-            assert best[-1] > truth - 0.1
+            excess = ours.nats - truth
+            # on the mean over images; three standard errors of it, below .15 nats of some 74
+            error = 3 * float(excess.std()) / len(clean) ** 0.5
+            assert float(excess.mean()) > -error
+            assert variance == "small" or error < 0.15
     assert best[1] <= best[0]
     assert best[3] < best[1]
 
@@ -157,9 +161,10 @@ def test_the_closed_form_spread_has_the_least_loss(gaussian_denoise: Any, source
 
         return SpreadLoss(Eps(), schedule, source)(network, clean, levels, noise).mean()
 
-    losses = [float(losing(factor)) for factor in (0.9, 1.0, 1.1)]
+    losses = [losing(factor).item() for factor in (0.9, 1.0, 1.1)]
     assert losses[1] < min(losses[0], losses[2])
-    assert not losing(1.0).requires_grad
+    (gradient,) = torch.autograd.grad(losing(1.0), trained)
+    assert float(gradient) == 0
 
 
 def test_the_bound_of_the_hybrid_loss_leaves_the_mean_alone() -> None:
