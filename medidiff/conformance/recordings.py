@@ -39,6 +39,7 @@ class Case:
     kind: str
     sampler: str
     meta: dict[str, Any]
+    source: str = ""
 
     @property
     def family(self) -> str:
@@ -77,7 +78,7 @@ class Case:
         """The recorded noise, or `count` fields by numpy's generator of the recorded seed."""
         if "noise" in self:
             return self["noise"]
-        shape = (count, *self["x_init"].shape)
+        shape = (count, *self["x_init" if "x_init" in self else "x0"].shape)
         return torch.from_numpy(np.random.default_rng(self.meta[seed]).standard_normal(shape))
 
     def tape(self, count: int) -> TapeNoise:
@@ -88,7 +89,14 @@ class Case:
 def read_cases(folder: Path) -> Iterator[Case]:
     """Every case of a folder, in the order of its index."""
     for entry in json.loads((folder / "index.json").read_text()):
-        yield Case(folder, entry["name"], entry["kind"], entry.get("sampler", ""), entry["meta"])
+        yield Case(
+            folder,
+            entry["name"],
+            entry["kind"],
+            entry.get("sampler", ""),
+            entry["meta"],
+            entry.get("source", ""),
+        )
 
 
 def find_case(folder: Path, name: str) -> Case:

@@ -18,9 +18,27 @@ Numbers: coefficients are float64 and are rounded to the image's dtype only wher
 
 from __future__ import annotations
 
-from medidiff.diffusion.betas import AnyBetas, CosineBetas, LinearBetas, ScaledLinearBetas
-from medidiff.diffusion.denoiser import Counter, Denoiser, Network, clipped, counted
-from medidiff.diffusion.guidance import classifier_free, interval
+from medidiff.diffusion.betas import (
+    AnyBetas,
+    ConstantBetas,
+    CosineBetas,
+    JSDBetas,
+    LinearBetas,
+    RescaledLinearBetas,
+    ScaledLinearBetas,
+    SigmoidBetas,
+    WarmupBetas,
+    ZeroTerminalBetas,
+)
+from medidiff.diffusion.bound import Bound, Decoder, bound
+from medidiff.diffusion.denoiser import Counter, Denoiser, Network, clipped, counted, heads
+from medidiff.diffusion.guidance import (
+    classifier_free,
+    classifier_gradient,
+    classifier_guided,
+    interval,
+)
+from medidiff.diffusion.importance import LossHistory
 from medidiff.diffusion.levels import (
     CLEAN,
     Denoise,
@@ -39,8 +57,10 @@ from medidiff.diffusion.noise import (
     training_uniforms,
     uniforms,
 )
-from medidiff.diffusion.objectives import DenoisingLoss
+from medidiff.diffusion.objectives import DenoisingLoss, HybridLoss, SpreadLoss, VariationalLoss
 from medidiff.diffusion.samplers import DDIM, DDPM, AnySampler, DPMSolverPP, Heun
+from medidiff.diffusion.samplers.classifier_guided import ClassifierGuided
+from medidiff.diffusion.samplers.ddim import encode, interpolate
 from medidiff.diffusion.sampling import Renoise, Sampler, Step, renoise, sample, start, walk
 from medidiff.diffusion.schedules import (
     EDM,
@@ -51,6 +71,17 @@ from medidiff.diffusion.schedules import (
     Flow,
     Schedule,
     VPLinear,
+)
+from medidiff.diffusion.steps import (
+    AnyStepSpacing,
+    GivenSteps,
+    LeadingSteps,
+    LinspaceSteps,
+    PowerSteps,
+    QuadraticSteps,
+    RespacedSteps,
+    TrailingSteps,
+    optimal_steps,
 )
 from medidiff.diffusion.targets import (
     AnyTarget,
@@ -71,10 +102,12 @@ from medidiff.diffusion.times import (
     LogitNormalTimes,
     LogNormalNoiseRatio,
     UniformLogSNR,
+    UniformSteps,
     UniformTime,
     UniformTimes,
     path,
 )
+from medidiff.diffusion.variance import GammaTable, OptimalVariance, gamma_table, with_gamma
 from medidiff.diffusion.weights import AnyWeight, EDMWeight, MinSNR, UniformWeight
 
 __all__ = [
@@ -87,14 +120,19 @@ __all__ = [
     "AnySampler",
     "AnySchedule",
     "AnySpacing",
+    "AnyStepSpacing",
     "AnyTarget",
     "AnyTimes",
     "AnyWeight",
+    "Bound",
+    "ClassifierGuided",
     "Clean",
+    "ConstantBetas",
     "Cosine",
     "CosineBetas",
     "Counter",
     "DPMSolverPP",
+    "Decoder",
     "Denoise",
     "Denoiser",
     "DenoisingLoss",
@@ -105,38 +143,65 @@ __all__ = [
     "Estimate",
     "Flow",
     "FlowVelocity",
+    "GammaTable",
+    "GivenSteps",
     "Heun",
+    "HybridLoss",
+    "JSDBetas",
     "Karras",
     "KeyedNoise",
+    "LeadingSteps",
     "LinearBetas",
+    "LinspaceSteps",
     "LogNormalNoiseRatio",
     "LogitNormalTimes",
+    "LossHistory",
     "MinSNR",
     "Network",
     "NoiseLevel",
     "NoiseSource",
+    "OptimalVariance",
+    "PowerSteps",
+    "QuadraticSteps",
     "Renoise",
+    "RescaledLinearBetas",
+    "RespacedSteps",
     "Sampler",
     "ScaledLinearBetas",
     "Schedule",
     "Score",
+    "SigmoidBetas",
+    "SpreadLoss",
     "Step",
     "TapeNoise",
     "Target",
+    "TrailingSteps",
     "UniformLogSNR",
+    "UniformSteps",
     "UniformTime",
     "UniformTimes",
     "UniformWeight",
     "V",
     "VPLinear",
+    "VariationalLoss",
+    "WarmupBetas",
+    "ZeroTerminalBetas",
+    "bound",
     "classifier_free",
+    "classifier_gradient",
+    "classifier_guided",
     "clipped",
     "counted",
     "diffuse",
+    "encode",
     "eps_of",
     "estimate",
+    "gamma_table",
+    "heads",
+    "interpolate",
     "interval",
     "noise_level",
+    "optimal_steps",
     "path",
     "prediction_of",
     "renoise",
@@ -147,4 +212,5 @@ __all__ = [
     "training_uniforms",
     "uniforms",
     "walk",
+    "with_gamma",
 ]

@@ -35,10 +35,17 @@ class Denoiser:
     target: Target
     condition: Tensor | None = None
     concat: Image | None = None
+    spread: bool = False
+    """Whether the network has a second head: its output is (batch, 2 channel, *space) and the
+    second half is `Estimate.spread`."""
 
     def __call__(self, x: Image, level: NoiseLevel) -> Estimate:
-        prediction = predict(self.network, self.target, x, level, self.condition, self.concat)
-        return estimate(self.target, x, prediction.to(x.dtype), level)
+        output = predict(self.network, self.target, x, level, self.condition, self.concat)
+        if not self.spread:
+            return estimate(self.target, x, output.to(x.dtype), level)
+        prediction, spread = heads(output.to(x.dtype))
+        plain = estimate(self.target, x, prediction, level)
+        return Estimate(plain.clean, plain.eps, spread)
 
 
 def predict(
@@ -58,6 +65,18 @@ def predict(
         condition,
         None if concat is None else concat.to(dtype),
     )
+
+
+def heads(output: Image) -> tuple[Image, Image]:
+    """A two-headed network's prediction and spread.
+
+    Shapes: (batch, 2 channel, *space) -> two of (batch, channel, *space).
+    Errors: ValueError if the channels are odd.
+    """
+    if output.shape[1] % 2:
+        raise ValueError(f"a network with a spread has 2 C channels, this has {output.shape[1]}")
+    prediction, spread = output.chunk(2, dim=1)
+    return prediction, spread
 
 
 def clipped(

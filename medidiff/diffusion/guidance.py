@@ -6,10 +6,13 @@ write w with w = 0 for "none" have scale = 1 + w.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import torch
 
 from medidiff.diffusion.levels import Denoise, Estimate, NoiseLevel, eps_of, scale
-from medidiff.types import Image
+from medidiff.types import Image, Tensor
 
 
 def classifier_free(conditional: Denoise, unconditional: Denoise, guidance_scale: float) -> Denoise:
@@ -45,6 +48,44 @@ def interval(guided: Denoise, plain: Denoise, low: float, high: float) -> Denois
         if not bool(inside.any()):
             return plain(x, level)
         return _choose(inside, x, guided(x, level), plain(x, level))
+
+    return guide
+
+
+Gradient: TypeAlias = Callable[[Image, NoiseLevel], Image]
+"""(x, level) -> the gradient of log p(condition | x) with respect to x, per image."""
+
+
+def classifier_gradient(log_probability: Callable[[Image, NoiseLevel], Tensor]) -> Gradient:
+    """The gradient of a classifier's log p(condition | x), (batch,), by automatic differentiation.
+
+    Source: Dhariwal & Nichol 2021 (arXiv:2105.05233), section 4; the classifier knows noisy images.
+    """
+
+    def gradient(x: Image, level: NoiseLevel) -> Image:
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            return torch.autograd.grad(log_probability(leaf, level).sum(), leaf)[0]
+
+    return gradient
+
+
+def classifier_guided(denoise: Denoise, gradient: Gradient, guidance_scale: float) -> Denoise:
+    """`denoise` with eps - scale * sigma * gradient as its noise, and the clean image that follows.
+
+    From pure noise (alpha = 0), where x says nothing of the condition, it is `denoise`. Here
+    scale 0 is none: the classifier is added, not extrapolated to.
+    Source: Dhariwal & Nichol 2021 (arXiv:2105.05233), algorithm 2; the clean estimate is not
+    clipped again.
+    """
+
+    def guide(x: Image, level: NoiseLevel) -> Estimate:
+        here = denoise(x, level)
+        push = guidance_scale * gradient(x, level)
+        of_clean = torch.where(level.alpha == 0, 0.0, level.sigma**2 / level.alpha)
+        of_eps = torch.where(level.alpha == 0, 0.0, level.sigma)
+        clean = here.clean + scale(of_clean, x) * push
+        return Estimate(clean, here.eps - scale(of_eps, x) * push, here.spread)
 
     return guide
 

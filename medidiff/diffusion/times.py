@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, get_args
 
 import torch
 
 from medidiff.diffusion.levels import CLEAN, NoiseLevel
-from medidiff.diffusion.schedules import Schedule
+from medidiff.diffusion.schedules import Discrete, Schedule
+from medidiff.diffusion.steps import TABLE, AnyStepSpacing
 from medidiff.types import Tensor
 
 DEAD_SIGNAL = 0.006
@@ -84,7 +85,28 @@ class LogNormalNoiseRatio:
         return schedule(schedule.time_of(-log_ratio))
 
 
-AnyTimes: TypeAlias = UniformTimes | LogitNormalTimes | LogNormalNoiseRatio
+@dataclass(frozen=True)
+class UniformSteps:
+    """One of the steps 1 .. N of a discrete process, all as likely.
+
+    Source: Ho et al. 2020 (arXiv:2006.11239), algorithm 1. N is the schedule's where it has steps.
+    """
+
+    kind: Literal["uniform-steps"] = "uniform-steps"
+    steps: int = TABLE
+    """Steps of the process on a schedule without its own."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"uniform-steps needs steps >= 1, got {self.steps}")
+
+    def levels(self, schedule: Schedule, draw: Tensor) -> NoiseLevel:
+        """The levels at ceil(draw * N) / N."""
+        count = schedule.steps if isinstance(schedule, Discrete) else self.steps
+        return schedule((draw.double() * count).ceil() / count)
+
+
+AnyTimes: TypeAlias = UniformTimes | LogitNormalTimes | LogNormalNoiseRatio | UniformSteps
 
 
 class Spacing(Protocol):
@@ -145,13 +167,13 @@ class Karras:
         return [schedule.time_of(-self.rho * root.log()) for root in roots]
 
 
-AnySpacing: TypeAlias = UniformTime | UniformLogSNR | Karras
+AnySpacing: TypeAlias = UniformTime | UniformLogSNR | Karras | AnyStepSpacing
 
 
 def path(
     spacing: Spacing, schedule: Schedule, steps: int, start: NoiseLevel | None = None
 ) -> list[NoiseLevel]:
-    """`steps` noisy levels from `start` (or the schedule's noisiest) down, then the clean level.
+    """`steps` noisy levels from `start` (or the spacing's first) down, then the clean level.
 
     Shapes: levels are () or, with a start of shape (batch,), (batch,) except for the clean one.
     Errors: ValueError if steps < 1, or if start is cleaner than the last level to be visited.
@@ -164,6 +186,9 @@ def path(
         raise ValueError(f"a path needs at least 1 step, got {steps}")
     if start is None:
         start = schedule(torch.tensor(schedule.t_max, dtype=torch.float64))
+        # a spacing of steps has its own first one, which may lie below the noisiest level
+        if isinstance(spacing, get_args(AnyStepSpacing)):
+            start = schedule(spacing.times(schedule, steps, start)[0])
     later = spacing.times(schedule, steps, start)[1:]
     return [start, *(schedule(t) for t in later), CLEAN]
 

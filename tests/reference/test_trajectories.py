@@ -37,10 +37,8 @@ from medidiff.diffusion import (
     UniformLogSNR,
     VPLinear,
     clipped,
-    eps_of,
     noise_level,
     path,
-    scale,
     walk,
 )
 
@@ -62,23 +60,6 @@ CHURN = Heun(churn=5.0, churn_min=0.05, churn_max=50.0, noise_scale=1.003)
 SECOND = DPMSolverPP()
 
 CASES: dict[str, Sampler] = {
-    # openai/guided-diffusion
-    "gd_ddpm_linear_10_fixed_small": DDPM(),
-    "gd_ddpm_linear_10_fixed_large": DDPM(variance="large"),
-    "gd_ddpm_cosine_10_fixed_small": DDPM(),
-    "gd_ddpm_cosine_10_fixed_large": DDPM(variance="large"),
-    "gd_ddpm_linear_25_clip": DDPM(),
-    "gd_ddpm_linear_25_x0pred": DDPM(),
-    "gd_ddpm_linear_1000_small": DDPM(),
-    "gd_ddim_clip_25": DDIM(),
-    "gd_ddim_cosine_ddim10_eta1.0": DDIM(eta=1.0),
-    "gd_ddim_linear_ddim10_eta1.0": DDIM(eta=1.0),
-    "gd_ddim_guided_25": DDIM(),
-    # ermongroup/ddim
-    "ermon_ddim_uniform_10_eta0.0": DDIM(),
-    "ermon_ddim_quad_10_eta1.0": DDIM(eta=1.0),
-    "ermon_ddpm_uniform_20": DDPM(variance="large"),
-    "ermon_ddpm_quad_20": DDPM(variance="large"),
     # NVlabs/edm, edm2
     "edm_heun_10": Heun(),
     "edm_churn_10": CHURN,
@@ -139,13 +120,6 @@ CASES: dict[str, Sampler] = {
     "df_heundiscrete_v_p_10": Heun(),
     "df_flow_euler_shift1.0_5": DDIM(),
     "df_flow_dpmpp2_20": SECOND,
-}
-
-CLIPPED = {
-    "gd_ddpm_linear_25_clip",
-    "gd_ddim_clip_25",
-    "ermon_ddpm_uniform_20",
-    "ermon_ddpm_quad_20",
 }
 
 
@@ -212,24 +186,9 @@ def compare_levels(ours: list[NoiseLevel], recorded: list[NoiseLevel]) -> None:
 
 
 def model_of(name: str, mixture: Any) -> Denoise:
-    if name in CLIPPED or name == "df_ddim_clip_10":
-        return clipped(mixture, -1, 1, "keep" if name == "df_ddim_clip_10" else "rederive")
-    if name == "gd_ddim_guided_25":
-        return classifier_guided(mixture)
+    if name == "df_ddim_clip_10":
+        return clipped(mixture, -1, 1, "keep")
     return mixture
-
-
-def classifier_guided(mixture: Any) -> Denoise:
-    """The recording's classifier gradient .8 (mu_1 - x / 2), on the noise estimate."""
-
-    def guide(x: Tensor, level: NoiseLevel) -> Estimate:
-        shift = scale(level.sigma, x) * 0.8 * (mixture.means[1] - 0.5 * x)
-        eps = mixture(x, level).eps - shift
-        # x and eps change places in x = alpha * clean + sigma * eps
-        swapped = NoiseLevel(level.t, level.sigma, level.alpha)
-        return Estimate(eps_of(x, eps, swapped), eps)
-
-    return guide
 
 
 def tape_of(case: Any, count: int) -> TapeNoise:

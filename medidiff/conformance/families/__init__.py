@@ -11,9 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from medidiff.conformance.families import model
+from medidiff.conformance.families import adp, analytic, ermon, ext, gd, gdl, model, respacing
 from medidiff.conformance.recordings import Case
 
 FAMILIES: dict[str, Callable[[Case], None]] = {
+    "adp": adp.replay,
+    "analytic": analytic.replay,
+    "ermon": ermon.replay,
+    "ext": ext.replay,
+    "gd": gd.replay,
+    "gdl": gdl.replay,
     "model": model.replay,
+    "respacing": respacing.replay,
 }

@@ -5,11 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-
-from medidiff.diffusion.levels import Denoise, NoiseLevel, half_log_snr_gap, scale
+from medidiff.diffusion.levels import Denoise, Estimate, NoiseLevel
 from medidiff.diffusion.sampling import Step
-from medidiff.types import Image
+from medidiff.diffusion.variance import (
+    OptimalVariance,
+    StepVariance,
+    Transition,
+    ddpm_transition,
+    hold_noise,
+)
+from medidiff.types import Image, Tensor
 
 
 @dataclass(frozen=True)
@@ -23,23 +28,48 @@ class DDPM:
     """
 
     kind: Literal["ddpm"] = "ddpm"
-    variance: Literal["small", "large"] = "small"
-    """small: the posterior variance given the clean image; large: the forward step's, beta."""
+    variance: StepVariance | OptimalVariance = "small"
+    """small: the posterior variance given the clean image; large: the forward step's, beta;
+    learned: the model's log variance; learned-range: the model's place between the two; or
+    Analytic-DPM's optimal variance."""
+    last_noise: float | None = None
+    """Largest mean size of the last noisy hop's noise in network units (Bao et al. 2022,
+    arXiv:2201.06503, appendix F: 2 * 2 / 255 or 2 / 255); None leaves it."""
+
+    def __post_init__(self) -> None:
+        check_last_noise(self.kind, self.last_noise)
 
     @property
     def finishes(self) -> bool:
         """The driver takes the last hop."""
         return False
 
+    def transition(
+        self,
+        x: Image,
+        here: Estimate,
+        now: NoiseLevel,
+        to: NoiseLevel,
+        last: Tensor | None = None,
+    ) -> Transition:
+        """The Gaussian that `step` draws from; `last` as in `ddpm_transition`."""
+        return ddpm_transition(x, here, now, to, self.variance, last)
+
     def step(
         self, denoise: Denoise, x: Image, now: NoiseLevel, to: NoiseLevel, memory: None, at: Step
     ) -> tuple[Image, None]:
         """Posterior mean plus noise."""
-        gap = half_log_snr_gap(now, to)
-        renewed = -torch.expm1(-2 * gap)
-        spread = (to.sigma if self.variance == "small" else now.sigma) * renewed.sqrt()
-        mean = (
-            scale(to.alpha * renewed, x) * denoise(x, now).clean
-            + scale(to.sigma / now.sigma * (-gap).exp(), x) * x
-        )
-        return mean + scale(spread, x) * at.noise(), None
+        return drawn(self.transition(x, denoise(x, now), now, to), self.last_noise, at), None
+
+
+def drawn(transition: Transition, last_noise: float | None, at: Step) -> Image:
+    """A draw from the transition, held at the last noisy hop (of a path that ends clean)."""
+    if last_noise is not None and at.index == at.count - 2:
+        transition = hold_noise(transition, last_noise)
+    return transition.mean + transition.variance.sqrt() * at.noise()
+
+
+def check_last_noise(kind: str, last_noise: float | None) -> None:
+    """Errors: ValueError unless it is None or above 0."""
+    if last_noise is not None and not last_noise > 0:
+        raise ValueError(f"{kind} needs last_noise > 0 or none, got {last_noise}")

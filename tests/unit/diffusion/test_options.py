@@ -13,6 +13,7 @@ from medidiff.diffusion import (
     DDIM,
     EDM,
     VE,
+    AnyBetas,
     AnySampler,
     AnySchedule,
     AnySpacing,
@@ -38,7 +39,7 @@ from medidiff.diffusion import (
     scale,
 )
 
-UNIONS = [AnySampler, AnySchedule, AnySpacing, AnyTarget, AnyTimes, AnyWeight]
+UNIONS = [AnyBetas, AnySampler, AnySchedule, AnySpacing, AnyTarget, AnyTimes, AnyWeight]
 REFUSED: list[Callable[[], object]] = [
     lambda: VPLinear(beta_min=0.0),
     lambda: VPLinear(beta_min=2.0, beta_max=1.0),
