@@ -50,6 +50,7 @@ from medidiff.diffusion.schedules import (
     Discrete,
     Flow,
     Schedule,
+    SubVP,
     VPLinear,
 )
 from medidiff.diffusion.targets import (
@@ -121,6 +122,7 @@ __all__ = [
     "Schedule",
     "Score",
     "Step",
+    "SubVP",
     "TapeNoise",
     "Target",
     "UniformLogSNR",
