@@ -40,7 +40,14 @@ from medidiff.diffusion.noise import (
     uniforms,
 )
 from medidiff.diffusion.objectives import DenoisingLoss
-from medidiff.diffusion.samplers import DDIM, DDPM, AnySampler, DPMSolverPP, Heun
+from medidiff.diffusion.samplers import (
+    DDIM,
+    DDPM,
+    AnySampler,
+    DPMSolverPP,
+    Heun,
+    PredictorCorrector,
+)
 from medidiff.diffusion.sampling import Renoise, Sampler, Step, renoise, sample, start, walk
 from medidiff.diffusion.schedules import (
     EDM,
@@ -116,6 +123,7 @@ __all__ = [
     "Network",
     "NoiseLevel",
     "NoiseSource",
+    "PredictorCorrector",
     "Renoise",
     "Sampler",
     "ScaledLinearBetas",

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from medidiff.conformance.families import model
+from medidiff.conformance.families import model, sde
 from medidiff.conformance.recordings import Case
 
 FAMILIES: dict[str, Callable[[Case], None]] = {
     "model": model.replay,
+    "sde": sde.replay,
 }

@@ -8,7 +8,8 @@ from medidiff.diffusion.samplers.ancestral import DDPM
 from medidiff.diffusion.samplers.ddim import DDIM
 from medidiff.diffusion.samplers.dpm_solver import DPMSolverPP
 from medidiff.diffusion.samplers.edm import Heun
+from medidiff.diffusion.samplers.sde import PredictorCorrector
 
-AnySampler: TypeAlias = DDPM | DDIM | Heun | DPMSolverPP
+AnySampler: TypeAlias = DDPM | DDIM | Heun | DPMSolverPP | PredictorCorrector
 
-__all__ = ["DDIM", "DDPM", "AnySampler", "DPMSolverPP", "Heun"]
+__all__ = ["DDIM", "DDPM", "AnySampler", "DPMSolverPP", "Heun", "PredictorCorrector"]

@@ -1,0 +1,128 @@
+"""yang-song/score_sde_pytorch: predictor-corrector, flow by RK45, likelihood, inpainting, tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from medidiff.conformance.recordings import Case, Unsupported, check_agrees, check_levels
+from medidiff.diffusion.levels import CLEAN, Denoise, Estimate, NoiseLevel
+from medidiff.diffusion.noise import NoiseSource
+from medidiff.diffusion.samplers.sde import PredictorCorrector
+from medidiff.diffusion.sampling import START, walk
+from medidiff.diffusion.schedules import VE, Schedule, SubVP, VPLinear
+from medidiff.types import Image, Tensor
+
+PREDICTORS = {
+    "reverse_diffusion": "reverse-diffusion",
+    "ancestral_sampling": "ancestral",
+    "euler_maruyama": "euler-maruyama",
+    "none": "none",
+}
+CORRECTORS = {"langevin": "langevin", "ald": "annealed", "none": "none"}
+
+
+def replay(case: Case) -> None:
+    """Compare one recording of score_sde_pytorch with ours."""
+    if case.kind == "table":
+        return _tables(case)
+    if case.kind == "trajectory" and "+" in case.sampler:
+        return _predictor_corrector(case)
+    raise Unsupported(f"no replay for kind {case.kind}, sampler {case.sampler}")
+
+
+def schedule_of(meta: dict[str, Any]) -> Schedule:
+    """The schedule that `meta["sde"]` names, with the constants of the recordings."""
+    named: dict[str, Schedule] = {
+        "vp": VPLinear(),
+        "subvp": SubVP(),
+        "ve": VE(sigma_min=0.01, sigma_max=50.0),
+    }
+    return named[meta["sde"]]
+
+
+def levels_of(meta: dict[str, Any]) -> list[NoiseLevel]:
+    """The authors' times: N equal steps from 1 to eps, both ends among them."""
+    count, last = int(meta["N"]), float(meta["eps"])
+    times = torch.linspace(1.0, last, count, dtype=torch.float64)
+    return [schedule_of(meta)(t) for t in times]
+
+
+def sampler_of(meta: dict[str, Any]) -> PredictorCorrector:
+    """The authors' predictor and corrector, with their norms and their step."""
+    return PredictorCorrector(
+        predictor=PREDICTORS[meta["predictor"]],  # pyright: ignore[reportArgumentType]
+        corrector=CORRECTORS[meta["corrector"]],  # pyright: ignore[reportArgumentType]
+        corrector_steps=int(meta.get("n_corrector_steps", 1)),
+        snr=float(meta["snr"]),
+        norms="batch",
+        dynamics="flow" if meta.get("probability_flow") else "sde",
+        discretisation="fixed",
+    )
+
+
+class Draws:
+    """The recorded noise in the order of the draws: the prior, then `per_step` for each hop.
+
+    Our number of a draw within its hop is its place there, by `order`.
+    """
+
+    def __init__(self, noise: Tensor, per_step: int, order: dict[int, int] | None = None) -> None:
+        self.noise, self.per_step, self.order = noise, per_step, order or {}
+
+    def __call__(self, like: Image, step: int, draw: int = 0) -> Image:
+        if step == START:
+            return self.noise[0]
+        return self.noise[1 + step * self.per_step + self.order.get(draw, draw)]
+
+
+def heard(denoise: Denoise, levels: list[NoiseLevel]) -> Denoise:
+    """`denoise` that writes down the levels at which it is asked."""
+
+    def listen(x: Image, level: NoiseLevel) -> Estimate:
+        levels.append(level)
+        return denoise(x, level)
+
+    return listen
+
+
+def _predictor_corrector(case: Case) -> None:
+    """All states, the noisy one after the last hop, and the result.
+
+    The recorded states are x at the start, x after every hop of `state_index`, and the result.
+    """
+    meta, levels, sampler = case.meta, levels_of(case.meta), sampler_of(case.meta)
+    schedule, count = schedule_of(meta), len(levels)
+    draws_a_hop = (sampler.corrector != "none") * sampler.corrector_steps + (
+        sampler.predictor != "none"
+    )
+    noise: NoiseSource = Draws(case.draws(1 + count * draws_a_hop), draws_a_hop)
+    calls: list[NoiseLevel] = []
+    x = case["x_init"]
+    # a hop onto its own level is the last one with its noise: a fixed step knows no `to`
+    noisy = [
+        state for _, state in walk(case.mixture, x, [*levels, levels[-1]], sampler, noise, schedule)
+    ]
+    model = heard(case.mixture, calls)
+    result = [state for _, state in walk(model, x, [*levels, CLEAN], sampler, noise, schedule)][-1]
+    check_levels(calls, case)
+    check_agrees("result", result, case["x_final"])
+    recorded = [x, *(noisy[index] for index in meta["state_index"]), result]
+    for place, reference in zip(case["xs_index"].long().tolist(), case["xs"], strict=True):
+        check_agrees(f"state {place}", recorded[place], reference)
+
+
+def _tables(case: Case) -> None:
+    """alpha, sigma, drift / x and g of the three equations at the recorded times."""
+    for name in ("ve", "vp", "subvp"):
+        schedule = schedule_of({"sde": name})
+        level = schedule(case["t"])
+        ours = {
+            "alpha": level.alpha,
+            "sigma": level.sigma,
+            "drift": schedule.drift(case["t"]),
+            "diffusion": schedule.diffusion(case["t"]).sqrt(),
+        }
+        for key, value in ours.items():
+            check_agrees(f"{name} {key}", value, case[f"{name}_{key}"])
