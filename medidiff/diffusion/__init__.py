@@ -43,6 +43,7 @@ from medidiff.diffusion.objectives import DenoisingLoss
 from medidiff.diffusion.samplers import (
     DDIM,
     DDPM,
+    RK45,
     AnySampler,
     DPMSolverPP,
     Heun,
@@ -90,6 +91,7 @@ __all__ = [
     "DDIM",
     "DDPM",
     "EDM",
+    "RK45",
     "VE",
     "AnyBetas",
     "AnySampler",

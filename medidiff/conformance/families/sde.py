@@ -9,8 +9,9 @@ import torch
 from medidiff.conformance.recordings import Case, Unsupported, check_agrees, check_levels
 from medidiff.diffusion.levels import CLEAN, Denoise, Estimate, NoiseLevel
 from medidiff.diffusion.noise import NoiseSource
+from medidiff.diffusion.samplers.probability_flow import RK45
 from medidiff.diffusion.samplers.sde import PredictorCorrector
-from medidiff.diffusion.sampling import START, walk
+from medidiff.diffusion.sampling import START, Step, sample, walk
 from medidiff.diffusion.schedules import VE, Schedule, SubVP, VPLinear
 from medidiff.types import Image, Tensor
 
@@ -20,6 +21,10 @@ PREDICTORS = {
     "euler_maruyama": "euler-maruyama",
     "none": "none",
 }
+FLOW_TOLERANCE = 2e-4
+"""What the recordings grant to adaptive integration."""
+TABLE = 1000
+"""N of the authors' equations where a recording does not say it."""
 CORRECTORS = {"langevin": "langevin", "ald": "annealed", "none": "none"}
 
 
@@ -29,6 +34,8 @@ def replay(case: Case) -> None:
         return _tables(case)
     if case.kind == "trajectory" and "+" in case.sampler:
         return _predictor_corrector(case)
+    if case.kind == "trajectory" and case.sampler.startswith("pf-ode"):
+        return _flow(case)
     raise Unsupported(f"no replay for kind {case.kind}, sampler {case.sampler}")
 
 
@@ -111,6 +118,20 @@ def _predictor_corrector(case: Case) -> None:
     recorded = [x, *(noisy[index] for index in meta["state_index"]), result]
     for place, reference in zip(case["xs_index"].long().tolist(), case["xs"], strict=True):
         check_agrees(f"state {place}", recorded[place], reference)
+
+
+def _flow(case: Case) -> None:
+    """RK45 from t = 1 to eps; "denoise" is the mean of a reverse-diffusion step of N = 1000."""
+    schedule, tolerance = schedule_of(case.meta), float(case.meta["tol"])
+    ends = [schedule(torch.tensor(t, dtype=torch.float64)) for t in (1.0, float(case.meta["eps"]))]
+    sampler = RK45(relative=tolerance, absolute=tolerance, over="batch")
+    x = sample(case.mixture, case["x_init"], ends, sampler, None, schedule)
+    if case.meta["denoise"]:
+        last = PredictorCorrector(corrector="none", discretisation="fixed")
+        x, _ = last.step(
+            case.mixture, x, ends[1], CLEAN, None, Step(0, TABLE, x, None, schedule)
+        )
+    check_agrees("result", x, case["x_final"], FLOW_TOLERANCE)
 
 
 def _tables(case: Case) -> None:
