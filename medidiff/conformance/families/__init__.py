@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from medidiff.conformance.families import model, sde
+from medidiff.conformance.families import model, sde, sdec
 from medidiff.conformance.recordings import Case
 
 FAMILIES: dict[str, Callable[[Case], None]] = {
     "model": model.replay,
     "sde": sde.replay,
+    "sdec": sdec.replay,
 }

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from medidiff.conformance.recordings import Case, Unsupported, check_agrees, check_levels
-from medidiff.diffusion.levels import CLEAN, Denoise, Estimate, NoiseLevel
+from medidiff.diffusion.levels import CLEAN, Denoise, Estimate, NoiseLevel, scale
+from medidiff.diffusion.constrained import KNOWN_DRAW, Constrained, Known
 from medidiff.diffusion.noise import NoiseSource
 from medidiff.diffusion.samplers.probability_flow import RK45
 from medidiff.diffusion.samplers.sde import PredictorCorrector
@@ -21,8 +22,6 @@ PREDICTORS = {
     "euler_maruyama": "euler-maruyama",
     "none": "none",
 }
-FLOW_TOLERANCE = 2e-4
-"""What the recordings grant to adaptive integration."""
 TABLE = 1000
 """N of the authors' equations where a recording does not say it."""
 CORRECTORS = {"langevin": "langevin", "ald": "annealed", "none": "none"}
@@ -36,6 +35,10 @@ def replay(case: Case) -> None:
         return _predictor_corrector(case)
     if case.kind == "trajectory" and case.sampler.startswith("pf-ode"):
         return _flow(case)
+    if case.sampler == "pc-inpaint":
+        # the recordings with a schedule's name alone: what the README says of them
+        meta = {"predictor": "reverse_diffusion", "corrector": "langevin", "snr": 0.16} | case.meta
+        return controlled(case, meta, Known(case["data"], case["mask"]))
     raise Unsupported(f"no replay for kind {case.kind}, sampler {case.sampler}")
 
 
@@ -120,6 +123,37 @@ def _predictor_corrector(case: Case) -> None:
         check_agrees(f"state {place}", recorded[place], reference)
 
 
+def controlled(case: Case, meta: dict[str, Any], known: Known) -> None:
+    """Predictor-corrector under a constraint, as controllable_generation.py has it.
+
+    Its known part is noised to the hop's own level after both moves, it starts from the known part
+    without noise, and its result is the noisy last state with only the known part's noise taken
+    away; the prior's draw is masked channel by channel whatever the basis. The latter three are nobody's wish and are done here, around our sampler.
+    """
+    levels, schedule, sampler = levels_of(meta), schedule_of(meta), sampler_of(meta)
+    corrections = sampler.corrector_steps if sampler.corrector != "none" else 0
+    order = {KNOWN_DRAW: corrections, corrections: corrections + 1, KNOWN_DRAW + 1: corrections + 2}
+    noise = Draws(case["noise"], corrections + 3, order)
+    prior = scale(levels[0].sigma if meta["sde"] == "ve" else torch.tensor(1.0), noise.noise[0])
+    prior = prior * noise.noise[0] * (1 - known.mask)
+    x = known.pasted(torch.zeros_like(prior), CLEAN, None) + prior
+    calls: list[NoiseLevel] = []
+    shown: list[Image] = []
+
+    def listen(x: Image, level: NoiseLevel) -> Estimate:
+        shown.append(x)
+        return heard(case.mixture, calls)(x, level)
+
+    constrained = Constrained(sampler, known, level="now")
+    x = sample(listen, x, [*levels, levels[-1]], constrained, noise, schedule)
+    check_levels(calls, case)
+    if "call_x" in case:
+        check_agrees("states", torch.stack(shown[:: meta["call_x_thin"]]), case["call_x"])
+    if "x_final_raw" in case:
+        check_agrees("noisy result", x, case["x_final_raw"])
+    check_agrees("result", known.pasted(x, levels[-1], None), case["x_final"])
+
+
 def _flow(case: Case) -> None:
     """RK45 from t = 1 to eps; "denoise" is the mean of a reverse-diffusion step of N = 1000."""
     schedule, tolerance = schedule_of(case.meta), float(case.meta["tol"])
@@ -131,7 +165,7 @@ def _flow(case: Case) -> None:
         x, _ = last.step(
             case.mixture, x, ends[1], CLEAN, None, Step(0, TABLE, x, None, schedule)
         )
-    check_agrees("result", x, case["x_final"], FLOW_TOLERANCE)
+    check_agrees("result", x, case["x_final"])
 
 
 def _tables(case: Case) -> None:
