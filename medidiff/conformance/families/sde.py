@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,7 +10,9 @@ import torch
 from medidiff.conformance.recordings import Case, Unsupported, check_agrees, check_levels
 from medidiff.diffusion.levels import CLEAN, Denoise, Estimate, NoiseLevel, scale
 from medidiff.diffusion.constrained import KNOWN_DRAW, Constrained, Known
-from medidiff.diffusion.noise import NoiseSource
+from medidiff.diffusion.dormand_prince import ErrorControl
+from medidiff.diffusion.likelihood import FlowLikelihood, log_likelihood
+from medidiff.diffusion.noise import NoiseSource, TapeNoise
 from medidiff.diffusion.samplers.probability_flow import RK45
 from medidiff.diffusion.samplers.sde import PredictorCorrector
 from medidiff.diffusion.sampling import START, Step, sample, walk
@@ -22,6 +25,8 @@ PREDICTORS = {
     "euler_maruyama": "euler-maruyama",
     "none": "none",
 }
+EXACT_TOLERANCE = 1e-5
+"""Of the exact log-likelihood, integrated here with tolerances of 1e-7."""
 TABLE = 1000
 """N of the authors' equations where a recording does not say it."""
 CORRECTORS = {"langevin": "langevin", "ald": "annealed", "none": "none"}
@@ -35,6 +40,8 @@ def replay(case: Case) -> None:
         return _predictor_corrector(case)
     if case.kind == "trajectory" and case.sampler.startswith("pf-ode"):
         return _flow(case)
+    if case.kind == "likelihood":
+        return _likelihood(case)
     if case.sampler == "pc-inpaint":
         # the recordings with a schedule's name alone: what the README says of them
         meta = {"predictor": "reverse_diffusion", "corrector": "langevin", "snr": 0.16} | case.meta
@@ -166,6 +173,41 @@ def _flow(case: Case) -> None:
             case.mixture, x, ends[1], CLEAN, None, Step(0, TABLE, x, None, schedule)
         )
     check_agrees("result", x, case["x_final"])
+
+
+def _likelihood(case: Case) -> None:
+    """Latents, and bits per dimension by the one recorded probe; the exact divergence beside it.
+
+    The authors' prior is N(0, 1), for VE N(0, sigma_max^2).
+    """
+    meta, schedule, tolerance = case.meta, schedule_of(case.meta), float(case.meta["tol"])
+    options = FlowLikelihood(
+        divergence="hutchinson",
+        probes=1,
+        control=ErrorControl(tolerance, tolerance, "batch"),
+        t_min=float(meta["eps"]),
+    )
+    sigma = schedule.sigma_max if isinstance(schedule, VE) else 1.0
+
+    def prior(latent: Image) -> Tensor:
+        return torch.distributions.Normal(0.0, sigma).log_prob(latent).flatten(1).sum(1)
+
+    probe = TapeNoise([[case["probe_rademacher"]]])
+    found = log_likelihood(case.mixture, case["x0"], schedule, probe, options, prior)
+    check_agrees("bits per dimension", found.bits_per_dim(8), case["bpd"])
+    check_agrees("latent", found.latent, case["z"])
+    loose = ErrorControl(1e-7, 1e-7)
+    exact = replace(options, divergence="exact", control=loose)
+    truth = case.mixture.log_density
+    ours = log_likelihood(
+        case.mixture,
+        case["x0"],
+        schedule,
+        None,
+        exact,
+        lambda latent: truth(latent, schedule(torch.tensor(1.0, dtype=torch.float64))),
+    )
+    check_agrees("log-likelihood", ours.nats, case["exact_logp_eps"], EXACT_TOLERANCE)
 
 
 def _tables(case: Case) -> None:
