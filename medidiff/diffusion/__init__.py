@@ -19,7 +19,9 @@ Numbers: coefficients are float64 and are rounded to the image's dtype only wher
 from __future__ import annotations
 
 from medidiff.diffusion.betas import AnyBetas, CosineBetas, LinearBetas, ScaledLinearBetas
+from medidiff.diffusion.constrained import Constrained, Known, coloured, inpainted
 from medidiff.diffusion.denoiser import Counter, Denoiser, Network, clipped, counted
+from medidiff.diffusion.dormand_prince import ErrorControl
 from medidiff.diffusion.guidance import classifier_free, interval
 from medidiff.diffusion.levels import (
     CLEAN,
@@ -31,6 +33,12 @@ from medidiff.diffusion.levels import (
     noise_level,
     scale,
 )
+from medidiff.diffusion.likelihood import (
+    FlowLikelihood,
+    LogLikelihood,
+    dequantised,
+    log_likelihood,
+)
 from medidiff.diffusion.noise import (
     KeyedNoise,
     NoiseSource,
@@ -40,14 +48,29 @@ from medidiff.diffusion.noise import (
     uniforms,
 )
 from medidiff.diffusion.objectives import DenoisingLoss
+from medidiff.diffusion.objectives_score import (
+    AnyScoreWeight,
+    LikelihoodWeight,
+    ScoreMatchingLoss,
+    SigmaPower,
+)
 from medidiff.diffusion.samplers import (
     DDIM,
     DDPM,
     RK45,
+    AnnealedLangevin,
     AnySampler,
     DPMSolverPP,
     Heun,
     PredictorCorrector,
+)
+from medidiff.diffusion.samplers.langevin import (
+    InterpolatedNoise,
+    LangevinInpainting,
+    largest_distance,
+    level_count,
+    level_ratio,
+    step_size_for,
 )
 from medidiff.diffusion.sampling import Renoise, Sampler, Step, renoise, sample, start, walk
 from medidiff.diffusion.schedules import (
@@ -93,14 +116,17 @@ __all__ = [
     "EDM",
     "RK45",
     "VE",
+    "AnnealedLangevin",
     "AnyBetas",
     "AnySampler",
     "AnySchedule",
+    "AnyScoreWeight",
     "AnySpacing",
     "AnyTarget",
     "AnyTimes",
     "AnyWeight",
     "Clean",
+    "Constrained",
     "Cosine",
     "CosineBetas",
     "Counter",
@@ -112,13 +138,20 @@ __all__ = [
     "EDMTarget",
     "EDMWeight",
     "Eps",
+    "ErrorControl",
     "Estimate",
     "Flow",
+    "FlowLikelihood",
     "FlowVelocity",
     "Heun",
+    "InterpolatedNoise",
     "Karras",
     "KeyedNoise",
+    "Known",
+    "LangevinInpainting",
+    "LikelihoodWeight",
     "LinearBetas",
+    "LogLikelihood",
     "LogNormalNoiseRatio",
     "LogitNormalTimes",
     "MinSNR",
@@ -131,6 +164,8 @@ __all__ = [
     "ScaledLinearBetas",
     "Schedule",
     "Score",
+    "ScoreMatchingLoss",
+    "SigmaPower",
     "Step",
     "SubVP",
     "TapeNoise",
@@ -143,11 +178,18 @@ __all__ = [
     "VPLinear",
     "classifier_free",
     "clipped",
+    "coloured",
     "counted",
+    "dequantised",
     "diffuse",
     "eps_of",
     "estimate",
+    "inpainted",
     "interval",
+    "largest_distance",
+    "level_count",
+    "level_ratio",
+    "log_likelihood",
     "noise_level",
     "path",
     "prediction_of",
@@ -155,6 +197,7 @@ __all__ = [
     "sample",
     "scale",
     "start",
+    "step_size_for",
     "training_noise",
     "training_uniforms",
     "uniforms",

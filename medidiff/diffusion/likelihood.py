@@ -41,7 +41,7 @@ class FlowLikelihood:
     """Sign fields of the Hutchinson estimate; its standard error needs at least 2."""
     chunk: int = 64
     """Diagonal entries of the exact divergence taken in one backward pass."""
-    control: ErrorControl = ErrorControl()  # noqa: RUF009 frozen
+    control: ErrorControl = ErrorControl()
     """Allowed error of the adaptive steps."""
     t_min: float | None = None
     """The time whose density is given; None is the schedule's last noisy time."""
@@ -107,7 +107,7 @@ def log_likelihood(
     x: Image,
     schedule: Schedule,
     noise: NoiseSource | None = None,
-    options: FlowLikelihood = FlowLikelihood(),  # noqa: B008 frozen
+    options: FlowLikelihood = FlowLikelihood(),
     prior: Callable[[Image], Tensor] | None = None,
 ) -> LogLikelihood:
     """The log-density at t_min of x, which is taken to be of that level.

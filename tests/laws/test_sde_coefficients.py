@@ -22,9 +22,7 @@ def inner_times() -> torch.Tensor:
 def test_the_drift_is_the_slope_of_log_alpha(schedule: AnySchedule) -> None:
     t = inner_times().requires_grad_()
     log_alpha = schedule(t).alpha.log().sum()
-    slope = (
-        torch.autograd.grad(log_alpha, t)[0] if log_alpha.requires_grad else torch.zeros_like(t)
-    )
+    slope = torch.autograd.grad(log_alpha, t)[0] if log_alpha.requires_grad else torch.zeros_like(t)
     torch.testing.assert_close(schedule.drift(t.detach()), slope, rtol=1e-10, atol=1e-12)
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from medidiff.conformance.recordings import Case, Unsupported, check_agrees, check_levels
-from medidiff.diffusion.levels import CLEAN, Denoise, Estimate, NoiseLevel, scale
 from medidiff.diffusion.constrained import KNOWN_DRAW, Constrained, Known
 from medidiff.diffusion.dormand_prince import ErrorControl
+from medidiff.diffusion.levels import CLEAN, Denoise, Estimate, NoiseLevel, scale
 from medidiff.diffusion.likelihood import FlowLikelihood, log_likelihood
 from medidiff.diffusion.noise import NoiseSource, TapeNoise
 from medidiff.diffusion.samplers.probability_flow import RK45
@@ -169,9 +169,7 @@ def _flow(case: Case) -> None:
     x = sample(case.mixture, case["x_init"], ends, sampler, None, schedule)
     if case.meta["denoise"]:
         last = PredictorCorrector(corrector="none", discretisation="fixed")
-        x, _ = last.step(
-            case.mixture, x, ends[1], CLEAN, None, Step(0, TABLE, x, None, schedule)
-        )
+        x, _ = last.step(case.mixture, x, ends[1], CLEAN, None, Step(0, TABLE, x, None, schedule))
     check_agrees("result", x, case["x_final"])
 
 

@@ -184,9 +184,13 @@ class PredictorCorrector:
     def _euler(self, now: NoiseLevel, to: NoiseLevel, at: Step) -> tuple[Tensor, Tensor]:
         """drift and diffusion at `now`, times the length of the hop."""
         schedule = _schedule(at)
-        length = now.t - to.t if self.discretisation == "path" else torch.full_like(now.t, 1 / at.count)
+        length = (
+            now.t - to.t if self.discretisation == "path" else torch.full_like(now.t, 1 / at.count)
+        )
         if not bool((length > 0).all()):
-            raise ValueError("Euler-Maruyama steps in time: the levels of this path do not fall in t")
+            raise ValueError(
+                "Euler-Maruyama steps in time: the levels of this path do not fall in t"
+            )
         return schedule.drift(now.t) * length, schedule.diffusion(now.t) * length
 
 
