@@ -11,13 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from medidiff.conformance.families import model, ncsn, sde, sdec
+from medidiff.conformance.families import diffpure, model, ncsn, sde, sdec
 from medidiff.conformance.recordings import Case
 
 FAMILIES: dict[str, Callable[[Case], None]] = {
     "model": model.replay,
     "sde": sde.replay,
     "sdec": sdec.replay,
+    "diffpure": diffpure.replay,
+    "diffpure2": diffpure.replay,
     "ncsn1": ncsn.replay,
     "ncsn2": ncsn.replay,
     "ncsn10": ncsn.replay,
