@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from medidiff.conformance.families import diffpure, model, ncsn, sde, sdec
+from medidiff.conformance.families import diffpure, model, ncsn, sde, sdec, sdg
 from medidiff.conformance.recordings import Case
 
 FAMILIES: dict[str, Callable[[Case], None]] = {
     "model": model.replay,
     "sde": sde.replay,
     "sdec": sdec.replay,
+    "sdg": sdg.replay,
     "diffpure": diffpure.replay,
     "diffpure2": diffpure.replay,
     "ncsn1": ncsn.replay,
