@@ -11,11 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from medidiff.conformance.families import diffpure, model, ncsn, sde, sdec, sdg
+from medidiff.conformance.families import diffpure, inverse, model, ncsn, posterior, sde, sdec, sdg
 from medidiff.conformance.recordings import Case
 
 FAMILIES: dict[str, Callable[[Case], None]] = {
     "model": model.replay,
+    "posterior": posterior.replay,
+    "ddrm": inverse.replay,
+    "dps": inverse.replay,
     "sde": sde.replay,
     "sdec": sdec.replay,
     "sdg": sdg.replay,
