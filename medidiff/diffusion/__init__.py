@@ -19,7 +19,9 @@ Numbers: coefficients are float64 and are rounded to the image's dtype only wher
 from __future__ import annotations
 
 from medidiff.diffusion.betas import AnyBetas, CosineBetas, LinearBetas, ScaledLinearBetas
+from medidiff.diffusion.constrained import Constrained, Known, coloured, inpainted
 from medidiff.diffusion.denoiser import Counter, Denoiser, Network, clipped, counted
+from medidiff.diffusion.dormand_prince import ErrorControl
 from medidiff.diffusion.guidance import classifier_free, interval
 from medidiff.diffusion.levels import (
     CLEAN,
@@ -31,6 +33,12 @@ from medidiff.diffusion.levels import (
     noise_level,
     scale,
 )
+from medidiff.diffusion.likelihood import (
+    FlowLikelihood,
+    LogLikelihood,
+    dequantised,
+    log_likelihood,
+)
 from medidiff.diffusion.noise import (
     KeyedNoise,
     NoiseSource,
@@ -40,7 +48,30 @@ from medidiff.diffusion.noise import (
     uniforms,
 )
 from medidiff.diffusion.objectives import DenoisingLoss
-from medidiff.diffusion.samplers import DDIM, DDPM, AnySampler, DPMSolverPP, Heun
+from medidiff.diffusion.objectives_score import (
+    AnyScoreWeight,
+    LikelihoodWeight,
+    ScoreMatchingLoss,
+    SigmaPower,
+)
+from medidiff.diffusion.samplers import (
+    DDIM,
+    DDPM,
+    RK45,
+    AnnealedLangevin,
+    AnySampler,
+    DPMSolverPP,
+    Heun,
+    PredictorCorrector,
+)
+from medidiff.diffusion.samplers.langevin import (
+    InterpolatedNoise,
+    LangevinInpainting,
+    largest_distance,
+    level_count,
+    level_ratio,
+    step_size_for,
+)
 from medidiff.diffusion.sampling import Renoise, Sampler, Step, renoise, sample, start, walk
 from medidiff.diffusion.schedules import (
     EDM,
@@ -50,6 +81,7 @@ from medidiff.diffusion.schedules import (
     Discrete,
     Flow,
     Schedule,
+    SubVP,
     VPLinear,
 )
 from medidiff.diffusion.targets import (
@@ -82,15 +114,19 @@ __all__ = [
     "DDIM",
     "DDPM",
     "EDM",
+    "RK45",
     "VE",
+    "AnnealedLangevin",
     "AnyBetas",
     "AnySampler",
     "AnySchedule",
+    "AnyScoreWeight",
     "AnySpacing",
     "AnyTarget",
     "AnyTimes",
     "AnyWeight",
     "Clean",
+    "Constrained",
     "Cosine",
     "CosineBetas",
     "Counter",
@@ -102,25 +138,36 @@ __all__ = [
     "EDMTarget",
     "EDMWeight",
     "Eps",
+    "ErrorControl",
     "Estimate",
     "Flow",
+    "FlowLikelihood",
     "FlowVelocity",
     "Heun",
+    "InterpolatedNoise",
     "Karras",
     "KeyedNoise",
+    "Known",
+    "LangevinInpainting",
+    "LikelihoodWeight",
     "LinearBetas",
+    "LogLikelihood",
     "LogNormalNoiseRatio",
     "LogitNormalTimes",
     "MinSNR",
     "Network",
     "NoiseLevel",
     "NoiseSource",
+    "PredictorCorrector",
     "Renoise",
     "Sampler",
     "ScaledLinearBetas",
     "Schedule",
     "Score",
+    "ScoreMatchingLoss",
+    "SigmaPower",
     "Step",
+    "SubVP",
     "TapeNoise",
     "Target",
     "UniformLogSNR",
@@ -131,11 +178,18 @@ __all__ = [
     "VPLinear",
     "classifier_free",
     "clipped",
+    "coloured",
     "counted",
+    "dequantised",
     "diffuse",
     "eps_of",
     "estimate",
+    "inpainted",
     "interval",
+    "largest_distance",
+    "level_count",
+    "level_ratio",
+    "log_likelihood",
     "noise_level",
     "path",
     "prediction_of",
@@ -143,6 +197,7 @@ __all__ = [
     "sample",
     "scale",
     "start",
+    "step_size_for",
     "training_noise",
     "training_uniforms",
     "uniforms",

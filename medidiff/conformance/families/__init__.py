@@ -11,9 +11,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from medidiff.conformance.families import model
+from medidiff.conformance.families import diffpure, inverse, model, ncsn, posterior, sde, sdec, sdg
 from medidiff.conformance.recordings import Case
 
 FAMILIES: dict[str, Callable[[Case], None]] = {
     "model": model.replay,
+    "posterior": posterior.replay,
+    "ddrm": inverse.replay,
+    "dps": inverse.replay,
+    "sde": sde.replay,
+    "sdec": sdec.replay,
+    "sdg": sdg.replay,
+    "diffpure": diffpure.replay,
+    "diffpure2": diffpure.replay,
+    "ncsn1": ncsn.replay,
+    "ncsn2": ncsn.replay,
+    "ncsn10": ncsn.replay,
+    "ncsnv2": ncsn.replay,
 }

@@ -8,7 +8,21 @@ from medidiff.diffusion.samplers.ancestral import DDPM
 from medidiff.diffusion.samplers.ddim import DDIM
 from medidiff.diffusion.samplers.dpm_solver import DPMSolverPP
 from medidiff.diffusion.samplers.edm import Heun
+from medidiff.diffusion.samplers.langevin import AnnealedLangevin
+from medidiff.diffusion.samplers.probability_flow import RK45
+from medidiff.diffusion.samplers.sde import PredictorCorrector
 
-AnySampler: TypeAlias = DDPM | DDIM | Heun | DPMSolverPP
+AnySampler: TypeAlias = (
+    DDPM | DDIM | Heun | DPMSolverPP | PredictorCorrector | RK45 | AnnealedLangevin
+)
 
-__all__ = ["DDIM", "DDPM", "AnySampler", "DPMSolverPP", "Heun"]
+__all__ = [
+    "DDIM",
+    "DDPM",
+    "RK45",
+    "AnnealedLangevin",
+    "AnySampler",
+    "DPMSolverPP",
+    "Heun",
+    "PredictorCorrector",
+]
