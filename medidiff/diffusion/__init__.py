@@ -19,7 +19,7 @@ Numbers: coefficients are float64 and are rounded to the image's dtype only wher
 from __future__ import annotations
 
 from medidiff.diffusion.betas import AnyBetas, CosineBetas, LinearBetas, ScaledLinearBetas
-from medidiff.diffusion.denoiser import Counter, Denoiser, Network, clipped, counted
+from medidiff.diffusion.denoiser import Counter, Denoiser, Network, clipped, counted, thresholded
 from medidiff.diffusion.guidance import classifier_free, interval
 from medidiff.diffusion.levels import (
     CLEAN,
@@ -40,7 +40,8 @@ from medidiff.diffusion.noise import (
     uniforms,
 )
 from medidiff.diffusion.objectives import DenoisingLoss
-from medidiff.diffusion.samplers import DDIM, DDPM, AnySampler, DPMSolverPP, Heun
+from medidiff.diffusion.samplers import DDIM, DDPM, AnySampler, DPMSolver, DPMSolverPP, Heun
+from medidiff.diffusion.samplers.dpm_adaptive import AdaptiveSteps, sample_adaptive, walk_adaptive
 from medidiff.diffusion.sampling import Renoise, Sampler, Step, renoise, sample, start, walk
 from medidiff.diffusion.schedules import (
     EDM,
@@ -70,6 +71,8 @@ from medidiff.diffusion.times import (
     Karras,
     LogitNormalTimes,
     LogNormalNoiseRatio,
+    PolynomialTime,
+    SingleStepLogSNR,
     UniformLogSNR,
     UniformTime,
     UniformTimes,
@@ -83,6 +86,7 @@ __all__ = [
     "DDPM",
     "EDM",
     "VE",
+    "AdaptiveSteps",
     "AnyBetas",
     "AnySampler",
     "AnySchedule",
@@ -94,6 +98,7 @@ __all__ = [
     "Cosine",
     "CosineBetas",
     "Counter",
+    "DPMSolver",
     "DPMSolverPP",
     "Denoise",
     "Denoiser",
@@ -115,11 +120,13 @@ __all__ = [
     "Network",
     "NoiseLevel",
     "NoiseSource",
+    "PolynomialTime",
     "Renoise",
     "Sampler",
     "ScaledLinearBetas",
     "Schedule",
     "Score",
+    "SingleStepLogSNR",
     "Step",
     "TapeNoise",
     "Target",
@@ -141,10 +148,13 @@ __all__ = [
     "prediction_of",
     "renoise",
     "sample",
+    "sample_adaptive",
     "scale",
     "start",
+    "thresholded",
     "training_noise",
     "training_uniforms",
     "uniforms",
     "walk",
+    "walk_adaptive",
 ]

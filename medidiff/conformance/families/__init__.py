@@ -11,9 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from medidiff.conformance.families import model
+from medidiff.conformance.families import dpm, model, unipc
 from medidiff.conformance.recordings import Case
 
 FAMILIES: dict[str, Callable[[Case], None]] = {
+    "dpm": dpm.replay,
     "model": model.replay,
+    "unipc": unipc.replay,
 }
