@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from medidiff.diffusion.betas import AnyBetas, CosineBetas, LinearBetas, ScaledLinearBetas
 from medidiff.diffusion.constrained import Constrained, Known, coloured, inpainted
-from medidiff.diffusion.denoiser import Counter, Denoiser, Network, clipped, counted
+from medidiff.diffusion.denoiser import Counter, Denoiser, Network, clipped, counted, thresholded
 from medidiff.diffusion.dormand_prince import ErrorControl
 from medidiff.diffusion.guidance import classifier_free, interval
 from medidiff.diffusion.levels import (
@@ -60,10 +60,12 @@ from medidiff.diffusion.samplers import (
     RK45,
     AnnealedLangevin,
     AnySampler,
+    DPMSolver,
     DPMSolverPP,
     Heun,
     PredictorCorrector,
 )
+from medidiff.diffusion.samplers.dpm_adaptive import AdaptiveSteps, sample_adaptive, walk_adaptive
 from medidiff.diffusion.samplers.langevin import (
     InterpolatedNoise,
     LangevinInpainting,
@@ -102,6 +104,8 @@ from medidiff.diffusion.times import (
     Karras,
     LogitNormalTimes,
     LogNormalNoiseRatio,
+    PolynomialTime,
+    SingleStepLogSNR,
     UniformLogSNR,
     UniformTime,
     UniformTimes,
@@ -116,6 +120,7 @@ __all__ = [
     "EDM",
     "RK45",
     "VE",
+    "AdaptiveSteps",
     "AnnealedLangevin",
     "AnyBetas",
     "AnySampler",
@@ -130,6 +135,7 @@ __all__ = [
     "Cosine",
     "CosineBetas",
     "Counter",
+    "DPMSolver",
     "DPMSolverPP",
     "Denoise",
     "Denoiser",
@@ -158,6 +164,7 @@ __all__ = [
     "Network",
     "NoiseLevel",
     "NoiseSource",
+    "PolynomialTime",
     "PredictorCorrector",
     "Renoise",
     "Sampler",
@@ -166,6 +173,7 @@ __all__ = [
     "Score",
     "ScoreMatchingLoss",
     "SigmaPower",
+    "SingleStepLogSNR",
     "Step",
     "SubVP",
     "TapeNoise",
@@ -195,11 +203,14 @@ __all__ = [
     "prediction_of",
     "renoise",
     "sample",
+    "sample_adaptive",
     "scale",
     "start",
     "step_size_for",
+    "thresholded",
     "training_noise",
     "training_uniforms",
     "uniforms",
     "walk",
+    "walk_adaptive",
 ]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, Protocol
 
 from medidiff.diffusion.levels import Denoise, NoiseLevel, half_log_snr_gap, scale
@@ -33,6 +34,13 @@ class Step:
     like: Image
     source: NoiseSource | None
     schedule: Schedule | None
+    ahead: tuple[NoiseLevel, ...] = ()
+    """The levels after this hop's, up to the end of the path or its next `Renoise`."""
+
+    @property
+    def hops(self) -> int:
+        """Hops of the sampler from this one on, without the driver's onto the clean level."""
+        return 1 + len(self.ahead) - int(bool(self.ahead) and self.ahead[-1].is_clean)
 
     def noise(self, draw: int = 0) -> Image:
         """Unit Gaussian field number `draw` of this hop."""
@@ -157,7 +165,7 @@ def _hops(
     memory: Any = None
     now = _level(path[0])
     for index, item in enumerate(path[1:]):
-        at = Step(index, len(path) - 1, x, noise, schedule)
+        at = Step(index, len(path) - 1, x, noise, schedule, _ahead(path, index))
         to = _level(item)
         if isinstance(item, Renoise):
             x, memory = renoise(x, now, to, at.noise()), None
@@ -171,6 +179,11 @@ def _hops(
 
 def _level(item: PathItem) -> NoiseLevel:
     return item.level if isinstance(item, Renoise) else item
+
+
+def _ahead(path: Sequence[PathItem], index: int) -> tuple[NoiseLevel, ...]:
+    later = takewhile(lambda item: isinstance(item, NoiseLevel), path[index + 2 :])
+    return tuple(_level(item) for item in later)
 
 
 def _check_path(path: Sequence[PathItem]) -> None:

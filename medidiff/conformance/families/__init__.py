@@ -11,10 +11,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from medidiff.conformance.families import diffpure, inverse, model, ncsn, posterior, sde, sdec, sdg
+from medidiff.conformance.families import (
+    diffpure,
+    dpm,
+    inverse,
+    model,
+    ncsn,
+    posterior,
+    sde,
+    sdec,
+    sdg,
+)
 from medidiff.conformance.recordings import Case
 
 FAMILIES: dict[str, Callable[[Case], None]] = {
+    "dpm": dpm.replay,
     "model": model.replay,
     "posterior": posterior.replay,
     "ddrm": inverse.replay,
