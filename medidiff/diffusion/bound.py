@@ -57,13 +57,8 @@ class Decoder:
         # of 256 levels in [-1, 1] the code's 0.999
         edge = self.half_range - 0.255 * half_bin
         rest, inverse = clean - p.mean, p.variance.rsqrt()
-        above, below = (
-            self._cdf((rest + half_bin) * inverse),
-            self._cdf((rest - half_bin) * inverse),
-        )
-        mass = torch.where(
-            clean < -edge, above, torch.where(clean > edge, 1 - below, above - below)
-        )
+        above, below = self._cdf((rest + half_bin) * inverse), self._cdf((rest - half_bin) * inverse)
+        mass = torch.where(clean < -edge, above, torch.where(clean > edge, 1 - below, above - below))
         return -mass.clamp_min(1e-12).log()
 
     def _cdf(self, z: Image) -> Image:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch.utils.checkpoint import checkpoint
 
 from medidiff.diffusion.levels import Denoise, NoiseLevel, diffuse, scale

@@ -207,7 +207,7 @@ class GivenSteps:
 
     def __post_init__(self) -> None:
         rising = all(a < b for a, b in zip(self.steps, self.steps[1:], strict=False))
-        if self.steps and not (rising and self.steps[0] >= 1 and self.steps[-1] <= self.table):
+        if self.steps and not (rising and 1 <= self.steps[0] and self.steps[-1] <= self.table):
             raise ValueError(f"given-steps needs rising numbers within 1 .. {self.table}")
 
     def times(self, schedule: Schedule, steps: int, start: NoiseLevel) -> list[Tensor]:

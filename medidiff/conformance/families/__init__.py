@@ -21,6 +21,7 @@ from medidiff.conformance.families import (
     sde,
     sdec,
     sdg,
+    unipc,
 )
 from medidiff.conformance.recordings import Case
 
@@ -39,4 +40,5 @@ FAMILIES: dict[str, Callable[[Case], None]] = {
     "ncsn2": ncsn.replay,
     "ncsn10": ncsn.replay,
     "ncsnv2": ncsn.replay,
+    "unipc": unipc.replay,
 }

@@ -43,7 +43,9 @@ class DDIM:
         """The driver takes the last hop."""
         return False
 
-    def transition(self, x: Image, here: Estimate, now: NoiseLevel, to: NoiseLevel) -> Transition:
+    def transition(
+        self, x: Image, here: Estimate, now: NoiseLevel, to: NoiseLevel
+    ) -> Transition:
         """The Gaussian that `step` draws from."""
         fresh = self._fresh(now, to)
         kept = to.sigma * (1 - fresh).sqrt()
