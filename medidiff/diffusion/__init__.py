@@ -19,6 +19,7 @@ Numbers: coefficients are float64 and are rounded to the image's dtype only wher
 from __future__ import annotations
 
 from medidiff.diffusion.betas import AnyBetas, CosineBetas, LinearBetas, ScaledLinearBetas
+from medidiff.diffusion.brownian import BrownianNoise
 from medidiff.diffusion.constrained import Constrained, Known, coloured, inpainted
 from medidiff.diffusion.denoiser import Counter, Denoiser, Network, clipped, counted, thresholded
 from medidiff.diffusion.dormand_prince import ErrorControl
@@ -130,6 +131,7 @@ __all__ = [
     "AnyTarget",
     "AnyTimes",
     "AnyWeight",
+    "BrownianNoise",
     "Clean",
     "Constrained",
     "Cosine",
