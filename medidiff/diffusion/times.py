@@ -139,11 +139,19 @@ class UniformLogSNR:
     kind: Literal["uniform-log-snr"] = "uniform-log-snr"
     end: float | None = None
     """The last noisy time; None is the schedule's t_min."""
+    power: float = 1.0
+    """Above 1 the steps shrink towards the clean end: k-diffusion's "polyexponential" (Crowson
+    2022)."""
+
+    def __post_init__(self) -> None:
+        if not self.power > 0:
+            raise ValueError(f"uniform-log-snr needs power > 0, got {self.power}")
 
     def times(self, schedule: Schedule, steps: int, start: NoiseLevel) -> list[Tensor]:
         """The times of equal steps in half-log-SNR."""
         first, last = _ends(schedule, start, self.end)
-        return [schedule.time_of(torch.lerp(first, last, part)) for part in _parts(steps)]
+        parts = [(1 - part) ** self.power for part in _parts(steps)]
+        return [schedule.time_of(torch.lerp(last, first, part)) for part in parts]
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from medidiff.conformance.families import (
     diffpure,
     dpm,
     inverse,
+    kd,
     model,
     ncsn,
     posterior,
@@ -27,6 +28,7 @@ from medidiff.conformance.recordings import Case
 
 FAMILIES: dict[str, Callable[[Case], None]] = {
     "dpm": dpm.replay,
+    "kd": kd.replay,
     "model": model.replay,
     "posterior": posterior.replay,
     "ddrm": inverse.replay,

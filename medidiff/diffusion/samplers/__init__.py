@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from medidiff.diffusion.samplers.ancestral import DDPM
+from medidiff.diffusion.samplers.consistency import TCD, Consistency
 from medidiff.diffusion.samplers.ddim import DDIM
 from medidiff.diffusion.samplers.dpm_solver import DPMSolver
 from medidiff.diffusion.samplers.dpm_solver_pp import DPMSolverPP
-from medidiff.diffusion.samplers.edm import Heun
+from medidiff.diffusion.samplers.edm import DPM2, Heun
+from medidiff.diffusion.samplers.k_diffusion import DPMSolverPPAncestral, DPMSolverPPSDE
 from medidiff.diffusion.samplers.langevin import AnnealedLangevin
+from medidiff.diffusion.samplers.lms import LMS
 from medidiff.diffusion.samplers.probability_flow import RK45
 from medidiff.diffusion.samplers.sde import PredictorCorrector
 
@@ -20,11 +23,17 @@ AnySampler: TypeAlias = (
 __all__ = [
     "DDIM",
     "DDPM",
+    "DPM2",
+    "LMS",
     "RK45",
+    "TCD",
     "AnnealedLangevin",
     "AnySampler",
+    "Consistency",
     "DPMSolver",
     "DPMSolverPP",
+    "DPMSolverPPAncestral",
+    "DPMSolverPPSDE",
     "Heun",
     "PredictorCorrector",
 ]
