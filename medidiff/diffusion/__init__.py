@@ -23,7 +23,7 @@ from medidiff.diffusion.brownian import BrownianNoise
 from medidiff.diffusion.constrained import Constrained, Known, coloured, inpainted
 from medidiff.diffusion.denoiser import Counter, Denoiser, Network, clipped, counted, thresholded
 from medidiff.diffusion.dormand_prince import ErrorControl
-from medidiff.diffusion.guidance import classifier_free, interval
+from medidiff.diffusion.guidance import autoguided, classifier_free, interval
 from medidiff.diffusion.levels import (
     CLEAN,
     Denoise,
@@ -96,9 +96,11 @@ from medidiff.diffusion.schedules import (
 from medidiff.diffusion.targets import (
     AnyTarget,
     Clean,
+    ConsistencyTarget,
     EDMTarget,
     Eps,
     FlowVelocity,
+    LatentConsistencyTarget,
     Score,
     Target,
     V,
@@ -112,6 +114,7 @@ from medidiff.diffusion.times import (
     LogitNormalTimes,
     LogNormalNoiseRatio,
     PolynomialTime,
+    ShiftedTime,
     SingleStepLogSNR,
     UniformLogSNR,
     UniformTime,
@@ -143,6 +146,7 @@ __all__ = [
     "BrownianNoise",
     "Clean",
     "Consistency",
+    "ConsistencyTarget",
     "Constrained",
     "Cosine",
     "CosineBetas",
@@ -169,6 +173,7 @@ __all__ = [
     "KeyedNoise",
     "Known",
     "LangevinInpainting",
+    "LatentConsistencyTarget",
     "LikelihoodWeight",
     "LinearBetas",
     "LogLikelihood",
@@ -186,6 +191,7 @@ __all__ = [
     "Schedule",
     "Score",
     "ScoreMatchingLoss",
+    "ShiftedTime",
     "SigmaPower",
     "SingleStepLogSNR",
     "Step",
@@ -198,6 +204,7 @@ __all__ = [
     "UniformWeight",
     "V",
     "VPLinear",
+    "autoguided",
     "classifier_free",
     "clipped",
     "coloured",

@@ -209,6 +209,38 @@ class PolynomialTime:
 
 
 @dataclass(frozen=True)
+class ShiftedTime:
+    """Equal steps in t, moved towards noise: t' = shift t / (1 + (shift - 1) t).
+
+    Made for `Flow`, where it multiplies the noise ratio by `shift`: images of m times the voxels
+    that a schedule was made for keep their signal longer and want shift = sqrt(m).
+    Source: Esser et al. 2024 (arXiv:2403.03206), eq. 23. Training times are shifted by
+    `LogitNormalTimes` with mean = log(shift), which is the same.
+    """
+
+    kind: Literal["shifted-time"] = "shifted-time"
+    shift: float = 3.0
+    """1 is none; above 1 more steps are spent on noisy levels."""
+    end: float | None = None
+    """The last noisy time before it is shifted; None is the start's by the count of steps."""
+
+    def __post_init__(self) -> None:
+        if not self.shift > 0:
+            raise ValueError(f"shifted-time needs shift > 0, got {self.shift}")
+
+    def times(self, schedule: Schedule, steps: int, start: NoiseLevel) -> list[Tensor]:
+        """The shifted times of equal steps from the start's unshifted one."""
+        first = shifted(start.t, 1 / self.shift)
+        last = first / steps if self.end is None else torch.full_like(first, self.end)
+        return [shifted(torch.lerp(first, last, part), self.shift) for part in _parts(steps)]
+
+
+def shifted(t: Tensor, shift: float) -> Tensor:
+    """shift t / (1 + (shift - 1) t). Esser et al. 2024 (arXiv:2403.03206), eq. 23."""
+    return shift * t / (1 + (shift - 1) * t)
+
+
+@dataclass(frozen=True)
 class SingleStepLogSNR:
     """Groups of equal length in log-SNR, each divided evenly: the stages of `DPMSolver`.
 
@@ -247,7 +279,13 @@ def single_step_orders(calls: int, order: int) -> list[int]:
 
 
 AnySpacing: TypeAlias = (
-    UniformTime | UniformLogSNR | Karras | PolynomialTime | SingleStepLogSNR | AnyStepSpacing
+    UniformTime
+    | UniformLogSNR
+    | Karras
+    | PolynomialTime
+    | ShiftedTime
+    | SingleStepLogSNR
+    | AnyStepSpacing
 )
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from medidiff.conformance.families import (
     diffpure,
     dpm,
+    edm,
     inverse,
     kd,
     model,
@@ -28,6 +29,8 @@ from medidiff.conformance.recordings import Case
 
 FAMILIES: dict[str, Callable[[Case], None]] = {
     "dpm": dpm.replay,
+    "edm": edm.replay,
+    "edm2": edm.replay,
     "kd": kd.replay,
     "model": model.replay,
     "posterior": posterior.replay,

@@ -45,9 +45,10 @@ class Heun:
     """1 is Euler's method, with one call a hop."""
     second_at: float = 1.0
     """Where in the hop the second call stands: 1 its end (Heun), 2/3 Ralston, 1/2 the midpoint."""
-    variable: Literal["noise-ratio", "time"] = "noise-ratio"
-    """What the steps are taken in; with time, the schedule's own, the scale of the signal is
-    integrated too and the last hop is an Euler one onto the clean level's time."""
+    variable: Literal["noise-ratio", "flow", "time"] = "noise-ratio"
+    """What the steps are taken in. flow: sigma / (alpha + sigma), the time of straight lines, in
+    which the first hop from pure noise is of second order too. time: the schedule's own; the scale
+    of the signal is integrated too and the last hop is an Euler one onto the clean level's time."""
     churn: float = 0.0
     """How much noise is added back over the whole path (S_churn); 0 is deterministic."""
     churn_min: float = 0.0
@@ -82,12 +83,20 @@ class Heun:
             return _euler(x, here, to), None
         stage = self._stage(now, to, at)
         there = denoise(_euler(x, here, stage), stage)
-        correction = _slope(now, to) / (2 * self.second_at)
-        return _euler(x, here, to) + scale(correction, x) * (there.eps - here.eps), None
+        share = 1 / (2 * self.second_at)
+        x = _euler(x, here, to)
+        if self.variable == "flow":
+            change = (there.eps - there.clean) - (here.eps - here.clean)
+            length = (to.alpha + to.sigma) * (_flow_time(to) - _flow_time(now))
+            return x + scale(share * length, x) * change, None
+        return x + scale(share * _slope(now, to), x) * (there.eps - here.eps), None
 
     def _stage(self, now: NoiseLevel, to: NoiseLevel, at: Step) -> NoiseLevel:
         if self.second_at == 1:
             return to
+        if self.variable == "flow":
+            time = torch.lerp(_flow_time(now), _flow_time(to), self.second_at)
+            return at.level(noise_ratio=time / (1 - time))
         start = torch.where(now.alpha == 0, to.noise_ratio, now.noise_ratio)
         return at.level(noise_ratio=start + self.second_at * (to.noise_ratio - start))
 
@@ -220,6 +229,11 @@ def _euler(x: Image, here: Estimate, to: NoiseLevel) -> Image:
 def _slope(now: NoiseLevel, to: NoiseLevel) -> Tensor:
     """alpha * the change of the noise ratio; 0 from pure noise, where the ratio is infinite."""
     return torch.where(now.alpha == 0, 0.0, to.sigma - to.alpha * now.noise_ratio)
+
+
+def _flow_time(level: NoiseLevel) -> Tensor:
+    """w of x / (alpha + sigma) = (1 - w) clean + w eps. Liu et al. 2023 (arXiv:2209.03003), eq. 1."""
+    return level.sigma / (level.alpha + level.sigma)
 
 
 def _rate(x: Image, here: Estimate, level: NoiseLevel, at: Step) -> Image:
