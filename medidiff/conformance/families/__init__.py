@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from medidiff.conformance.families import (
+    df,
     diffpure,
     dpm,
     edm,
@@ -28,6 +29,7 @@ from medidiff.conformance.families import (
 from medidiff.conformance.recordings import Case
 
 FAMILIES: dict[str, Callable[[Case], None]] = {
+    "df": df.replay,
     "dpm": dpm.replay,
     "edm": edm.replay,
     "edm2": edm.replay,
