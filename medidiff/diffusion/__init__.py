@@ -40,7 +40,18 @@ from medidiff.diffusion.noise import (
     uniforms,
 )
 from medidiff.diffusion.objectives import DenoisingLoss
-from medidiff.diffusion.samplers import DDIM, DDPM, AnySampler, DPMSolver, DPMSolverPP, Heun
+from medidiff.diffusion.samplers import (
+    DDIM,
+    DDPM,
+    DEIS,
+    PNDM,
+    AnySampler,
+    DPMSolver,
+    DPMSolverPP,
+    Heun,
+    RhoRK,
+    UniPC,
+)
 from medidiff.diffusion.samplers.dpm_adaptive import AdaptiveSteps, sample_adaptive, walk_adaptive
 from medidiff.diffusion.sampling import Renoise, Sampler, Step, renoise, sample, start, walk
 from medidiff.diffusion.schedules import (
@@ -84,7 +95,9 @@ __all__ = [
     "CLEAN",
     "DDIM",
     "DDPM",
+    "DEIS",
     "EDM",
+    "PNDM",
     "VE",
     "AdaptiveSteps",
     "AnyBetas",
@@ -122,6 +135,7 @@ __all__ = [
     "NoiseSource",
     "PolynomialTime",
     "Renoise",
+    "RhoRK",
     "Sampler",
     "ScaledLinearBetas",
     "Schedule",
@@ -130,6 +144,7 @@ __all__ = [
     "Step",
     "TapeNoise",
     "Target",
+    "UniPC",
     "UniformLogSNR",
     "UniformTime",
     "UniformTimes",

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from medidiff.conformance.families import dpm, model, unipc
+from medidiff.conformance.families import deis, dpm, model, pndm, unipc
 from medidiff.conformance.recordings import Case
 
 FAMILIES: dict[str, Callable[[Case], None]] = {
+    "deis": deis.replay,
     "dpm": dpm.replay,
     "model": model.replay,
+    "pndm": pndm.replay,
     "unipc": unipc.replay,
 }

@@ -6,10 +6,24 @@ from typing import TypeAlias
 
 from medidiff.diffusion.samplers.ancestral import DDPM
 from medidiff.diffusion.samplers.ddim import DDIM
+from medidiff.diffusion.samplers.deis import DEIS, RhoRK
 from medidiff.diffusion.samplers.dpm_solver import DPMSolver
 from medidiff.diffusion.samplers.dpm_solver_pp import DPMSolverPP
 from medidiff.diffusion.samplers.edm import Heun
+from medidiff.diffusion.samplers.multistep import PNDM
+from medidiff.diffusion.samplers.unipc import UniPC
 
-AnySampler: TypeAlias = DDPM | DDIM | Heun | DPMSolver | DPMSolverPP
+AnySampler: TypeAlias = DDPM | DDIM | Heun | DPMSolver | DPMSolverPP | UniPC | DEIS | RhoRK | PNDM
 
-__all__ = ["DDIM", "DDPM", "AnySampler", "DPMSolver", "DPMSolverPP", "Heun"]
+__all__ = [
+    "DDIM",
+    "DDPM",
+    "DEIS",
+    "PNDM",
+    "AnySampler",
+    "DPMSolver",
+    "DPMSolverPP",
+    "Heun",
+    "RhoRK",
+    "UniPC",
+]

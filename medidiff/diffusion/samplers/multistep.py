@@ -12,7 +12,12 @@ from medidiff.diffusion.levels import Denoise, Estimate, NoiseLevel, scale
 from medidiff.diffusion.sampling import Step
 from medidiff.types import Image
 
-ADAMS = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
+ADAMS = (
+    (1.0,),
+    (3 / 2, -1 / 2),
+    (23 / 12, -16 / 12, 5 / 12),
+    (55 / 24, -59 / 24, 37 / 24, -9 / 24),
+)
 """Adams-Bashforth weights for equal steps, the latest first. Liu et al. 2022, eq. 10 (order 4)."""
 
 
