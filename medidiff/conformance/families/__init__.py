@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from medidiff.conformance.families import deis, dpm, model, pndm, unipc
+from medidiff.conformance.families import deis, df, dpm, model, pndm, unipc
 from medidiff.conformance.recordings import Case
 
 FAMILIES: dict[str, Callable[[Case], None]] = {
     "deis": deis.replay,
+    "df": df.replay,
     "dpm": dpm.replay,
     "model": model.replay,
     "pndm": pndm.replay,
