@@ -24,6 +24,7 @@ from medidiff.diffusion.samplers.unipc import UniPC
 from medidiff.diffusion.sampling import Sampler, walk
 from medidiff.diffusion.schedules import EDM, Discrete, Flow, Schedule
 from medidiff.diffusion.times import Karras, UniformLogSNR, path
+from medidiff.types import Tensor
 
 SCHEDULERS = (
     "DPMSolverMultistepScheduler",
@@ -91,15 +92,24 @@ def levels_of(case: Case, schedule: Schedule) -> list[NoiseLevel]:
     if isinstance(schedule, EDM):
         return path(Karras(rho=schedule.rho), schedule, steps)
     if isinstance(schedule, Flow):
-        shift, count = ctor.get("flow_shift", 1.0), ctor.get("num_train_timesteps", 1000)
-        times = 1 - torch.linspace(1, 1 / count, steps + 1, dtype=torch.float64).flip(0)[:-1]
-        return [*(schedule(t) for t in shift * times / (1 + (shift - 1) * times)), CLEAN]
+        return [*(schedule(t) for t in flow_times(case)), CLEAN]
     assert isinstance(schedule, Discrete)
     noisy = noisy_levels(case, schedule)
     final = ctor.get("final_sigmas_type", "zero")
     if case.sampler in ("DEISMultistepScheduler", "SASolverScheduler", "PNDMScheduler"):
         final = "sigma_min"
-    return [*noisy, schedule(schedule.t_min)] if final == "sigma_min" else [*noisy, CLEAN]
+    return [*noisy, schedule(_double(schedule.t_min))] if final == "sigma_min" else [*noisy, CLEAN]
+
+
+def flow_times(case: Case) -> list[Tensor]:
+    """Shifted times: DPM-Solver's leave the first out, UniPC's the last, and begin at 1 - 1e-6."""
+    ctor, steps = case.meta["ctor"], case.meta["steps"]
+    shift, count = ctor.get("flow_shift", 1.0), ctor.get("num_train_timesteps", 1000)
+    times = torch.linspace(1, 1 / count, steps + 1, dtype=torch.float64)
+    unipc = case.sampler == "UniPCMultistepScheduler"
+    times = times[:-1] if unipc else 1 - times.flip(0)[:-1]
+    times = shift * times / (1 + (shift - 1) * times)
+    return list(times.clamp_max(1 - 1e-6) if unipc else times)
 
 
 def noisy_levels(case: Case, schedule: Discrete) -> list[NoiseLevel]:
@@ -112,7 +122,7 @@ def noisy_levels(case: Case, schedule: Discrete) -> list[NoiseLevel]:
     if ctor.get("use_beta_sigmas"):
         return beta_levels(schedule, steps)
     labels = pndm_labels(ctor, steps) if case.sampler == "PNDMScheduler" else labels_of(ctor, steps)
-    return [schedule((label + 1) / schedule.steps) for label in labels]
+    return [schedule(_double((label + 1) / schedule.steps)) for label in labels]
 
 
 def labels_of(ctor: dict[str, Any], steps: int) -> list[float]:
@@ -144,7 +154,7 @@ def pndm_labels(ctor: dict[str, Any], steps: int) -> list[float]:
 
 def beta_levels(schedule: Discrete, steps: int) -> list[NoiseLevel]:
     """Noise ratios at the quantiles of a Beta(.6, .6). Lee et al. 2024 (arXiv:2407.12173)."""
-    high, low = (schedule(t).noise_ratio for t in (schedule.t_max, schedule.t_min))
+    high, low = (schedule(_double(t)).noise_ratio for t in (schedule.t_max, schedule.t_min))
     parts = [beta_quantile(1 - n / max(steps - 1, 1), BETA_SHAPE) for n in range(steps)]
     return [schedule(schedule.time_of(-(low + part * (high - low)).log())) for part in parts]
 
@@ -212,6 +222,10 @@ def multistep_of(ctor: dict[str, Any], order: Any, below: int, steps: int) -> Sa
         curvature="half",
         lower_order_below=below,
     )
+
+
+def _double(value: float) -> Tensor:
+    return torch.tensor(value, dtype=torch.float64)
 
 
 def basis_of(ctor: dict[str, Any]) -> Any:
