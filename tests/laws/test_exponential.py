@@ -62,7 +62,7 @@ def order_with_exact_history(denoise: Any, sampler: DPMSolverPP | UniPC) -> floa
             )
         return float((result - exact[3]).abs().max())
 
-    return math.log2(error(0.1) / error(0.05))
+    return math.log2(error(0.01) / error(0.005))
 
 
 def step_of(index: int) -> Any:
