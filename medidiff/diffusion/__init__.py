@@ -58,8 +58,10 @@ from medidiff.diffusion.objectives_score import (
 from medidiff.diffusion.samplers import (
     DDIM,
     DDPM,
+    DEIS,
     DPM2,
     LMS,
+    PNDM,
     RK45,
     TCD,
     AnnealedLangevin,
@@ -71,6 +73,8 @@ from medidiff.diffusion.samplers import (
     DPMSolverPPSDE,
     Heun,
     PredictorCorrector,
+    RhoRK,
+    UniPC,
 )
 from medidiff.diffusion.samplers.dpm_adaptive import AdaptiveSteps, sample_adaptive, walk_adaptive
 from medidiff.diffusion.samplers.langevin import (
@@ -127,9 +131,11 @@ __all__ = [
     "CLEAN",
     "DDIM",
     "DDPM",
+    "DEIS",
     "DPM2",
     "EDM",
     "LMS",
+    "PNDM",
     "RK45",
     "TCD",
     "VE",
@@ -186,6 +192,7 @@ __all__ = [
     "PolynomialTime",
     "PredictorCorrector",
     "Renoise",
+    "RhoRK",
     "Sampler",
     "ScaledLinearBetas",
     "Schedule",
@@ -198,6 +205,7 @@ __all__ = [
     "SubVP",
     "TapeNoise",
     "Target",
+    "UniPC",
     "UniformLogSNR",
     "UniformTime",
     "UniformTimes",

@@ -269,7 +269,7 @@ class SingleStepLogSNR:
 def single_step_orders(calls: int, order: int) -> list[int]:
     """The orders of the groups into which `DPMSolver` divides `calls` hops.
 
-    Source: Lu et al. 2022 (arXiv:2206.00927), section 3.4: a rest of 3 is a group of 2 and one of 1.
+    Source: Lu et al. 2022 (arXiv:2206.00927), section 3.4: a rest of 3 is a 2 and a 1.
     """
     orders: list[int] = []
     while calls > 0:

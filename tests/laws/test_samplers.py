@@ -13,11 +13,14 @@ from torch import Tensor
 from medidiff.diffusion import (
     DDIM,
     DDPM,
+    DEIS,
     EDM,
+    PNDM,
     AnySampler,
     AnySchedule,
     AnyTarget,
     Denoiser,
+    DPMSolver,
     DPMSolverPP,
     Eps,
     Estimate,
@@ -26,9 +29,11 @@ from medidiff.diffusion import (
     Karras,
     KeyedNoise,
     NoiseLevel,
+    RhoRK,
     Score,
     UniformLogSNR,
     UniformTime,
+    UniPC,
     VPLinear,
     noise_level,
     path,
@@ -49,8 +54,38 @@ SAMPLERS = [
     Heun(churn=10.0, churn_min=0.05, churn_max=50.0),
     DPMSolverPP(order=1),
     DPMSolverPP(order=2),
+    DPMSolverPP(order=3),
+    DPMSolverPP(order=2, basis="eps", rule="taylor"),
+    DPMSolverPP(order=2, eta=1.0),
+    DPMSolverPP(order=2, basis="eps", eta=1.0),
+    DPMSolver(order=2),
+    DPMSolver(order=3),
+    DPMSolver(order=3, basis="clean", rule="taylor"),
+    UniPC(order=3),
+    UniPC(order=2, weights="bh1", basis="eps"),
+    UniPC(order=3, weights="varying"),
+    DEIS(order=3),
+    DEIS(order=2, variable="log-rho"),
+    DEIS(order=3, variable="rho"),
+    RhoRK(method="kutta"),
+    RhoRK(method="classical"),
+    PNDM(order=4),
+    PNDM(order=2, start="heun"),
+    PNDM(order=4, start="grow"),
 ]
-ORDERS = [(DDIM(), 1), (DPMSolverPP(order=1), 1), (DPMSolverPP(order=2), 2), (Heun(), 2)]
+ORDERS = [
+    (DDIM(), 1),
+    (DPMSolverPP(order=1), 1),
+    (DPMSolverPP(order=2), 2),
+    (DPMSolverPP(order=2, basis="eps", rule="taylor"), 2),
+    (DPMSolver(order=2, last="full"), 2),
+    (DPMSolver(order=2, basis="clean", rule="taylor", last="full"), 2),
+    (UniPC(order=1), 2),
+    (UniPC(order=1, corrector=False), 1),
+    (DEIS(order=1), 2),
+    (DEIS(order=1, variable="log-rho"), 2),
+    (Heun(), 2),
+]
 
 schedules = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: s.kind)
 samplers = pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
@@ -67,7 +102,7 @@ def endpoint_error(denoise: Any, sampler: AnySampler, schedule: AnySchedule, ste
     x = torch.linspace(-1.5, 1.5, 4, dtype=torch.float64).reshape(1, 1, 2, 2)
     x = x * first.sigma + first.alpha * 0.5
     exact = denoise.flow(x, levels[0], levels[-1])
-    return float((sample(denoise, x, levels, sampler) - exact).abs().max())
+    return float((sample(denoise, x, levels, sampler, None, schedule) - exact).abs().max())
 
 
 @pytest.mark.parametrize(("sampler", "order"), ORDERS, ids=repr)

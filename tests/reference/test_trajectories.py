@@ -9,7 +9,6 @@ The states are compared at every recorded index, in float64, to 1e-7 * (1 + max|
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -103,12 +102,6 @@ CASES: dict[str, Sampler] = {
     "kd_dpmpp_2m_karras_20": SECOND,
     "kd_dpmpp_2m_exponential_5": SECOND,
     "kd_dpmpp_2m_vp_10": SECOND,
-    # LuChengTHU/dpm-solver
-    "dpm_vp_linear_dpmsolverpp_multi2_logSNR_10": SECOND,
-    "dpm_vp_linear_dpmsolverpp_multi2_time_uniform_10": SECOND,
-    "dpm_vp_linear_dpmsolverpp_multi2_denoise0_10": SECOND,
-    "dpm_vp_linear_pp_multi2_quad_10": SECOND,
-    "dpm_linear_discrete_dpmsolverpp_multi2_denoise0_10": SECOND,
     # diffusers, float64 twins
     "df_ddim_leading_eta0.0_10": DDIM(),
     "df_ddim_cos_10": DDIM(),
@@ -118,16 +111,6 @@ CASES: dict[str, Sampler] = {
     "df_ddpm_leading_fixed_large_20": DDPM(variance="large"),
     "df_ddpm_trailing_fixed_small_10": DDPM(),
     "df_ddpm_trailing_fixed_large_20": NoisyEnd(),
-    "df_dpmms_dpmsolverpp_2_midpoint_5": SECOND,
-    "df_dpmms_pp2_beta_10": SECOND,
-    "df_dpmms_pp2_euleratfinal_5": SECOND,
-    "df_dpmms_pp2_exp_10": SECOND,
-    "df_dpmms_pp2_karras_5": SECOND,
-    "df_dpmms_pp2_leading_20": SECOND,
-    "df_dpmms_pp2_lu_10": SECOND,
-    "df_dpmms_pp2_trailing_10": SECOND,
-    "df_dpmms_pp2_v_10": SECOND,
-    "df_edmdpm_dpmsolverpp_2_10": SECOND,
     "df_edmeuler_20": DDIM(),
     "df_eulerdiscrete_eps_20": DDIM(),
     "df_eulerdiscrete_karras_20": DDIM(),
@@ -138,7 +121,6 @@ CASES: dict[str, Sampler] = {
     "df_heundiscrete_karras_10": Heun(),
     "df_heundiscrete_v_p_10": Heun(),
     "df_flow_euler_shift1.0_5": DDIM(),
-    "df_flow_dpmpp2_20": SECOND,
 }
 
 CLIPPED = {
@@ -180,29 +162,7 @@ def our_levels(case: Any) -> list[NoiseLevel] | None:
         times = torch.linspace(1, 1e-3, len(case["grid"]) - 1, dtype=torch.float64)
         levels = [VPLinear(beta_max=20.0)(t) for t in times]
         return [*(noise_level(0.0, 1.0, float(level.noise_ratio)) for level in levels), CLEAN]
-    if name.startswith("dpm_vp_linear"):
-        return dpm_solver_levels(meta)
     return None
-
-
-def dpm_solver_levels(meta: dict) -> list[NoiseLevel]:
-    """dpm-solver's own grids end at t_end, a noisy level, unless it denoises to zero."""
-    schedule, count, end = VPLinear(), meta["steps"] + 1, meta["t_end"]
-    one, last = (torch.tensor(t, dtype=torch.float64) for t in (1.0, end))
-    if meta["skip_type"] == "logSNR":
-        lams = torch.linspace(
-            float(schedule(one).half_log_snr),
-            float(schedule(last).half_log_snr),
-            count,
-            dtype=torch.float64,
-        )
-        times = schedule.time_of(lams)
-    elif meta["skip_type"] == "time_uniform":
-        times = torch.linspace(1, end, count, dtype=torch.float64)
-    else:
-        times = torch.linspace(1, math.sqrt(end), count, dtype=torch.float64) ** 2
-    levels = [schedule(t) for t in times]
-    return [*levels, CLEAN] if meta.get("denoise_to_zero") else levels
 
 
 def compare_levels(ours: list[NoiseLevel], recorded: list[NoiseLevel]) -> None:

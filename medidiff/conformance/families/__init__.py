@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from medidiff.conformance.families import (
+    deis,
     df,
     diffpure,
     dpm,
@@ -20,6 +21,7 @@ from medidiff.conformance.families import (
     kd,
     model,
     ncsn,
+    pndm,
     posterior,
     sde,
     sdec,
@@ -29,6 +31,7 @@ from medidiff.conformance.families import (
 from medidiff.conformance.recordings import Case
 
 FAMILIES: dict[str, Callable[[Case], None]] = {
+    "deis": deis.replay,
     "df": df.replay,
     "dpm": dpm.replay,
     "edm": edm.replay,
@@ -47,5 +50,6 @@ FAMILIES: dict[str, Callable[[Case], None]] = {
     "ncsn2": ncsn.replay,
     "ncsn10": ncsn.replay,
     "ncsnv2": ncsn.replay,
+    "pndm": pndm.replay,
     "unipc": unipc.replay,
 }

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import torch
 
-from medidiff.conformance.families import df_levels, df_tables
+from medidiff.conformance.families import df_levels, df_multistep, df_tables
 from medidiff.conformance.families.kd import Listener, listened_walk
 from medidiff.conformance.recordings import Case, Unsupported, check_levels, check_states
 from medidiff.diffusion.denoiser import clipped, thresholded
@@ -27,18 +27,16 @@ from medidiff.diffusion.samplers.edm import DPM2, Heun
 from medidiff.diffusion.samplers.lms import LMS
 from medidiff.diffusion.sampling import Sampler, Step, renoise, walk
 from medidiff.diffusion.schedules import EDM, Discrete, Schedule
-from medidiff.diffusion.targets import Eps, LatentConsistencyTarget, Target, V, estimate, prediction_of
+from medidiff.diffusion.targets import (
+    Eps,
+    LatentConsistencyTarget,
+    Target,
+    V,
+    estimate,
+    prediction_of,
+)
 from medidiff.types import Image, Tensor
 
-MULTISTEP = {
-    "DPMSolverMultistepScheduler",
-    "DPMSolverSinglestepScheduler",
-    "UniPCMultistepScheduler",
-    "DEISMultistepScheduler",
-    "PNDMScheduler",
-    "SASolverScheduler",
-    "EDMDPMSolverMultistepScheduler",
-}
 KARRAS_FAMILY = {
     "EulerDiscreteScheduler": "linspace",
     "EulerAncestralDiscreteScheduler": "linspace",
@@ -60,8 +58,8 @@ def replay(case: Case) -> None:
     """Run one case through our samplers and compare, or compare our tables."""
     if case.kind == "table":
         return df_tables.replay(case)
-    if case.sampler in MULTISTEP:
-        return _replay_multistep(case)
+    if case.sampler in df_multistep.SCHEDULERS:
+        return df_multistep.replay(case)
     if case.sampler in KARRAS_FAMILY:
         return _replay_ratios(case)
     walks: dict[str, Callable[[Case], None]] = {
@@ -80,10 +78,6 @@ def replay(case: Case) -> None:
     return walks[case.sampler](case)
 
 
-def _replay_multistep(case: Case) -> None:
-    raise Unsupported(f"{case.sampler} belongs to df_multistep")
-
-
 def table_of(case: Case) -> Discrete:
     """The scheduler's table."""
     return df_levels.table_of(case.meta["ctor"], *DEFAULT_BETAS.get(case.sampler, (1e-4, 0.02)))
@@ -93,7 +87,10 @@ def guarded(case: Case, default_clip: bool) -> Denoise:
     """The mixture with the scheduler's clipping, which leaves the noise as the model gave it."""
     ctor = case.meta["ctor"]
     if ctor.get("thresholding", False):
-        ratio, top = ctor.get("dynamic_thresholding_ratio", 0.995), ctor.get("sample_max_value", 1.0)
+        ratio, top = (
+            ctor.get("dynamic_thresholding_ratio", 0.995),
+            ctor.get("sample_max_value", 1.0),
+        )
         return thresholded(case.mixture, ratio, top, eps="keep")
     if ctor.get("clip_sample", default_clip):
         edge = ctor.get("clip_sample_range", 1.0)
@@ -161,7 +158,10 @@ class NoisyEnd:
 def _replay_ddpm(case: Case) -> None:
     ctor, table, steps = case.meta["ctor"], table_of(case), case.meta["steps"]
     kind = ctor.get("variance_type", "fixed_small").removesuffix("_log")
-    variances: dict[str, Literal["small", "large"]] = {"fixed_small": "small", "fixed_large": "large"}
+    variances: dict[str, Literal["small", "large"]] = {
+        "fixed_small": "small",
+        "fixed_large": "large",
+    }
     if kind not in variances:
         raise Unsupported(f"the second output of variance_type {kind!r} is not recorded")
     index = df_levels.places(
@@ -266,10 +266,11 @@ class Mistimed:
         self.asked.append(further)
         if not second:
             return self.denoise(x, level)
-        asked = self.denoise(x, further)
-        answer = prediction_of(self.target, asked.clean, asked.eps, _scaled(further))
-        own = _scaled(level)
-        return estimate(self.target, scale(own.alpha, x) * x, answer, own)
+        own, wrong = _scaled(level), _scaled(further)
+        x = scale(own.alpha, x) * x
+        asked = self.denoise(x, wrong)
+        answer = prediction_of(self.target, asked.clean, asked.eps, wrong)
+        return estimate(self.target, x, answer, own)
 
 
 def _scaled(level: NoiseLevel) -> NoiseLevel:
@@ -328,7 +329,9 @@ def _replay_repaint(case: Case) -> None:
             to = table.after(time - stride + 1) if time >= stride else CLEAN
             listener.shown.append([])
             tape = TapeNoise([[next(draws)]])
-            x = [state for _, state in walk(listener, x, [table.after(time + 1), to], down, tape)][-1]
+            x = [state for _, state in walk(listener, x, [table.after(time + 1), to], down, tape)][
+                -1
+            ]
         else:
             for step in range(int(before), int(before) + stride):
                 x = renoise(x, table.after(step), table.after(step + 1), next(draws))
@@ -350,7 +353,7 @@ def _stride(case: Case) -> int:
 
 def repaint_times(steps: int, jump_length: int, jumps: int) -> list[int]:
     """The times of RePaint's walk with its jumps. Lugmayr et al. 2022, appendix."""
-    left = {time: jumps - 1 for time in range(0, steps - jump_length, jump_length)}
+    left = dict.fromkeys(range(0, steps - jump_length, jump_length), jumps - 1)
     times, time = [], steps
     while time >= 1:
         time -= 1

@@ -79,7 +79,9 @@ def thinned_places(ctor: dict[str, Any], table: Discrete, steps: int) -> Tensor:
     return coarse[chosen.floor().long()]
 
 
-def ratio_levels(ctor: dict[str, Any], table: Discrete, steps: int, spacing: str) -> list[NoiseLevel]:
+def ratio_levels(
+    ctor: dict[str, Any], table: Discrete, steps: int, spacing: str
+) -> list[NoiseLevel]:
     """A k scheduler's noise ratios as levels of alpha 1, then its last one, clean by default."""
     index = places(
         ctor.get("timestep_spacing", spacing), table.steps, steps, ctor.get("steps_offset", 0)

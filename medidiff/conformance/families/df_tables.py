@@ -15,6 +15,7 @@ from medidiff.diffusion.levels import NoiseLevel
 from medidiff.diffusion.schedules import Discrete
 from medidiff.diffusion.targets import LatentConsistencyTarget
 
+
 def replay(case: Case) -> None:
     """Compare every recorded table that ours can be set beside."""
     for name, recorded in case.arrays.items():

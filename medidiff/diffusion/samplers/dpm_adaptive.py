@@ -62,10 +62,10 @@ def sample_adaptive(
     Errors: ValueError if the sampler is of order 1.
     Source: Lu et al. 2022 (arXiv:2206.00927), algorithm C.1; the last hop is the driver's own.
     """
-    now = start
-    for now, state in walk_adaptive(denoise, x, schedule, sampler, start, steps=steps):
-        x = state
-    return x if now is None or now.is_clean else denoise(x, now).clean
+    last = start or schedule(torch.tensor(schedule.t_max, dtype=torch.float64))
+    for level, state in walk_adaptive(denoise, x, schedule, sampler, last, steps=steps):
+        last, x = level, state
+    return denoise(x, last).clean
 
 
 def walk_adaptive(

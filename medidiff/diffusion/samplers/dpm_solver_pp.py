@@ -1,4 +1,4 @@
-"""DPM-Solver++ and DPM-Solver, multistep, and their SDE forms. Lu et al. 2022 (arXiv:2211.01095)."""
+"""DPM-Solver(++), multistep, and the SDE forms. Lu et al. 2022 (arXiv:2211.01095)."""
 
 from __future__ import annotations
 
