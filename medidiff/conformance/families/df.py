@@ -25,7 +25,7 @@ from medidiff.diffusion.samplers.consistency import TCD, Consistency
 from medidiff.diffusion.samplers.ddim import DDIM
 from medidiff.diffusion.samplers.edm import DPM2, Heun
 from medidiff.diffusion.samplers.lms import LMS
-from medidiff.diffusion.sampling import Sampler, Step, renoise, walk
+from medidiff.diffusion.sampling import Sampler, Step, renoise, sample
 from medidiff.diffusion.schedules import EDM, Discrete, Schedule
 from medidiff.diffusion.targets import (
     Eps,
@@ -105,9 +105,11 @@ def compare(
     sampler: Sampler,
     schedule: Schedule | None = None,
     every_call: bool = False,
+    noise: TapeNoise | None = None,
 ) -> None:
     """Walk from the recorded start and compare the levels of the calls, the states, the result."""
-    noise = case.tape(len(levels)) if "noise" in case else None
+    if noise is None and ("noise" in case or "noise_seed" in case.meta):
+        noise = case.tape(len(levels))
     listener, x = listened_walk(denoise, case["x_init"], levels, sampler, noise, schedule)
     called = denoise.asked if isinstance(denoise, Mistimed) else listener.levels
     check_levels([_unit(level, case) for level in called], case)
@@ -211,10 +213,10 @@ def _replay_tcd(case: Case) -> None:
     levels = [*df_levels.after_places(table, index), table.after(1)]
     gamma = float(case.meta["step_kw"].get("eta", 0.3))
     schedule: Any = Floored(table, gamma)
-    if "noise" in case:
-        still = torch.zeros_like(case["noise"][:1])
-        case.arrays["noise"] = torch.cat([case["noise"], still])
-    compare(case, guarded(case, False), levels, TCD(gamma=gamma), schedule)
+    hops = len(levels) - 1
+    still = torch.zeros_like(case["x_init"])
+    noise = TapeNoise([*([draw] for draw in case.draws(hops)[: hops - 1]), [still]])
+    compare(case, guarded(case, False), levels, TCD(gamma=gamma), schedule, noise=noise)
 
 
 def _replay_edm(case: Case) -> None:

@@ -232,7 +232,7 @@ def _slope(now: NoiseLevel, to: NoiseLevel) -> Tensor:
 
 
 def _flow_time(level: NoiseLevel) -> Tensor:
-    """w of x / (alpha + sigma) = (1 - w) clean + w eps. Liu et al. 2023 (arXiv:2209.03003), eq. 1."""
+    """w of x / (alpha + sigma) = (1 - w) clean + w eps; Liu et al. 2023 (arXiv:2209.03003)."""
     return level.sigma / (level.alpha + level.sigma)
 
 
