@@ -14,26 +14,34 @@ from medidiff.diffusion import (
     DDIM,
     DDPM,
     DEIS,
+    DPM2,
     EDM,
+    LMS,
     PNDM,
+    TCD,
     AnySampler,
     AnySchedule,
     AnyTarget,
+    Consistency,
     Denoiser,
     DPMSolver,
     DPMSolverPP,
+    DPMSolverPPAncestral,
+    DPMSolverPPSDE,
     Eps,
     Estimate,
     Flow,
     Heun,
     Karras,
     KeyedNoise,
+    LatentConsistencyTarget,
     NoiseLevel,
     RhoRK,
     Score,
     UniformLogSNR,
     UniformTime,
     UniPC,
+    V,
     VPLinear,
     noise_level,
     path,
@@ -52,6 +60,21 @@ SAMPLERS = [
     DDIM(eta=0.6),
     Heun(),
     Heun(churn=10.0, churn_min=0.05, churn_max=50.0),
+    Heun(order=1),
+    Heun(second_at=0.5),
+    Heun(variable="flow"),
+    Heun(variable="time"),
+    DPM2(),
+    DPM2(eta=1.0),
+    DPM2(churn=10.0, churn_min=0.05, churn_max=50.0),
+    LMS(order=2),
+    LMS(),
+    DPMSolverPPAncestral(),
+    DPMSolverPPAncestral(eta=0.0),
+    DPMSolverPPSDE(),
+    DPMSolverPPSDE(eta=0.0),
+    Consistency(),
+    TCD(),
     DPMSolverPP(order=1),
     DPMSolverPP(order=2),
     DPMSolverPP(order=3),
@@ -85,6 +108,15 @@ ORDERS = [
     (DEIS(order=1), 2),
     (DEIS(order=1, variable="log-rho"), 2),
     (Heun(), 2),
+    (Heun(order=1), 1),
+    (Heun(second_at=2 / 3), 2),
+    (Heun(variable="flow"), 2),
+    (DPM2(), 2),
+    (LMS(order=1), 1),
+    (LMS(order=2), 2),
+    (DPMSolverPPAncestral(eta=0.0), 2),
+    (DPMSolverPPSDE(eta=0.0), 2),
+    (TCD(gamma=0.0), 1),
 ]
 
 schedules = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: s.kind)
@@ -127,14 +159,17 @@ def test_the_whole_way_from_noise_to_image_is_right(
         torch.testing.assert_close(result, exact, rtol=0, atol=0.01)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.kind)
+@pytest.mark.parametrize(
+    ("target", "dtype"),
+    [*((target, torch.float32) for target in TARGETS), (V(), torch.float64)],
+    ids=lambda each: getattr(each, "kind", str(each)),
+)
 @samplers
 @schedules
 def test_every_combination_gives_a_finite_image(
     schedule: AnySchedule, sampler: AnySampler, target: AnyTarget, dtype: torch.dtype
 ) -> None:
-    blind = isinstance(target, Eps | Score)
+    blind = isinstance(target, Eps | Score | LatentConsistencyTarget)
     first = schedule(torch.tensor(0.98 if blind else 1.0, dtype=torch.float64))
     like = torch.zeros(2, 1, 3, 3, dtype=dtype)
     for spacing in (UniformTime(), UniformLogSNR(), Karras()):

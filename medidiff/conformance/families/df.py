@@ -331,9 +331,7 @@ def _replay_repaint(case: Case) -> None:
             to = table.after(time - stride + 1) if time >= stride else CLEAN
             listener.shown.append([])
             tape = TapeNoise([[next(draws)]])
-            x = [state for _, state in walk(listener, x, [table.after(time + 1), to], down, tape)][
-                -1
-            ]
+            x = sample(listener, x, [table.after(time + 1), to], down, tape)
         else:
             for step in range(int(before), int(before) + stride):
                 x = renoise(x, table.after(step), table.after(step + 1), next(draws))
