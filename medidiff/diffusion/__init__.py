@@ -49,6 +49,7 @@ from medidiff.diffusion.noise import (
     uniforms,
 )
 from medidiff.diffusion.objectives import DenoisingLoss
+from medidiff.diffusion.objectives_consistency import ConsistencyLoss, flow_step, level_curriculum
 from medidiff.diffusion.objectives_score import (
     AnyScoreWeight,
     LikelihoodWeight,
@@ -125,6 +126,7 @@ from medidiff.diffusion.times import (
     UniformTimes,
     path,
 )
+from medidiff.diffusion.uncertainty import LevelUncertainty, UncertaintyLoss
 from medidiff.diffusion.weights import AnyWeight, EDMWeight, MinSNR, UniformWeight
 
 __all__ = [
@@ -152,6 +154,7 @@ __all__ = [
     "BrownianNoise",
     "Clean",
     "Consistency",
+    "ConsistencyLoss",
     "ConsistencyTarget",
     "Constrained",
     "Cosine",
@@ -180,6 +183,7 @@ __all__ = [
     "Known",
     "LangevinInpainting",
     "LatentConsistencyTarget",
+    "LevelUncertainty",
     "LikelihoodWeight",
     "LinearBetas",
     "LogLikelihood",
@@ -205,6 +209,7 @@ __all__ = [
     "SubVP",
     "TapeNoise",
     "Target",
+    "UncertaintyLoss",
     "UniPC",
     "UniformLogSNR",
     "UniformTime",
@@ -221,10 +226,12 @@ __all__ = [
     "diffuse",
     "eps_of",
     "estimate",
+    "flow_step",
     "inpainted",
     "interval",
     "largest_distance",
     "level_count",
+    "level_curriculum",
     "level_ratio",
     "log_likelihood",
     "noise_level",
