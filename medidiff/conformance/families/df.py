@@ -235,13 +235,14 @@ def _replay_ratios(case: Case) -> None:
     name, ctor = case.sampler, case.meta["ctor"]
     table = table_of(case)
     levels = df_levels.ratio_levels(ctor, table, case.meta["steps"], KARRAS_FAMILY[name])
+    order: Any = int(case.meta["step_kw"].get("order", 4))
     samplers: dict[str, Sampler] = {
         "EulerDiscreteScheduler": Heun(order=1),
         "EulerAncestralDiscreteScheduler": DDIM(eta=1.0),
         "HeunDiscreteScheduler": Heun(),
         "KDPM2DiscreteScheduler": DPM2(),
         "KDPM2AncestralDiscreteScheduler": DPM2(eta=1.0),
-        "LMSDiscreteScheduler": LMS(order=int(case.meta["step_kw"].get("order", 4)) or 4),
+        "LMSDiscreteScheduler": LMS(order=order),
     }
     denoise: Denoise = case.mixture
     if name == "KDPM2AncestralDiscreteScheduler":

@@ -168,7 +168,7 @@ def _noise(case: Case, hops: int) -> TapeNoise:
     if "s_churn" not in case.meta.get("kw", {}):
         fields = fields * case.meta.get("kw", {}).get("s_noise", 1.0)
     # draw 0 is the whole hop's, which comes after its stage's
-    return TapeNoise([fields[at : at + draws].flip(0) for at in range(0, len(fields), draws)])
+    return TapeNoise([list(fields[at : at + draws].flip(0)) for at in range(0, len(fields), draws)])
 
 
 def _replay_grids(case: Case) -> None:
