@@ -99,6 +99,7 @@ from medidiff.diffusion.schedules import (
     VPLinear,
 )
 from medidiff.diffusion.targets import (
+    AnyConsistencyTarget,
     AnyTarget,
     Clean,
     ConsistencyTarget,
@@ -144,6 +145,7 @@ __all__ = [
     "AdaptiveSteps",
     "AnnealedLangevin",
     "AnyBetas",
+    "AnyConsistencyTarget",
     "AnySampler",
     "AnySchedule",
     "AnyScoreWeight",

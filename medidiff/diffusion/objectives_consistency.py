@@ -18,7 +18,7 @@ import torch
 from medidiff.diffusion.denoiser import Network, predict
 from medidiff.diffusion.levels import Denoise, NoiseLevel, diffuse, scale
 from medidiff.diffusion.schedules import EDM, AnySchedule
-from medidiff.diffusion.targets import AnyTarget, ConsistencyTarget
+from medidiff.diffusion.targets import AnyConsistencyTarget, ConsistencyTarget
 from medidiff.diffusion.times import AnySpacing, Karras, path
 from medidiff.types import Image, Tensor
 
@@ -34,8 +34,8 @@ class ConsistencyLoss:
     & Dhariwal 2024 (arXiv:2310.14189), section 3, for the distance, the weight and the levels.
     """
 
-    target: AnyTarget = field(default_factory=ConsistencyTarget)
-    """How the network is read; it must have a boundary (`consistency`, `latent-consistency`)."""
+    target: AnyConsistencyTarget = field(default_factory=ConsistencyTarget)
+    """How the network is read."""
     schedule: AnySchedule = field(default_factory=EDM)
     """The levels' schedule."""
     spacing: AnySpacing = field(default_factory=Karras)

@@ -260,9 +260,11 @@ class LatentConsistencyTarget:
         return 1000 * level.t
 
 
-AnyTarget: TypeAlias = (
-    Clean | Eps | V | Score | FlowVelocity | EDMTarget | ConsistencyTarget | LatentConsistencyTarget
-)
+AnyTarget: TypeAlias = Clean | Eps | V | Score | FlowVelocity | EDMTarget
+
+AnyConsistencyTarget: TypeAlias = ConsistencyTarget | LatentConsistencyTarget
+"""How a consistency model is read. Apart from `AnyTarget`, whose prediction the image and its noise
+determine: at the boundary, where x itself is the answer, any prediction will do."""
 
 
 def prediction_of(target: Target, clean: Image, eps: Image, level: NoiseLevel) -> Image:
