@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
+
 from medidiff.diffusion.levels import Estimate, NoiseLevel, scale
 from medidiff.types import Image, Tensor
 
@@ -55,6 +57,54 @@ class Mixture:
         alpha, sigma = (_column(each, x) for each in (level.alpha, level.sigma))
         mean, spread = sigma * residual / variance, alpha**2 * self.variances / variance
         return (share * (mean**2 + spread)).sum(1)
+
+
+@dataclass(frozen=True, eq=False)
+class Posterior:
+    """The mixture p(clean | y) of a linear measurement, flattened over channels and voxels.
+
+    Shapes: log_evidence (batch,), weights (batch, K), means (batch, K, n), variances (K, n), the
+    diagonals of the components' covariances, which do not depend on y.
+    """
+
+    log_evidence: Tensor
+    weights: Tensor
+    means: Tensor
+    variances: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        """E[clean | y], (batch, n)."""
+        return (self.weights[..., None] * self.means).sum(1)
+
+    @property
+    def variance(self) -> Tensor:
+        """Var[clean | y] of each voxel, (batch, n)."""
+        around = self.means - self.mean[:, None]
+        return (self.weights[..., None] * (self.variances + around**2)).sum(1)
+
+
+def posterior(mixture: Mixture, matrix: Tensor, y: Tensor, sigma: float) -> Posterior:
+    """The exact posterior of a mixture under y = matrix clean + sigma noise.
+
+    Shapes: matrix (m, n), n all channels and voxels; y (batch, m).
+    Source: Bishop 2006, "Pattern recognition and machine learning", eqs. 2.113 to 2.117, for each
+    component; the components' evidence weighs them.
+    """
+    means, variances = mixture.means.flatten(1), mixture.variances.flatten(1)
+    noise = sigma**2 * torch.eye(len(matrix), dtype=matrix.dtype)
+    # the covariance of y given a component, (K, m, m), and the gain that takes y to clean
+    of_y = (matrix * variances[:, None]) @ matrix.T + noise
+    gain = torch.linalg.solve(of_y, matrix * variances[:, None]).transpose(1, 2)
+    residual = y[:, None] - means @ matrix.T
+    evidence = torch.distributions.MultivariateNormal(torch.zeros_like(residual[0]), of_y)
+    joint = mixture.weights.log() + evidence.log_prob(residual)
+    return Posterior(
+        joint.logsumexp(1),
+        joint.softmax(1),
+        means + torch.einsum("knm,bkm->bkn", gain, residual),
+        variances - torch.einsum("knm,mn,kn->kn", gain, matrix, variances),
+    )
 
 
 def _column(coefficient: Tensor, x: Image) -> Tensor:

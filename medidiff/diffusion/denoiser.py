@@ -100,6 +100,45 @@ def clipped(
     return clip
 
 
+def thresholded(
+    denoise: Denoise,
+    quantile: float = 0.995,
+    ceiling: float | None = None,
+    eps: Literal["rederive", "keep"] = "rederive",
+) -> Denoise:
+    """`denoise` with its clean estimate clipped at a quantile of itself and scaled to [-1, 1].
+
+    The bound is max(1, quantile of |clean|), of each image alone, and at most `ceiling`.
+    Source: Saharia et al. 2022 (arXiv:2205.11487), section 2.3 ("dynamic thresholding").
+    """
+    if not 0 < quantile <= 1 or (ceiling is not None and ceiling < 1):
+        raise ValueError(
+            f"thresholding needs 0 < quantile <= 1 and ceiling >= 1, got {quantile}, {ceiling}"
+        )
+
+    def threshold(x: Image, level: NoiseLevel) -> Estimate:
+        raw = denoise(x, level)
+        sizes = raw.clean.abs().flatten(1)
+        exact = sizes if sizes.dtype == torch.float64 else sizes.float()
+        bound = _quantile(exact, quantile).clamp(min=1.0, max=ceiling).to(sizes.dtype)
+        bound = bound.reshape(-1, *(1,) * (x.ndim - 1))
+        clean = raw.clean.clamp(-bound, bound) / bound
+        return Estimate(
+            clean, eps_of(x, clean, level) if eps == "rederive" else raw.eps, raw.spread
+        )
+
+    return threshold
+
+
+def _quantile(rows: Tensor, quantile: float) -> Tensor:
+    """The linear quantile of each row; torch.quantile refuses rows of more than 2^24 numbers."""
+    place = quantile * (rows.shape[1] - 1)
+    low = min(int(place), rows.shape[1] - 1)
+    high = min(low + 1, rows.shape[1] - 1)
+    ordered = rows.sort(dim=1).values
+    return torch.lerp(ordered[:, low], ordered[:, high], place - low)
+
+
 @dataclass(eq=False)
 class Counter:
     """A `Denoise` that counts how often it is called: network calls per image (NFE)."""

@@ -15,22 +15,47 @@ from medidiff.diffusion.levels import Denoise, Estimate, NoiseLevel, eps_of, sca
 from medidiff.types import Image, Tensor
 
 
-def classifier_free(conditional: Denoise, unconditional: Denoise, guidance_scale: float) -> Denoise:
+def classifier_free(
+    conditional: Denoise,
+    unconditional: Denoise,
+    guidance_scale: float,
+    rescale: float = 0.0,
+) -> Denoise:
     """unconditional + scale * (conditional - unconditional).
 
     At scale 1 this is `conditional` itself and the unconditional model is not called. The noise is
     re-derived from the guided clean image; the spread is the conditional model's.
-    Source: Ho & Salimans 2022 (arXiv:2207.12598), eq. 6, with scale = 1 + w, on clean estimates.
+    `rescale`, 0 to 1, is how far each guided image's standard deviation is brought back to the
+    conditional one's, against the overexposure of large scales.
+    Source: Ho & Salimans 2022 (arXiv:2207.12598), eq. 6, with scale = 1 + w, on clean estimates;
+    Lin et al. 2024 (arXiv:2305.08891), eqs. 15 and 16, for `rescale` (their phi, 0.7).
+    Differs: the deviation is that of the clean estimates, whatever the network predicts.
     """
+    if not 0 <= rescale <= 1:
+        raise ValueError(f"guidance needs 0 <= rescale <= 1, got {rescale}")
     if guidance_scale == 1:
         return conditional
 
     def guide(x: Image, level: NoiseLevel) -> Estimate:
         base, aim = unconditional(x, level), conditional(x, level)
         clean = base.clean + guidance_scale * (aim.clean - base.clean)
+        if rescale > 0:
+            clean = (1 - rescale + rescale * _contrast(aim.clean, clean)) * clean
         return Estimate(clean, eps_of(x, clean, level), aim.spread)
 
     return guide
+
+
+def autoguided(
+    model: Denoise, weaker: Denoise, guidance_scale: float, rescale: float = 0.0
+) -> Denoise:
+    """weaker + scale * (model - weaker), where `weaker` is a smaller or less trained model of the
+    same condition: away from its errors, at no cost of diversity.
+
+    Source: Karras et al. 2024 (arXiv:2406.02507), eq. 3, on clean estimates. The formula is that of
+    `classifier_free`; only what is extrapolated from differs.
+    """
+    return classifier_free(model, weaker, guidance_scale, rescale)
 
 
 def interval(guided: Denoise, plain: Denoise, low: float, high: float) -> Denoise:
@@ -93,3 +118,10 @@ def classifier_guided(denoise: Denoise, gradient: Gradient, guidance_scale: floa
 def _choose(inside: torch.Tensor, x: Image, yes: Estimate, no: Estimate) -> Estimate:
     mask = scale(inside.double(), x) > 0
     return Estimate(torch.where(mask, yes.clean, no.clean), torch.where(mask, yes.eps, no.eps))
+
+
+def _contrast(aim: Image, guided: Image) -> Image:
+    """Each image's standard deviation in `aim` over that in `guided`; 1 where both are flat."""
+    deviations = (each.flatten(1).std(1).double() for each in (aim, guided))
+    wanted, found = (deviation.clamp_min(1e-12) for deviation in deviations)
+    return (wanted / found).to(guided.dtype).reshape(-1, *(1,) * (guided.ndim - 1))

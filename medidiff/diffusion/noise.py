@@ -13,11 +13,14 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 import torch
 
 from medidiff.types import Image, Tensor
+
+if TYPE_CHECKING:
+    from medidiff.diffusion.levels import NoiseLevel
 
 _WORD = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -32,6 +35,15 @@ class NoiseSource(Protocol):
     """(like, step, draw) -> a unit Gaussian field of the shape, dtype and device of `like`."""
 
     def __call__(self, like: Image, step: int, draw: int = 0) -> Image: ...
+
+
+@runtime_checkable
+class IntervalNoise(Protocol):
+    """A source whose field over a stretch of levels belongs to that stretch, not to the hop."""
+
+    def __call__(self, like: Image, step: int, draw: int = 0) -> Image: ...
+
+    def between(self, like: Image, now: NoiseLevel, to: NoiseLevel, lap: int = 0) -> Image: ...
 
 
 def philox(counter: Sequence[Tensor], key: Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, Protocol
 
 from medidiff.diffusion.levels import Denoise, NoiseLevel, half_log_snr_gap, scale
-from medidiff.diffusion.noise import NoiseSource
+from medidiff.diffusion.noise import IntervalNoise, NoiseSource
 from medidiff.diffusion.schedules import Schedule
 from medidiff.types import Image, Tensor
 
@@ -33,11 +34,33 @@ class Step:
     like: Image
     source: NoiseSource | None
     schedule: Schedule | None
+    ahead: tuple[NoiseLevel, ...] = ()
+    """The levels after this hop's, up to the end of the path or its next `Renoise`."""
+    ends: tuple[NoiseLevel, NoiseLevel] | None = None
+    """The levels that this hop goes from and to; None where noise is put back (`Renoise`)."""
+    lap: int = 0
+    """How often noise was put back before this hop."""
 
-    def noise(self, draw: int = 0) -> Image:
-        """Unit Gaussian field number `draw` of this hop."""
+    @property
+    def hops(self) -> int:
+        """Hops of the sampler from this one on, without the driver's onto the clean level."""
+        return 1 + len(self.ahead) - int(bool(self.ahead) and self.ahead[-1].is_clean)
+
+    def noise(self, draw: int = 0, stage: NoiseLevel | None = None) -> Image:
+        """Unit Gaussian field number `draw` of this hop, or of its part up to a `stage`.
+
+        An interval noise gives draw 0 and every stage the increment of one Brownian motion over
+        that stretch of levels, so that a stage and its whole hop belong together; any other source
+        gives an independent field for each draw.
+        """
         if self.source is None:
             raise ValueError("this sampler draws noise: give sample() or walk() a noise source")
+        by_interval = draw == 0 or stage is not None
+        if isinstance(self.source, IntervalNoise) and self.ends is not None and by_interval:
+            now, to = self.ends
+            to = to if stage is None else stage
+            if not to.is_clean:
+                return self.source.between(self.like, now, to, self.lap)
         return self.source(self.like, self.index, draw)
 
     def level(
@@ -155,12 +178,13 @@ def _hops(
     schedule: Schedule | None,
 ) -> Iterator[tuple[int, Image]]:
     memory: Any = None
-    now = _level(path[0])
+    now, lap = _level(path[0]), 0
     for index, item in enumerate(path[1:]):
-        at = Step(index, len(path) - 1, x, noise, schedule)
         to = _level(item)
+        ends = None if isinstance(item, Renoise) else (now, to)
+        at = Step(index, len(path) - 1, x, noise, schedule, _ahead(path, index), ends, lap)
         if isinstance(item, Renoise):
-            x, memory = renoise(x, now, to, at.noise()), None
+            x, memory, lap = renoise(x, now, to, at.noise()), None, lap + 1
         elif to.is_clean and not sampler.finishes:
             x = denoise(x, now).clean
         else:
@@ -171,6 +195,11 @@ def _hops(
 
 def _level(item: PathItem) -> NoiseLevel:
     return item.level if isinstance(item, Renoise) else item
+
+
+def _ahead(path: Sequence[PathItem], index: int) -> tuple[NoiseLevel, ...]:
+    later = takewhile(lambda item: isinstance(item, NoiseLevel), path[index + 2 :])
+    return tuple(_level(item) for item in later)
 
 
 def _check_path(path: Sequence[PathItem]) -> None:

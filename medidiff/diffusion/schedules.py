@@ -23,6 +23,9 @@ class Schedule(Protocol):
     """t -> NoiseLevel, with its inverse.
 
     `t_min` is the last noisy time that a path visits before the clean level, `t_max` the first.
+    The forward SDE is dx = drift x dt + sqrt(diffusion) dw, with drift = d log(alpha) / dt and
+    diffusion = d sigma^2 / dt - 2 drift sigma^2: g^2, not g (Song et al. 2021, arXiv:2011.13456,
+    eq. 5; Kingma et al. 2021, arXiv:2107.00630, appendix C).
     """
 
     @property
@@ -34,6 +37,10 @@ class Schedule(Protocol):
     def __call__(self, t: Times) -> NoiseLevel: ...
 
     def time_of(self, half_log_snr: Tensor) -> Tensor: ...
+
+    def drift(self, t: Times) -> Tensor: ...
+
+    def diffusion(self, t: Times) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,70 @@ class VPLinear:
         power = 2 * torch.logaddexp(-2 * lam, torch.zeros_like(lam))
         root = (self.beta_min**2 + (self.beta_max - self.beta_min) * power).sqrt()
         return power / (root + self.beta_min)
+
+    def drift(self, t: Times) -> Tensor:
+        """-beta / 2. Song et al. 2021 (arXiv:2011.13456), eq. 11."""
+        return -self._beta(t) / 2
+
+    def diffusion(self, t: Times) -> Tensor:
+        """beta, linear in t. Song et al. 2021 (arXiv:2011.13456), eq. 11."""
+        return self._beta(t)
+
+    def _beta(self, t: Times) -> Tensor:
+        return self.beta_min + _double(t) * (self.beta_max - self.beta_min)
+
+
+@dataclass(frozen=True)
+class SubVP:
+    """VP-linear's alpha with less noise: sigma = 1 - alpha^2, so the variance is its square.
+
+    Source: Song et al. 2021 (arXiv:2011.13456), eqs. 29 and 33.
+    """
+
+    kind: Literal["sub-vp"] = "sub-vp"
+    beta_min: float = 0.1
+    """Rate of noise at t = 0."""
+    beta_max: float = 20.0
+    """Rate of noise at t = 1."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.beta_min <= self.beta_max:
+            raise ValueError(
+                f"sub-vp needs 0 < beta_min <= beta_max, got {self.beta_min}, {self.beta_max}"
+            )
+
+    @property
+    def _preserving(self) -> VPLinear:
+        return VPLinear(beta_min=self.beta_min, beta_max=self.beta_max)
+
+    @property
+    def t_min(self) -> float:
+        """The last noisy time of a path."""
+        return 1e-3
+
+    @property
+    def t_max(self) -> float:
+        """The first time of a path."""
+        return 1.0
+
+    def __call__(self, t: Times) -> NoiseLevel:
+        level = self._preserving(t)
+        return NoiseLevel(level.t, level.alpha, level.sigma**2)
+
+    def time_of(self, half_log_snr: Tensor) -> Tensor:
+        """The time of a half-log-SNR: alpha / (1 - alpha^2) = r gives log(alpha) = -asinh(1/2r)."""
+        log_alpha = -torch.asinh((-_double(half_log_snr)).exp() / 2)
+        preserving = log_alpha - 0.5 * (-torch.expm1(2 * log_alpha)).log()
+        return self._preserving.time_of(preserving)
+
+    def drift(self, t: Times) -> Tensor:
+        """-beta / 2."""
+        return self._preserving.drift(t)
+
+    def diffusion(self, t: Times) -> Tensor:
+        """beta (1 - alpha^4)."""
+        level = self(t)
+        return self._preserving.diffusion(t) * level.sigma * (1 + level.alpha**2)
 
 
 @dataclass(frozen=True)
@@ -125,6 +196,16 @@ class Cosine:
         angle = torch.atan2(sine, alpha * math.cos(self._start_angle))
         return angle * (1 + self.offset) / (math.pi / 2) - self.offset
 
+    def drift(self, t: Times) -> Tensor:
+        """Minus the angle's rate times its tangent; -inf at t = 1."""
+        quarter = math.pi / 2 / (1 + self.offset)
+        left = quarter * (1 - _double(t))
+        return -quarter * left.cos() / left.sin()
+
+    def diffusion(self, t: Times) -> Tensor:
+        """-2 drift, as on every variance-preserving schedule."""
+        return -2 * self.drift(t)
+
 
 @dataclass(frozen=True)
 class VE:
@@ -161,6 +242,14 @@ class VE:
         """The time of a half-log-SNR, -log(sigma)."""
         excess = -_double(half_log_snr) - math.log(self.sigma_min)
         return excess / math.log(self.sigma_max / self.sigma_min)
+
+    def drift(self, t: Times) -> Tensor:
+        """0: the signal is not scaled."""
+        return torch.zeros_like(_double(t))
+
+    def diffusion(self, t: Times) -> Tensor:
+        """2 sigma^2 log(sigma_max / sigma_min). Song et al. 2021 (arXiv:2011.13456), eq. 30."""
+        return 2 * math.log(self.sigma_max / self.sigma_min) * self(t).sigma ** 2
 
 
 @dataclass(frozen=True)
@@ -207,6 +296,16 @@ class EDM:
         low, high = self._roots
         return ((-_double(half_log_snr) / self.rho).exp() - low) / (high - low)
 
+    def drift(self, t: Times) -> Tensor:
+        """0: the signal is not scaled."""
+        return torch.zeros_like(_double(t))
+
+    def diffusion(self, t: Times) -> Tensor:
+        """2 sigma d sigma / dt."""
+        low, high = self._roots
+        root = low + _double(t) * (high - low)
+        return 2 * self.rho * (high - low) * root ** (2 * self.rho - 1)
+
 
 @dataclass(frozen=True)
 class Flow:
@@ -236,6 +335,15 @@ class Flow:
     def time_of(self, half_log_snr: Tensor) -> Tensor:
         """The time of a half-log-SNR: log((1 - t) / t) solved for t."""
         return (-_double(half_log_snr)).sigmoid()
+
+    def drift(self, t: Times) -> Tensor:
+        """-1 / (1 - t); -inf at t = 1."""
+        return -1 / (1 - _double(t))
+
+    def diffusion(self, t: Times) -> Tensor:
+        """2 t / (1 - t); inf at t = 1."""
+        t = _double(t)
+        return 2 * t / (1 - t)
 
 
 @dataclass(frozen=True)
@@ -293,6 +401,16 @@ class Discrete:
         part = (log_alpha - table[before]) / (table[behind] - table[before])
         return (before + part) / self.steps
 
+    def drift(self, t: Times) -> Tensor:
+        """The slope of log(alpha): constant within a step; at a step's level that of the step to
+        it, the one that a reverse walk is about to undo."""
+        behind = (_double(t) * self.steps - 1e-9).ceil().long().clamp(1, self.steps)
+        return self.log_alphas.diff()[behind - 1] * self.steps
+
+    def diffusion(self, t: Times) -> Tensor:
+        """-2 drift, as on every variance-preserving schedule."""
+        return -2 * self.drift(t)
+
     def _log_alpha(self, position: Tensor) -> Tensor:
         table = self.log_alphas
         # a whole position is looked up and not interpolated: t = n / N times N may miss n by an ulp
@@ -306,7 +424,7 @@ class Discrete:
         )
 
 
-AnySchedule: TypeAlias = VPLinear | Cosine | VE | EDM | Flow | Discrete
+AnySchedule: TypeAlias = VPLinear | SubVP | Cosine | VE | EDM | Flow | Discrete
 
 
 def _double(value: Tensor | float) -> Tensor:

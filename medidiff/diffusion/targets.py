@@ -179,7 +179,92 @@ class EDMTarget:
         return level.sigma**2 + (self.data_std * level.alpha) ** 2
 
 
+@dataclass(frozen=True)
+class ConsistencyTarget:
+    """A consistency model: the end of the flow, the identity at the noise ratio `floor`.
+
+    Source: Song et al. 2023 (arXiv:2303.01469), appendix C.
+    Range: noise ratios of `floor` and above.
+    Differs: written for any alpha by x / alpha and noise ratio, like `EDMTarget`.
+    """
+
+    kind: Literal["consistency"] = "consistency"
+    data_std: float = 0.5
+    """Standard deviation of the clean images in network units (the paper's sigma_data)."""
+    floor: float = 0.002
+    """The noise ratio at which the model gives x back (the paper's epsilon)."""
+
+    def __post_init__(self) -> None:
+        if not self.data_std > 0 or not self.floor >= 0:
+            raise ValueError(
+                "the consistency target needs data_std > 0 and floor >= 0, got "
+                f"{self.data_std}, {self.floor}"
+            )
+
+    def multipliers(self, level: NoiseLevel) -> tuple[Tensor, Tensor]:
+        """c_skip / alpha and c_out."""
+        above = level.sigma - self.floor * level.alpha
+        scaled = self.data_std * level.alpha
+        skip = self.data_std * scaled / (above**2 + scaled**2)
+        return skip, self.data_std * above * self.input_scale(level)
+
+    def input_scale(self, level: NoiseLevel) -> Tensor:
+        """c_in / alpha."""
+        return (level.sigma**2 + (self.data_std * level.alpha) ** 2).rsqrt()
+
+    def noise_label(self, level: NoiseLevel) -> Tensor:
+        """c_noise = ln(noise_ratio) / 4."""
+        return -level.half_log_snr.clamp(-20, 20) / 4
+
+
+@dataclass(frozen=True)
+class LatentConsistencyTarget:
+    """A noise-predicting network read as a consistency function, the identity at the first step.
+
+    Source: Luo et al. 2023 (arXiv:2310.04378), eq. 9 and section 4.1; their code's scaling of the
+    time by 10, counted in steps of 1000 from 0.
+    Errors: ValueError where alpha is 0, as for `Eps`.
+    """
+
+    kind: Literal["latent-consistency"] = "latent-consistency"
+    data_std: float = 0.5
+    """Standard deviation that the boundary takes for the images'."""
+    time_scale: float = 10.0
+    """How fast the boundary is left: the time in steps is multiplied by it."""
+
+    def __post_init__(self) -> None:
+        if not self.data_std > 0 or not self.time_scale > 0:
+            raise ValueError(
+                "the latent-consistency target needs data_std > 0 and time_scale > 0, got "
+                f"{self.data_std}, {self.time_scale}"
+            )
+
+    def multipliers(self, level: NoiseLevel) -> tuple[Tensor, Tensor]:
+        """c_skip + c_out / alpha and -c_out sigma / alpha."""
+        _check_signal(level, self.kind)
+        skip, out = self.boundary(level)
+        return skip + out / level.alpha, -out * level.sigma / level.alpha
+
+    def boundary(self, level: NoiseLevel) -> tuple[Tensor, Tensor]:
+        """c_skip and c_out of the clean estimate: 1 and 0 at t = 1 / 1000."""
+        time = self.time_scale * (1000 * level.t - 1).clamp_min(0)
+        power = time**2 + self.data_std**2
+        return self.data_std**2 / power, time / power.sqrt()
+
+    def input_scale(self, level: NoiseLevel) -> Tensor:
+        """1 / sqrt(alpha^2 + sigma^2)."""
+        return _unit_variance(level)
+
+    def noise_label(self, level: NoiseLevel) -> Tensor:
+        """1000 t."""
+        return 1000 * level.t
+
+
 AnyTarget: TypeAlias = Clean | Eps | V | Score | FlowVelocity | EDMTarget
+
+AnyConsistencyTarget: TypeAlias = ConsistencyTarget | LatentConsistencyTarget
+"""How a consistency model is read. Apart from `AnyTarget`, whose prediction the image and its noise
+determine: at the boundary, where x itself is the answer, any prediction will do."""
 
 
 def prediction_of(target: Target, clean: Image, eps: Image, level: NoiseLevel) -> Image:

@@ -137,11 +137,21 @@ class UniformLogSNR:
     """
 
     kind: Literal["uniform-log-snr"] = "uniform-log-snr"
+    end: float | None = None
+    """The last noisy time; None is the schedule's t_min."""
+    power: float = 1.0
+    """Above 1 the steps shrink towards the clean end: k-diffusion's "polyexponential" (Crowson
+    2022)."""
+
+    def __post_init__(self) -> None:
+        if not self.power > 0:
+            raise ValueError(f"uniform-log-snr needs power > 0, got {self.power}")
 
     def times(self, schedule: Schedule, steps: int, start: NoiseLevel) -> list[Tensor]:
         """The times of equal steps in half-log-SNR."""
-        first, last = _ends(schedule, start)
-        return [schedule.time_of(torch.lerp(first, last, part)) for part in _parts(steps)]
+        first, last = _ends(schedule, start, self.end)
+        parts = [(1 - part) ** self.power for part in _parts(steps)]
+        return [schedule.time_of(torch.lerp(last, first, part)) for part in parts]
 
 
 @dataclass(frozen=True)
@@ -155,6 +165,8 @@ class Karras:
     kind: Literal["karras"] = "karras"
     rho: float = 7.0
     """How strongly the levels crowd towards the clean end."""
+    end: float | None = None
+    """The last noisy time; None is the schedule's t_min."""
 
     def __post_init__(self) -> None:
         if not self.rho > 0:
@@ -162,12 +174,119 @@ class Karras:
 
     def times(self, schedule: Schedule, steps: int, start: NoiseLevel) -> list[Tensor]:
         """The times of equal steps in the root of the noise ratio."""
-        first, last = ((-end / self.rho).exp() for end in _ends(schedule, start))
+        first, last = ((-end / self.rho).exp() for end in _ends(schedule, start, self.end))
         roots = [torch.lerp(first, last, part) for part in _parts(steps)]
         return [schedule.time_of(-self.rho * root.log()) for root in roots]
 
 
-AnySpacing: TypeAlias = UniformTime | UniformLogSNR | Karras | AnyStepSpacing
+@dataclass(frozen=True)
+class PolynomialTime:
+    """t**(1/power) in equal steps, from the start down to and including `end`.
+
+    Source: Lu et al. 2022 (arXiv:2206.00927), appendix D.5: power 1 is its time_uniform, 2 its
+    time_quadratic; Zhang & Chen 2023 (arXiv:2204.13902), eq. 17.
+    """
+
+    kind: Literal["polynomial-time"] = "polynomial-time"
+    power: float = 1.0
+    """How strongly the times crowd towards the clean end."""
+    end: float | None = None
+    """The last noisy time; None is the schedule's t_min."""
+
+    def __post_init__(self) -> None:
+        if not self.power > 0:
+            raise ValueError(f"polynomial-time needs power > 0, got {self.power}")
+
+    def times(self, schedule: Schedule, steps: int, start: NoiseLevel) -> list[Tensor]:
+        """The powers of equal steps in the root of the time."""
+        end = torch.full_like(start.t, schedule.t_min if self.end is None else self.end)
+        if bool((start.t < end).any()):
+            raise ValueError(
+                f"the path starts at a time before {float(end.max()):.3g}, its last noisy one"
+            )
+        first, last = start.t ** (1 / self.power), end ** (1 / self.power)
+        return [torch.lerp(first, last, part) ** self.power for part in _parts(steps)]
+
+
+@dataclass(frozen=True)
+class ShiftedTime:
+    """Equal steps in t, moved towards noise: t' = shift t / (1 + (shift - 1) t).
+
+    Made for `Flow`, where it multiplies the noise ratio by `shift`: images of m times the voxels
+    that a schedule was made for keep their signal longer and want shift = sqrt(m).
+    Source: Esser et al. 2024 (arXiv:2403.03206), eq. 23. Training times are shifted by
+    `LogitNormalTimes` with mean = log(shift), which is the same.
+    """
+
+    kind: Literal["shifted-time"] = "shifted-time"
+    shift: float = 3.0
+    """1 is none; above 1 more steps are spent on noisy levels."""
+    end: float | None = None
+    """The last noisy time before it is shifted; None is the start's by the count of steps."""
+
+    def __post_init__(self) -> None:
+        if not self.shift > 0:
+            raise ValueError(f"shifted-time needs shift > 0, got {self.shift}")
+
+    def times(self, schedule: Schedule, steps: int, start: NoiseLevel) -> list[Tensor]:
+        """The shifted times of equal steps from the start's unshifted one."""
+        first = shifted(start.t, 1 / self.shift)
+        last = first / steps if self.end is None else torch.full_like(first, self.end)
+        return [shifted(torch.lerp(first, last, part), self.shift) for part in _parts(steps)]
+
+
+def shifted(t: Tensor, shift: float) -> Tensor:
+    """shift t / (1 + (shift - 1) t). Esser et al. 2024 (arXiv:2403.03206), eq. 23."""
+    return shift * t / (1 + (shift - 1) * t)
+
+
+@dataclass(frozen=True)
+class SingleStepLogSNR:
+    """Groups of equal length in log-SNR, each divided evenly: the stages of `DPMSolver`.
+
+    `order` is the solver's; what does not fill groups is divided as its `last` "fast" says.
+    Source: Lu et al. 2022 (arXiv:2206.00927), section 3.4 and appendix D.3.
+    """
+
+    kind: Literal["single-step-log-snr"] = "single-step-log-snr"
+    order: Literal[1, 2, 3] = 3
+    """Hops in a group."""
+    end: float | None = None
+    """The last noisy time; None is the schedule's t_min."""
+
+    def times(self, schedule: Schedule, steps: int, start: NoiseLevel) -> list[Tensor]:
+        """The times of the groups' ends and stages."""
+        first, last = _ends(schedule, start, self.end)
+        orders = single_step_orders(steps - 1, self.order)
+        parts = [
+            (group + stage / order) / len(orders)
+            for group, order in enumerate(orders)
+            for stage in range(order)
+        ]
+        return [schedule.time_of(torch.lerp(first, last, part)) for part in [*parts, 1.0][:steps]]
+
+
+def single_step_orders(calls: int, order: int) -> list[int]:
+    """The orders of the groups into which `DPMSolver` divides `calls` hops.
+
+    Source: Lu et al. 2022 (arXiv:2206.00927), section 3.4: a rest of 3 is a 2 and a 1.
+    """
+    orders: list[int] = []
+    while calls > 0:
+        orders.append(2 if order == 3 and calls == 3 else min(order, calls))
+        calls -= orders[-1]
+    return orders
+
+
+AnySpacing: TypeAlias = (
+    UniformTime
+    | UniformLogSNR
+    | Karras
+    | PolynomialTime
+    | ShiftedTime
+    | SingleStepLogSNR
+    | AnyStepSpacing
+)
 
 
 def path(
@@ -197,11 +316,11 @@ def _parts(steps: int) -> list[float]:
     return [index / max(steps - 1, 1) for index in range(steps)]
 
 
-def _ends(schedule: Schedule, start: NoiseLevel) -> tuple[Tensor, Tensor]:
+def _ends(schedule: Schedule, start: NoiseLevel, end: float | None = None) -> tuple[Tensor, Tensor]:
     """Half-log-SNR of the start and of the schedule's last noisy level."""
     first = start.half_log_snr
     first = torch.where(start.alpha < DEAD_SIGNAL, first.clamp_min(math.log(DEAD_SIGNAL)), first)
-    last = schedule(torch.full_like(first, schedule.t_min)).half_log_snr
+    last = schedule(torch.full_like(first, schedule.t_min if end is None else end)).half_log_snr
     if bool((first >= last).any()):
         raise ValueError(
             "the path starts at a level cleaner than the schedule's last noisy one "

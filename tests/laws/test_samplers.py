@@ -13,12 +13,21 @@ from torch import Tensor
 from medidiff.diffusion import (
     DDIM,
     DDPM,
+    DEIS,
+    DPM2,
     EDM,
+    LMS,
+    PNDM,
+    TCD,
     AnySampler,
     AnySchedule,
     AnyTarget,
+    Consistency,
     Denoiser,
+    DPMSolver,
     DPMSolverPP,
+    DPMSolverPPAncestral,
+    DPMSolverPPSDE,
     Eps,
     Estimate,
     Flow,
@@ -26,9 +35,12 @@ from medidiff.diffusion import (
     Karras,
     KeyedNoise,
     NoiseLevel,
+    RhoRK,
     Score,
     UniformLogSNR,
     UniformTime,
+    UniPC,
+    V,
     VPLinear,
     noise_level,
     path,
@@ -47,10 +59,64 @@ SAMPLERS = [
     DDIM(eta=0.6),
     Heun(),
     Heun(churn=10.0, churn_min=0.05, churn_max=50.0),
+    Heun(order=1),
+    Heun(second_at=0.5),
+    Heun(variable="flow"),
+    Heun(variable="time"),
+    DPM2(),
+    DPM2(eta=1.0),
+    DPM2(churn=10.0, churn_min=0.05, churn_max=50.0),
+    LMS(order=2),
+    LMS(),
+    DPMSolverPPAncestral(),
+    DPMSolverPPAncestral(eta=0.0),
+    DPMSolverPPSDE(),
+    DPMSolverPPSDE(eta=0.0),
+    Consistency(),
+    TCD(),
     DPMSolverPP(order=1),
     DPMSolverPP(order=2),
+    DPMSolverPP(order=3),
+    DPMSolverPP(order=2, basis="eps", rule="taylor"),
+    DPMSolverPP(order=2, eta=1.0),
+    DPMSolverPP(order=2, basis="eps", eta=1.0),
+    DPMSolver(order=2),
+    DPMSolver(order=3),
+    DPMSolver(order=3, basis="clean", rule="taylor"),
+    UniPC(order=3),
+    UniPC(order=2, weights="bh1", basis="eps"),
+    UniPC(order=3, weights="varying"),
+    DEIS(order=3),
+    DEIS(order=2, variable="log-rho"),
+    DEIS(order=3, variable="rho"),
+    RhoRK(method="kutta"),
+    RhoRK(method="classical"),
+    PNDM(order=4),
+    PNDM(order=2, start="heun"),
+    PNDM(order=4, start="grow"),
 ]
-ORDERS = [(DDIM(), 1), (DPMSolverPP(order=1), 1), (DPMSolverPP(order=2), 2), (Heun(), 2)]
+ORDERS = [
+    (DDIM(), 1),
+    (DPMSolverPP(order=1), 1),
+    (DPMSolverPP(order=2), 2),
+    (DPMSolverPP(order=2, basis="eps", rule="taylor"), 2),
+    (DPMSolver(order=2, last="full"), 2),
+    (DPMSolver(order=2, basis="clean", rule="taylor", last="full"), 2),
+    (UniPC(order=1), 2),
+    (UniPC(order=1, corrector=False), 1),
+    (DEIS(order=1), 2),
+    (DEIS(order=1, variable="log-rho"), 2),
+    (Heun(), 2),
+    (Heun(order=1), 1),
+    (Heun(second_at=2 / 3), 2),
+    (Heun(variable="flow"), 2),
+    (DPM2(), 2),
+    (LMS(order=1), 1),
+    (LMS(order=2), 2),
+    (DPMSolverPPAncestral(eta=0.0), 2),
+    (DPMSolverPPSDE(eta=0.0), 2),
+    (TCD(gamma=0.0), 1),
+]
 
 schedules = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: s.kind)
 samplers = pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
@@ -67,7 +133,7 @@ def endpoint_error(denoise: Any, sampler: AnySampler, schedule: AnySchedule, ste
     x = torch.linspace(-1.5, 1.5, 4, dtype=torch.float64).reshape(1, 1, 2, 2)
     x = x * first.sigma + first.alpha * 0.5
     exact = denoise.flow(x, levels[0], levels[-1])
-    return float((sample(denoise, x, levels, sampler) - exact).abs().max())
+    return float((sample(denoise, x, levels, sampler, None, schedule) - exact).abs().max())
 
 
 @pytest.mark.parametrize(("sampler", "order"), ORDERS, ids=repr)
@@ -92,8 +158,11 @@ def test_the_whole_way_from_noise_to_image_is_right(
         torch.testing.assert_close(result, exact, rtol=0, atol=0.01)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.kind)
+@pytest.mark.parametrize(
+    ("target", "dtype"),
+    [*((target, torch.float32) for target in TARGETS), (V(), torch.float64)],
+    ids=lambda each: getattr(each, "kind", str(each)),
+)
 @samplers
 @schedules
 def test_every_combination_gives_a_finite_image(

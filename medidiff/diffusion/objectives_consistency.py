@@ -1,0 +1,147 @@
+"""Training and distillation of consistency models.
+
+    f(x at the noisier level)  is pulled to  f(x at the cleaner one), which is held fixed
+
+The two points lie on one line of the flow: by the same noise on the same image (training), or by a
+step of a trained denoiser's ODE (distillation).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+import torch
+
+from medidiff.diffusion.denoiser import Network, predict
+from medidiff.diffusion.levels import Denoise, NoiseLevel, diffuse, scale
+from medidiff.diffusion.schedules import EDM, AnySchedule
+from medidiff.diffusion.targets import AnyConsistencyTarget, ConsistencyTarget
+from medidiff.diffusion.times import AnySpacing, Karras, path
+from medidiff.types import Image, Tensor
+
+FlowStep: TypeAlias = Callable[[Image, NoiseLevel, NoiseLevel], Image]
+"""(x, now, to) -> x at the cleaner level `to`, by the flow of a trained model."""
+
+
+@dataclass(frozen=True)
+class ConsistencyLoss:
+    """The distance of a consistency model's answers at two neighbouring levels.
+
+    Source: Song et al. 2023 (arXiv:2303.01469), algorithms 2 (distillation) and 3 (training); Song
+    & Dhariwal 2024 (arXiv:2310.14189), section 3, for the distance, the weight and the levels.
+    """
+
+    target: AnyConsistencyTarget = field(default_factory=ConsistencyTarget)
+    """How the network is read."""
+    schedule: AnySchedule = field(default_factory=EDM)
+    """The levels' schedule."""
+    spacing: AnySpacing = field(default_factory=Karras)
+    """Where the neighbouring levels lie."""
+    distance: Literal["pseudo-huber", "squared"] = "pseudo-huber"
+    """pseudo-huber: sqrt(|d|^2 + c^2) - c with c = 0.00054 sqrt(size); squared: mean square."""
+    mean: float = -1.1
+    """Mean of ln(noise_ratio) over the levels trained."""
+    std: float = 2.0
+    """Standard deviation of ln(noise_ratio)."""
+
+    def __post_init__(self) -> None:
+        if not self.std > 0:
+            raise ValueError(f"a consistency loss needs std > 0, got {self.std}")
+
+    def levels(self, draw: Tensor, steps: int) -> tuple[NoiseLevel, NoiseLevel]:
+        """The noisier and the cleaner level of each example, out of `steps` neighbouring ones.
+
+        Shapes: draw is (batch,), float64, in (0, 1); so are the levels.
+        Source: Song & Dhariwal 2024 (arXiv:2310.14189), eq. 10.
+        Errors: ValueError if steps < 2.
+        """
+        if steps < 2:
+            raise ValueError(f"consistency needs at least 2 levels, got {steps}")
+        whole = path(self.spacing, self.schedule, steps)[:-1]
+        logs = torch.stack([-level.half_log_snr for level in whole])
+        edges = torch.special.erf((logs - self.mean) / (math.sqrt(2) * self.std))
+        share = (edges[:-1] - edges[1:]).cumsum(0)
+        index = torch.searchsorted(share / share[-1], draw.double()).clamp_max(steps - 2)
+        return _pick(whole, index), _pick(whole, index + 1)
+
+    def __call__(
+        self,
+        student: Network,
+        held: Network,
+        clean: Image,
+        levels: tuple[NoiseLevel, NoiseLevel],
+        eps_noise: Image,
+        flow: FlowStep | None = None,
+        condition: Tensor | None = None,
+        concat: Image | None = None,
+    ) -> Tensor:
+        """The loss of each example: distance / gap of the noise ratios.
+
+        `held` is the student itself (training) or its moving average; no gradient reaches it.
+        `flow` is None for training, the teacher's step (`flow_step`) for distillation.
+        Shapes: clean and eps_noise (batch, channel, *space), levels (batch,), result (batch,).
+        """
+        noisier, cleaner = levels
+        x = diffuse(clean, noisier, eps_noise)
+        answer = self._read(student, x, noisier, condition, concat)
+        with torch.no_grad():
+            nearer = diffuse(clean, cleaner, eps_noise) if flow is None else flow(x, *levels)
+            aim = self._read(held, nearer, cleaner, condition, concat)
+        weight = 1 / (noisier.noise_ratio - cleaner.noise_ratio)
+        return weight.to(clean) * self._distance(answer - aim)
+
+    def _read(
+        self,
+        network: Network,
+        x: Image,
+        level: NoiseLevel,
+        condition: Tensor | None,
+        concat: Image | None,
+    ) -> Image:
+        prediction = predict(network, self.target, x, level, condition, concat).to(x.dtype)
+        skip, out = self.target.multipliers(level)
+        return scale(skip, x) * x + scale(out, x) * prediction
+
+    def _distance(self, difference: Image) -> Tensor:
+        square = difference.square().flatten(1)
+        if self.distance == "squared":
+            return square.mean(1)
+        edge = 0.00054 * math.sqrt(square.shape[1])
+        return (square.sum(1) + edge**2).sqrt() - edge
+
+
+def flow_step(denoise: Denoise, order: Literal[1, 2] = 2) -> FlowStep:
+    """One step of the probability-flow ODE of a trained denoiser: Euler or Heun in noise ratio.
+
+    Source: Song et al. 2023 (arXiv:2303.01469), eq. 6; Karras et al. 2022, algorithm 1.
+    """
+
+    def step(x: Image, now: NoiseLevel, to: NoiseLevel) -> Image:
+        here = denoise(x, now)
+        x = scale(to.alpha, x) * here.clean + scale(to.sigma, x) * here.eps
+        if order == 1:
+            return x
+        half = torch.where(now.alpha == 0, 0.0, to.sigma - to.alpha * now.noise_ratio) / 2
+        return x + scale(half, x) * (denoise(x, to).eps - here.eps)
+
+    return step
+
+
+def level_curriculum(step: int, steps: int, first: int = 10, last: int = 1280) -> int:
+    """How many levels are trained in step `step` of `steps`: doubled at equal intervals.
+
+    Source: Song & Dhariwal 2024 (arXiv:2310.14189), section 3.4.
+    """
+    stage = math.floor(steps / (math.log2(math.floor(last / first)) + 1))
+    return min(first * 2 ** (step // max(stage, 1)), last) + 1
+
+
+def _pick(levels: list[NoiseLevel], index: Tensor) -> NoiseLevel:
+    return NoiseLevel(
+        torch.stack([level.t for level in levels])[index],
+        torch.stack([level.alpha for level in levels])[index],
+        torch.stack([level.sigma for level in levels])[index],
+    )

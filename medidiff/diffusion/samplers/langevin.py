@@ -1,0 +1,200 @@
+"""Annealed Langevin dynamics. Song & Ermon 2019 (arXiv:1907.05600); 2020 (arXiv:2006.09011)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from medidiff.diffusion.levels import Denoise, NoiseLevel, diffuse, scale
+from medidiff.diffusion.noise import NoiseSource
+from medidiff.diffusion.sampling import Step
+from medidiff.types import Image, Tensor
+
+
+@dataclass(frozen=True)
+class AnnealedLangevin:
+    """Langevin steps at each level of a path, each size in proportion to sigma^2.
+
+    Source: Song & Ermon 2019 (arXiv:1907.05600), algorithm 1; the last denoise is that of Song &
+    Ermon 2020 (arXiv:2006.09011), section 3.5, and of Jolicoeur-Martineau et al. 2020
+    (arXiv:2009.05475).
+    Differs: on levels with alpha < 1 the size goes with sigma^2 as in the coordinates x / alpha, and
+    x is rescaled on the hop, so that NCSN's levels are nothing special; from pure noise
+    (alpha = 0) the hop is DDIM's.
+    The levels of a path are NCSN's own: `UniformLogSNR` on `VE` is the geometric sequence.
+    """
+
+    kind: Literal["annealed-langevin"] = "annealed-langevin"
+    step_size: float = 2e-5
+    """Size of a step at the level of `sigma_last` (the papers' epsilon, the code's step_lr)."""
+    sigma_last: float = 0.01
+    """The noise ratio of the last level, where a step has that size."""
+    steps: int = 100
+    """Langevin steps at each level (the papers' T); version 2 has 5."""
+    convention: Literal["code", "paper"] = "code"
+    """code: x + a score + sqrt(2 a) z, as the authors ran it; paper: x + a/2 score + sqrt(a) z, as
+    algorithm 1 is printed. At the same size the code's step is twice as long."""
+    last: Literal["denoise", "noisy"] = "denoise"
+    """What follows the steps at the last level: a plain denoise (version 2) or nothing (version 1)."""
+
+    def __post_init__(self) -> None:
+        if not (self.step_size > 0 and self.sigma_last > 0 and self.steps >= 1):
+            raise ValueError(
+                "annealed-langevin needs step_size > 0, sigma_last > 0 and steps >= 1, got "
+                f"{self.step_size}, {self.sigma_last}, {self.steps}"
+            )
+
+    @property
+    def finishes(self) -> bool:
+        """Steps are taken at the last noisy level, too."""
+        return True
+
+    def step(
+        self, denoise: Denoise, x: Image, now: NoiseLevel, to: NoiseLevel, memory: None, at: Step
+    ) -> tuple[Image, None]:
+        """`steps` Langevin steps at `now`, then on to the next level's scale; draws 0, 1, ..."""
+        for draw in range(self.steps):
+            x = self.update(denoise, x, now, at.noise(draw))
+        return self.leave(denoise, x, now, to), None
+
+    def update(self, denoise: Denoise, x: Image, now: NoiseLevel, noise: Image) -> Image:
+        """One Langevin step at a level."""
+        share = self.step_size / self.sigma_last**2
+        if self.convention == "paper":
+            share = share / 2
+        x = x - scale(share * now.sigma, x) * denoise(x, now).eps
+        return x + scale(math.sqrt(2 * share) * now.sigma, x) * noise
+
+    def leave(self, denoise: Denoise, x: Image, now: NoiseLevel, to: NoiseLevel) -> Image:
+        """x on the scale of the next level, or the result where that is the clean one."""
+        if to.is_clean:
+            return denoise(x, now).clean if self.last == "denoise" else x
+        silent = now.alpha == 0
+        if not bool(silent.any()):
+            return scale(to.alpha / now.alpha, x) * x
+        here = denoise(x, now)
+        moved = scale(to.alpha, x) * here.clean + scale(to.sigma, x) * here.eps
+        gain = torch.where(silent, 0.0, to.alpha / now.alpha)
+        return torch.where(scale(silent.double(), x) > 0, moved, scale(gain, x) * x)
+
+
+@dataclass(frozen=True)
+class LangevinInpainting:
+    """`langevin` with what is known pasted into x, noised to the level.
+
+    Shapes: clean as x; mask broadcasts to x, 1 where clean is known.
+    Source: Song & Ermon 2019 (arXiv:1907.05600), algorithm 2 (appendix B.3).
+    """
+
+    langevin: AnnealedLangevin
+    clean: Image
+    mask: Tensor
+    fresh: Literal["step", "level"] = "step"
+    """step: new noise before each Langevin step (NCSNv2's code); level: one noise a level, pasted
+    again after each step (NCSN's code)."""
+
+    @property
+    def finishes(self) -> bool:
+        """As the sampler inside."""
+        return True
+
+    def step(
+        self, denoise: Denoise, x: Image, now: NoiseLevel, to: NoiseLevel, memory: None, at: Step
+    ) -> tuple[Image, None]:
+        """The known part's noises are the draws after the Langevin steps' own."""
+        steps = self.langevin.steps
+        for draw in range(steps):
+            x = self._paste(x, now, at.noise(steps + (draw if self.fresh == "step" else 0)))
+            x = self.langevin.update(denoise, x, now, at.noise(draw))
+        if self.fresh == "level":
+            x = self._paste(x, now, at.noise(steps))
+        x = self.langevin.leave(denoise, x, now, to)
+        if to.is_clean and self.langevin.last == "denoise":
+            x = self._paste(x, to, torch.zeros_like(x))
+        return x, None
+
+    def _paste(self, x: Image, level: NoiseLevel, noise: Image) -> Image:
+        return x * (1 - self.mask) + diffuse(self.clean, level, noise) * self.mask
+
+
+@dataclass(frozen=True)
+class InterpolatedNoise:
+    """Noise for `count` images between each two ends: cos(a) p + sin(a) q, a from 0 to pi / 2.
+
+    Every mixture is unit Gaussian again, and neighbours are correlated, so that a sampler draws an
+    interpolation. p and q are draws 2 d and 2 d + 1 of `source`, for a batch of 1 / count of ours;
+    the images of one pair stand next to each other.
+    Source: Song & Ermon 2020 (arXiv:2006.09011), appendix B.6.
+    """
+
+    source: NoiseSource
+    count: int
+
+    def __call__(self, like: Image, step: int, draw: int = 0) -> Image:
+        if like.shape[0] % self.count:
+            raise ValueError(
+                f"interpolated noise is for multiples of {self.count} images, got {like.shape[0]}"
+            )
+        ends = like[:: self.count]
+        angle = torch.linspace(0, math.pi / 2, self.count, dtype=torch.float64, device=like.device)
+        angle = angle.reshape(1, -1, *(1,) * (like.ndim - 1))
+        first, second = (self.source(ends, step, 2 * draw + end)[:, None] for end in (0, 1))
+        mixed = angle.cos().to(like.dtype) * first + angle.sin().to(like.dtype) * second
+        return mixed.reshape(like.shape)
+
+
+def largest_distance(images: Tensor) -> float:
+    """The largest Euclidean distance between two images: version 2's first sigma.
+
+    Shapes: images (count, channel, *space). Source: arXiv:2006.09011, technique 1.
+    """
+    return float(torch.pdist(images.flatten(1).double()).max())
+
+
+def level_ratio(dimensions: int, overlap: float = 0.5) -> float:
+    """The ratio of one sigma to the next that leaves `overlap` between neighbouring shells.
+
+    The root of Phi(sqrt(2 D)(r - 1) + 3 r) - Phi(sqrt(2 D)(r - 1) - 3 r) = overlap.
+    Source: Song & Ermon 2020 (arXiv:2006.09011), technique 2.
+    """
+
+    def excess(ratio: float) -> float:
+        shift = math.sqrt(2 * dimensions) * (ratio - 1)
+        return _phi(shift + 3 * ratio) - _phi(shift - 3 * ratio) - overlap
+
+    low, high = 1.0, 2.0
+    while excess(high) > 0 and high < 1e6:
+        high *= 2
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if excess(middle) > 0 else (low, middle)
+    return (low + high) / 2
+
+
+def level_count(sigma_first: float, sigma_last: float, dimensions: int) -> int:
+    """How many geometric levels technique 2 asks for between two sigmas, ends included."""
+    steps = math.log(sigma_first / sigma_last) / math.log(level_ratio(dimensions))
+    return math.ceil(steps) + 1
+
+
+def step_size_for(sigma_last: float, ratio: float, steps: int) -> float:
+    """The step size whose variance after `steps` steps at a level comes nearest to the level's own.
+
+    A step scales the score's Gaussian by 1 - c, c = step_size / sigma_last^2, and adds 2 c, so that
+    the variance over sigma^2 goes from ratio^2 to (1 - c)^(2 T) (ratio^2 - s) + s, s = 2 / (2 - c).
+    Source: Song & Ermon 2020 (arXiv:2006.09011), technique 4, eq. 8 (the code's convention).
+    """
+
+    def excess(share: float) -> float:
+        settled = 2 / (2 - share)
+        return abs((1 - share) ** (2 * steps) * (ratio**2 - settled) + settled - 1)
+
+    shares = [10 ** (-6 + 6 * index / 60000) for index in range(60000)]
+    return min(shares, key=excess) * sigma_last**2
+
+
+def _phi(x: float) -> float:
+    return math.erfc(-x / math.sqrt(2)) / 2
