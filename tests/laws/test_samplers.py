@@ -14,6 +14,8 @@ from medidiff.diffusion import (
     DDIM,
     DDPM,
     EDM,
+    RK45,
+    AnnealedLangevin,
     AnySampler,
     AnySchedule,
     AnyTarget,
@@ -26,6 +28,7 @@ from medidiff.diffusion import (
     Karras,
     KeyedNoise,
     NoiseLevel,
+    PredictorCorrector,
     Score,
     UniformLogSNR,
     UniformTime,
@@ -49,8 +52,18 @@ SAMPLERS = [
     Heun(churn=10.0, churn_min=0.05, churn_max=50.0),
     DPMSolverPP(order=1),
     DPMSolverPP(order=2),
+    PredictorCorrector(),
+    PredictorCorrector(predictor="ancestral", corrector="annealed", corrector_steps=2),
+    PredictorCorrector(predictor="euler-maruyama", corrector="none"),
+    PredictorCorrector(predictor="none"),
+    RK45(),
+    AnnealedLangevin(steps=3),
 ]
 ORDERS = [(DDIM(), 1), (DPMSolverPP(order=1), 1), (DPMSolverPP(order=2), 2), (Heun(), 2)]
+ORDERS += [
+    (PredictorCorrector(predictor=predictor, corrector="none", dynamics="flow"), 1)
+    for predictor in ("reverse-diffusion", "euler-maruyama")
+]
 
 schedules = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: s.kind)
 samplers = pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
@@ -67,7 +80,7 @@ def endpoint_error(denoise: Any, sampler: AnySampler, schedule: AnySchedule, ste
     x = torch.linspace(-1.5, 1.5, 4, dtype=torch.float64).reshape(1, 1, 2, 2)
     x = x * first.sigma + first.alpha * 0.5
     exact = denoise.flow(x, levels[0], levels[-1])
-    return float((sample(denoise, x, levels, sampler) - exact).abs().max())
+    return float((sample(denoise, x, levels, sampler, None, schedule) - exact).abs().max())
 
 
 @pytest.mark.parametrize(("sampler", "order"), ORDERS, ids=repr)
