@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import Any
 
@@ -196,9 +197,12 @@ def test_norms_over_the_batch_couple_its_members_and_norms_by_image_do_not() -> 
 
 
 def test_a_fixed_step_needs_as_many_hops_as_its_largest_beta() -> None:
+    sampler, levels = (
+        PredictorCorrector(discretisation="fixed"),
+        path(UniformTime(), VPLinear(), 10),
+    )
     with pytest.raises(ValueError, match="at least beta_max = 20 hops, got 10"):
-        sampler = PredictorCorrector(discretisation="fixed")
-        draw(mixture(), VPLinear(), sampler, path(UniformTime(), VPLinear(), 10))
+        draw(mixture(), VPLinear(), sampler, levels)
 
 
 def test_the_ancestral_predictor_has_no_flow() -> None:
@@ -319,3 +323,20 @@ def test_the_last_hop_of_the_authors_discretisation_has_no_noise() -> None:
     assert seen == list(range(24))
     with pytest.raises(ValueError, match="at least 2 hops"):
         sample(mixture(), x, [levels[-2], CLEAN], sampler, source, VPLinear())
+
+
+@pytest.mark.parametrize("schedule", [VPLinear(), SubVP(), VE(), Cosine()], ids=lambda s: s.kind)
+def test_euler_steps_of_the_flow_are_of_first_order(
+    gaussian_denoise: Any, schedule: AnySchedule
+) -> None:
+    # on a table of betas the drift is a step function of time, and the error's size is irregular
+    sampler = PredictorCorrector(predictor="euler-maruyama", corrector="none", dynamics="flow")
+    first = schedule(schedule.time_of(-torch.tensor(20.0, dtype=torch.float64).log()))
+    x = torch.linspace(-1, 1, 4, dtype=torch.float64).reshape(1, 1, 2, 2) * first.sigma
+
+    def error(steps: int) -> float:
+        levels = path(UniformLogSNR(), schedule, steps, first)[:-1]
+        result = sample(gaussian_denoise, x, levels, sampler, None, schedule)
+        return float((result - gaussian_denoise.flow(x, levels[0], levels[-1])).abs().max())
+
+    assert math.log2(error(200) / error(400)) == pytest.approx(1, abs=0.15)
