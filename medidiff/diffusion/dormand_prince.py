@@ -65,7 +65,7 @@ def integrate(slope: Slope, y: Tensor, length: Tensor, control: ErrorControl) ->
     rejected = torch.zeros_like(length, dtype=torch.bool)
     while bool((elapsed < length).any()):
         step = torch.minimum(step, length - elapsed)
-        if bool(((step < _FEWEST * length) & (elapsed < length - _FEWEST * length)).any()):
+        if bool((~(step >= _FEWEST * length) & (elapsed < length - _FEWEST * length)).any()):
             raise ArithmeticError(
                 "the adaptive step has become too small: the equation is stiff here or the model "
                 "is not finite; loosen the tolerances or use a fixed sampler"

@@ -1,6 +1,6 @@
-"""Purification: noise an image part of the way and walk it back. Nie et al. 2022 (arXiv:2205.07460).
+"""Purification: an image noised part of the way and walked back. Nie et al. 2022 (2205.07460).
 
-    x --diffuse--> level t* --reverse SDE, flow or DDPM--> purified, with a gradient through all of it
+    x --diffuse--> level t* --reverse SDE, flow or DDPM--> purified
 
 The gradient is that of the discrete walk itself, by backpropagation with recomputed hops: one
 image a hop is kept. The adjoint SDE of the paper (section 3.3) differs from it by its own
@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch.utils.checkpoint import checkpoint
 
 from medidiff.diffusion.levels import Denoise, NoiseLevel, diffuse, scale

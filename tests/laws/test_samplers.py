@@ -18,7 +18,9 @@ from medidiff.diffusion import (
     EDM,
     LMS,
     PNDM,
+    RK45,
     TCD,
+    AnnealedLangevin,
     AnySampler,
     AnySchedule,
     AnyTarget,
@@ -35,6 +37,7 @@ from medidiff.diffusion import (
     Karras,
     KeyedNoise,
     NoiseLevel,
+    PredictorCorrector,
     RhoRK,
     Score,
     UniformLogSNR,
@@ -94,6 +97,12 @@ SAMPLERS = [
     PNDM(order=4),
     PNDM(order=2, start="heun"),
     PNDM(order=4, start="grow"),
+    PredictorCorrector(),
+    PredictorCorrector(predictor="ancestral", corrector="annealed", corrector_steps=2),
+    PredictorCorrector(predictor="euler-maruyama", corrector="none"),
+    PredictorCorrector(predictor="none"),
+    RK45(),
+    AnnealedLangevin(steps=3),
 ]
 ORDERS = [
     (DDIM(), 1),
@@ -116,6 +125,7 @@ ORDERS = [
     (DPMSolverPPAncestral(eta=0.0), 2),
     (DPMSolverPPSDE(eta=0.0), 2),
     (TCD(gamma=0.0), 1),
+    (PredictorCorrector(predictor="reverse-diffusion", corrector="none", dynamics="flow"), 1),
 ]
 
 schedules = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: s.kind)

@@ -117,7 +117,7 @@ def _sde(case: Case, x: Image) -> list[Image]:
     increments = case["increments"] / lengths.sqrt().reshape(1, -1, *(1,) * x.ndim)
     sampler = PredictorCorrector(predictor="euler-maruyama", corrector="none")
     states: list[Image] = []
-    labels = case["model_labels"] if "model_labels" in case else None
+    labels = case.arrays.get("model_labels")
     for turn, hops in enumerate(increments):
         noise = Draws(case["fwd_noise"][turn : turn + 1], hops)
         denoise = _denoise_of(case, labels)

@@ -1,4 +1,4 @@
-"""ermongroup/ncsn and ncsnv2: annealed Langevin, at one level, inpainting, interpolation, losses."""
+"""ermongroup/ncsn and ncsnv2: Langevin, annealed or not, inpainting, interpolation, losses."""
 
 from __future__ import annotations
 

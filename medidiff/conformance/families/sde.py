@@ -1,4 +1,4 @@
-"""yang-song/score_sde_pytorch: predictor-corrector, flow by RK45, likelihood, inpainting, tables."""
+"""yang-song/score_sde_pytorch: predictor-corrector, RK45, likelihood, inpainting, tables."""
 
 from __future__ import annotations
 
@@ -133,9 +133,10 @@ def _predictor_corrector(case: Case) -> None:
 def controlled(case: Case, meta: dict[str, Any], known: Known) -> None:
     """Predictor-corrector under a constraint, as controllable_generation.py has it.
 
-    Its known part is noised to the hop's own level after both moves, it starts from the known part
-    without noise, and its result is the noisy last state with only the known part's noise taken
-    away; the prior's draw is masked channel by channel whatever the basis. The latter three are nobody's wish and are done here, around our sampler.
+    Its known part is noised to the hop's own level after both moves. It starts from the known part
+    without noise, its prior's draw is masked channel by channel whatever the basis, and its result
+    is the noisy last state with only the known part's noise taken away: those are nobody's wish and
+    are done here, around our sampler.
     """
     levels, schedule, sampler = levels_of(meta), schedule_of(meta), sampler_of(meta)
     corrections = sampler.corrector_steps if sampler.corrector != "none" else 0

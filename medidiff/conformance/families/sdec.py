@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from medidiff.conformance.families.sde import controlled
+from medidiff.conformance.families.sde import controlled, sampler_of
 from medidiff.conformance.recordings import Case, Unsupported
 from medidiff.diffusion.constrained import Known, coloured
 
@@ -13,6 +13,6 @@ def replay(case: Case) -> None:
         return controlled(case, case.meta, Known(case["data"], case["mask"]))
     if case.sampler == "pc-colour":
         # the original's matrix stands on the right of the channels
-        known = coloured(None, case["gray"], case["M"].T).known
+        known = coloured(sampler_of(case.meta), case["gray"], case["M"].T).known
         return controlled(case, case.meta, known)
     raise Unsupported(f"no replay for sampler {case.sampler}")

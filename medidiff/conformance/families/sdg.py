@@ -138,7 +138,11 @@ class Ranged:
         self, denoise: Denoise, x: Image, now: NoiseLevel, to: NoiseLevel, memory: None, at: Step
     ) -> tuple[Image, None]:
         """DDPM's step with its noise taken for nothing, and the noise of the variance."""
-        silent = Step(at.index, at.count, x, lambda like, step, draw: torch.zeros_like(x), None)
+
+        def nothing(like: Image, step: int, draw: int = 0) -> Image:
+            return torch.zeros_like(like)
+
+        silent = Step(at.index, at.count, x, nothing, None)
         mean, _ = DDPM().step(denoise, x, now, to, None, silent)
         return mean + self.variance(x, now, to).sqrt() * at.noise(), None
 

@@ -21,9 +21,8 @@ class AnnealedLangevin:
     Source: Song & Ermon 2019 (arXiv:1907.05600), algorithm 1; the last denoise is that of Song &
     Ermon 2020 (arXiv:2006.09011), section 3.5, and of Jolicoeur-Martineau et al. 2020
     (arXiv:2009.05475).
-    Differs: on levels with alpha < 1 the size goes with sigma^2 as in the coordinates x / alpha, and
-    x is rescaled on the hop, so that NCSN's levels are nothing special; from pure noise
-    (alpha = 0) the hop is DDIM's.
+    Differs: on levels with alpha < 1 the size goes with sigma^2 as it does for x / alpha, and x is
+    rescaled on the hop; from pure noise (alpha = 0) the hop is DDIM's.
     The levels of a path are NCSN's own: `UniformLogSNR` on `VE` is the geometric sequence.
     """
 
@@ -38,7 +37,7 @@ class AnnealedLangevin:
     """code: x + a score + sqrt(2 a) z, as the authors ran it; paper: x + a/2 score + sqrt(a) z, as
     algorithm 1 is printed. At the same size the code's step is twice as long."""
     last: Literal["denoise", "noisy"] = "denoise"
-    """What follows the steps at the last level: a plain denoise (version 2) or nothing (version 1)."""
+    """After the steps at the last level: a plain denoise (version 2) or nothing (version 1)."""
 
     def __post_init__(self) -> None:
         if not (self.step_size > 0 and self.sigma_last > 0 and self.steps >= 1):

@@ -166,6 +166,8 @@ class PredictorCorrector:
             ratio = now.alpha / to.alpha
             return Forward(ratio, now.sigma**2 - (ratio * to.sigma) ** 2)
         schedule = _schedule(at)
+        if at.count < 2:
+            raise ValueError("the fixed discretisation needs a path of at least 2 hops")
         if isinstance(schedule, VPLinear):
             place = (now.t * (at.count - 1)).floor() / (at.count - 1)
             beta = schedule.diffusion(place) / at.count
@@ -188,9 +190,7 @@ class PredictorCorrector:
             now.t - to.t if self.discretisation == "path" else torch.full_like(now.t, 1 / at.count)
         )
         if not bool((length > 0).all()):
-            raise ValueError(
-                "Euler-Maruyama steps in time: the levels of this path do not fall in t"
-            )
+            raise ValueError("Euler-Maruyama steps in time: this path's do not fall")
         return schedule.drift(now.t) * length, schedule.diffusion(now.t) * length
 
 
