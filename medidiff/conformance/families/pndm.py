@@ -52,6 +52,14 @@ class WholeSteps:
         """The schedule's own."""
         return self.schedule.time_of(half_log_snr)
 
+    def drift(self, t: Times) -> Tensor:
+        """The schedule's own."""
+        return self.schedule.drift(t)
+
+    def diffusion(self, t: Times) -> Tensor:
+        """The schedule's own."""
+        return self.schedule.diffusion(t)
+
 
 @dataclass(frozen=True)
 class ClassicalFON:
