@@ -53,6 +53,10 @@ MismatchChoice = Annotated[
     Literal["refuse", "warn"],
     typer.Option("--mismatch", help="What to do with input that does not fit the model"),
 ]
+AccelerationChoice = Annotated[
+    Literal["auto", "none"],
+    typer.Option("--acceleration", help="On a GPU: bfloat16, fused kernels, CUDA graphs; or none"),
+]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the results")]
 
 
@@ -107,6 +111,7 @@ def sample(
         typer.Option(help="Guide between these noise ratios (sigma / alpha) only: LOW HIGH"),
     ] = None,
     seed: Seed = 0,
+    acceleration: AccelerationChoice = "auto",
 ) -> None:
     """Draw synthetic images, as NIfTI with a provenance sidecar each, and a sheet of them."""
     from medidiff.jobs.sample import sample_to_folder
@@ -114,6 +119,7 @@ def sample(
     files, nfe = sample_to_folder(
         model,
         out,
+        acceleration=acceleration,
         n=n,
         steps=steps,
         condition=_pairs(condition, "--condition"),
@@ -142,6 +148,7 @@ def run(
     n: Annotated[int, typer.Option(help="Posterior samples; more than 1 adds maps")] = 1,
     seed: Seed = 0,
     mismatch: MismatchChoice = "refuse",
+    acceleration: AccelerationChoice = "auto",
 ) -> None:
     """Put a model to work on scans; results are NIfTI on the input's grid with a provenance
     sidecar."""
@@ -150,7 +157,7 @@ def run(
 
     cases: list[list[str | os.PathLike[str]]] = [[*item.split(",")] for item in inputs]
     targets = output_files(cases, out, task)
-    settings, loaded = _settings(setting), api.load(model)
+    settings, loaded = _settings(setting), api.load(model, acceleration=acceleration)
     for case, target in zip(cases, targets, strict=True):  # saved one by one: none is lost
         results = api.run(
             task, loaded, [case], n=n, seed=seed, mismatch=mismatch, progress="bars", **settings
@@ -173,13 +180,14 @@ def benchmark(
     seed: Seed = 0,
     limit: Annotated[int | None, typer.Option(help="At most this many scans of a split")] = None,
     mismatch: MismatchChoice = "refuse",
+    acceleration: AccelerationChoice = "auto",
 ) -> None:
     """A task against its baselines on one split: a table, JSON, and a CSV with a row a subject."""
     from medidiff import api
 
     table = api.benchmark(
         task,
-        model,
+        api.load(model, acceleration=acceleration),
         manifest=manifest,
         split=split,
         validation_split=validation_split,
@@ -206,12 +214,13 @@ def evaluate(
     seed: Seed = 0,
     out: Out = None,
     mismatch: MismatchChoice = "refuse",
+    acceleration: AccelerationChoice = "auto",
 ) -> None:
     """How good a prior is: loss by noise level on a split, samples beside real images."""
     from medidiff import api
 
     found = api.evaluate(
-        model,
+        api.load(model, acceleration=acceleration),
         manifest=manifest,
         split=split,
         validation_split=validation_split,

@@ -8,6 +8,7 @@ from pathlib import Path
 from medidiff.errors import OutputError, TaskError
 from medidiff.jobs.models import load_model
 from medidiff.jobs.reporting import reporter
+from medidiff.networks import Acceleration
 from medidiff.report.pictures import sheet
 
 
@@ -15,6 +16,7 @@ def sample_to_folder(
     name: str,
     out: Path,
     *,
+    acceleration: Acceleration,
     n: int,
     steps: int | None,
     condition: Mapping[str, str | float | None],
@@ -31,7 +33,7 @@ def sample_to_folder(
         raise OutputError(f"{out} already holds files; name another folder")
     if n < 1 or (steps is not None and steps < 1):
         raise TaskError(f"--n and --steps must be at least 1, found {n} and {steps}")
-    model = load_model(name)
+    model = load_model(name, acceleration=acceleration)
     report = reporter()
     try:
         samples = model.sample(

@@ -9,6 +9,7 @@ is the network's own call.
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, cast
 
@@ -30,6 +31,9 @@ class _Recording:
     graph: torch.cuda.CUDAGraph
     inputs: tuple[Tensor | None, ...]
     output: Tensor
+
+
+Key: TypeAlias = tuple[object, ...]
 
 
 def has_bf16(device: torch.device) -> bool:
@@ -80,15 +84,19 @@ class _Call(nn.Module):
 class Graphed(nn.Module):
     """The network behind a cache of CUDA graphs, one for each shape of its inputs.
 
-    The weights are the network's own: what changes them in place changes the recordings.
+    The weights are the network's own: what changes them in place changes the recordings, and what
+    moves them elsewhere ends the recordings.
     Autocast must be entered with `cache_enabled=False` around a call that is recorded.
     """
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
-        self._recordings: dict[tuple[object, ...], _Recording] = {}
-        self._trained: dict[tuple[object, ...], nn.Module] = {}
+        self._forward: dict[Key, _Recording] = {}
+        self._trained: dict[Key, nn.Module] = {}
+        self._places: tuple[int, ...] = ()
+        self._awaiting_backward = False
+        self._lock = threading.Lock()
 
     def forward(
         self,
@@ -101,27 +109,31 @@ class Graphed(nn.Module):
         inputs = (x, label, condition, concat)
         if not x.is_cuda or torch.cuda.is_current_stream_capturing():
             return self.network(*inputs)
-        key = tuple(None if each is None else (each.shape, each.dtype) for each in inputs)
-        if torch.is_grad_enabled():
-            return self._with_gradient(key, inputs)
-        if key not in self._recordings:
-            if len(self._recordings) == _KEPT:
+        with self._lock:
+            self._forget_moved_weights()
+            shapes = (None if each is None else (each.shape, each.dtype) for each in inputs)
+            key = (self.network.training, *shapes)
+            if torch.is_grad_enabled():
+                return self._with_gradient(key, inputs)
+            return self._without_gradient(key, inputs)
+
+    def _without_gradient(self, key: Key, inputs: tuple[Tensor | None, ...]) -> Image:
+        if key not in self._forward:
+            if len(self._forward) == _KEPT:
                 return self.network(*inputs)
-            self._recordings[key] = self._record(inputs)
-        recording = self._recordings[key]
+            self._forward[key] = self._record(inputs)
+        recording = self._forward[key]
         for buffer, value in zip(recording.inputs, inputs, strict=True):
             if buffer is not None and value is not None:
                 buffer.copy_(value)
         recording.graph.replay()
         return recording.output.clone()
 
-    def _with_gradient(self, key: tuple[object, ...], inputs: tuple[Tensor | None, ...]) -> Image:
-        for_weights = not any(each is not None and each.requires_grad for each in inputs)
-        if (
-            not for_weights
-            or not self.network.training
-            or (self._trained and key not in self._trained)
-        ):
+    def _with_gradient(self, key: Key, inputs: tuple[Tensor | None, ...]) -> Image:
+        for_image = any(each is not None and each.requires_grad for each in inputs)
+        another = bool(self._trained) and key not in self._trained
+        # a second call before the way back would write over what the first keeps for it
+        if for_image or another or not self.network.training or self._awaiting_backward:
             return self.network(*inputs)
         given = tuple(each for each in inputs if each is not None)
         if key not in self._trained:
@@ -129,7 +141,21 @@ class Graphed(nn.Module):
             samples = tuple(each.clone() for each in given)
             torch.cuda.make_graphed_callables(call, samples, allow_unused_input=True)
             self._trained[key] = call
-        return self._trained[key](*given)
+        output = self._trained[key](*given)
+        if output.requires_grad:
+            self._awaiting_backward = True
+            output.register_hook(self._came_back)
+        return output
+
+    def _came_back(self, gradient: Tensor) -> None:
+        self._awaiting_backward = False
+
+    def _forget_moved_weights(self) -> None:
+        places = tuple(weight.data_ptr() for weight in self.network.parameters())
+        if places != self._places:
+            self._forward.clear()
+            self._trained.clear()
+            self._places = places
 
     def _record(self, inputs: tuple[Tensor | None, ...]) -> _Recording:
         buffers = tuple(None if each is None else each.clone() for each in inputs)

@@ -23,6 +23,7 @@ pytest.importorskip("triton")
 where_kernels_run = pytest.mark.skipif(not HERE, reason="needs a GPU or Triton's interpreter")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(HERE, reason="the cases below run themselves")
 def test_the_cases_below_pass_in_the_interpreter() -> None:
     done = subprocess.run(
@@ -203,6 +204,36 @@ def test_a_replayed_graph_gives_what_the_call_gives() -> None:
     for index in (0, 1):
         for one, two in zip(gradients[index], gradients[2], strict=True):
             torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-3 * float(two.abs().max()))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_weights_that_were_moved_and_two_calls_before_the_way_back_are_not_replayed_wrongly() -> (
+    None
+):
+    from medidiff.networks import NetworkShape, UNetOptions, build
+    from medidiff.networks.graphs import Graphed
+
+    network = build(UNetOptions(channels=(32,), attention=(False,), blocks=1), NetworkShape())
+    for weight in network.parameters():
+        torch.nn.init.normal_(weight, std=0.1)
+    network = network.cuda()
+    x, label = torch.randn(2, 1, 16, 16, device="cuda"), torch.tensor([3.0, 700.0], device="cuda")
+    graphed = Graphed(network).eval()
+    with torch.no_grad():
+        graphed(x, label)
+        network.cpu().cuda()
+        for weight in network.parameters():
+            weight.mul_(1.5)
+        torch.testing.assert_close(graphed(x, label), network(x, label))
+    graphed.train()
+    gradients = []
+    for call in (graphed, network):
+        network.zero_grad()
+        (call(x, label).square().sum() + call(2 * x, label).sum()).backward()
+        gradients.append([weight.grad.clone() for weight in network.parameters()])  # type: ignore[union-attr]
+    for one, two in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-3 * float(two.abs().max()))
 
 
 @pytest.mark.gpu
