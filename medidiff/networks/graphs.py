@@ -16,7 +16,7 @@ from typing import Literal, TypeAlias, cast
 import torch
 from torch import nn
 
-from medidiff.networks.kernels import plain
+from medidiff.networks.kernels import available, plain
 from medidiff.types import Image, Tensor
 
 Acceleration: TypeAlias = Literal["auto", "none"]
@@ -45,8 +45,8 @@ def accelerated(network: nn.Module, how: Acceleration) -> nn.Module:
     """The network as it is to be called: recorded and fused where a GPU allows it, or plain."""
     if how == "none":
         return _Plain(network)
-    if next(network.parameters()).is_cuda:
-        _channels_last(network)
+    if next(network.parameters()).is_cuda and available():
+        _channels_last(network)  # torch's own norms are slow in this layout
     return Graphed(network)
 
 

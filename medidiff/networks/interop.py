@@ -1,52 +1,120 @@
 """Weights of MONAI's `DiffusionModelUNet` in our `UNet`, and back: the same function.
 
-    options, shape = unet_options(monai's arguments)    weights = from_monai(their weights)
+    options, shape = unet_options(arguments)             # those of their constructor
+    network = build(options, shape)
+    network.load_state_dict(from_monai(their_weights))   # to_monai(network.state_dict()) goes back
 
 Source: MONAI 1.6 (github.com/Project-MONAI/MONAI), networks/nets/diffusion_model_unet.py, for the
-names and the order of layers. A network with cross-attention has no counterpart here.
+names and the order of layers; GenerativeModels 0.2 (github.com/Project-MONAI/GenerativeModels) for
+the older names. A network with cross-attention has no counterpart here.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 
+from medidiff.networks.shape import NetworkShape
+from medidiff.networks.unet import UNetOptions
 from medidiff.types import Tensor
 
-_RENAMES: tuple[tuple[str, str], ...] = (
-    (r"time_embed\.0\.", "embedding.first."),
-    (r"time_embed\.2\.", "embedding.second."),
-    (r"conv_in\.conv\.", "first."),
-    (r"out\.0\.", "last_norm."),
-    (r"out\.2\.conv\.", "last."),
-    (r"(down|up)_blocks\.(\d+)\.resnets\.(\d+)\.", r"\1.\2.stages.\3.residual."),
-    (r"(down|up)_blocks\.(\d+)\.attentions\.(\d+)\.", r"\1.\2.stages.\3.attention."),
-    (r"down_blocks\.(\d+)\.downsampler\.op\.conv\.", r"down.\1.lead.conv."),
-    (r"up_blocks\.(\d+)\.upsampler\.postconv\.conv\.", r"up.\1.lead.conv."),
-    (r"middle_block\.resnet_1\.", "middle.0.residual."),
-    (r"middle_block\.attention\.", "middle.0.attention."),
-    (r"middle_block\.resnet_2\.", "middle.1.residual."),
+_STEMS: tuple[tuple[str, str], ...] = (
+    ("time_embed.0.", "embedding.first."),
+    ("time_embed.2.", "embedding.second."),
+    ("conv_in.conv.", "first."),
+    ("out.0.", "last_norm."),
+    ("out.2.conv.", "last."),
+    ("down_blocks.{i}.resnets.{j}.", "down.{i}.stages.{j}.residual."),
+    ("down_blocks.{i}.attentions.{j}.", "down.{i}.stages.{j}.attention."),
+    ("down_blocks.{i}.downsampler.op.conv.", "down.{i}.lead.conv."),
+    ("middle_block.resnet_1.", "middle.0.residual."),
+    ("middle_block.attention.", "middle.0.attention."),
+    ("middle_block.resnet_2.", "middle.1.residual."),
+    ("up_blocks.{i}.resnets.{j}.", "up.{i}.stages.{j}.residual."),
+    ("up_blocks.{i}.attentions.{j}.", "up.{i}.stages.{j}.attention."),
+    ("up_blocks.{i}.upsampler.postconv.conv.", "up.{i}.lead.conv."),
 )
-_INSIDE: tuple[tuple[str, str], ...] = (
-    (".residual.norm1.", ".residual.first_norm."),
-    (".residual.conv1.conv.", ".residual.first."),
-    (".residual.time_emb_proj.", ".residual.modulate."),
-    (".residual.norm2.", ".residual.second_norm."),
-    (".residual.conv2.conv.", ".residual.second."),
-    (".residual.skip_connection.conv.", ".residual.shortcut."),
-    (".attention.attn.out_proj.", ".attention.output."),
+_LEAVES: tuple[tuple[str, str], ...] = (
+    ("norm1.", "first_norm."),
+    ("conv1.conv.", "first."),
+    ("time_emb_proj.", "modulate."),
+    ("norm2.", "second_norm."),
+    ("conv2.conv.", "second."),
+    ("skip_connection.conv.", "shortcut."),
+    ("attn.out_proj.", "output."),
+    ("attn.qkv.", "queries_keys_values."),
 )
 _PARTS = ("to_q", "to_k", "to_v")
+_OLDER: tuple[tuple[str, str], ...] = (
+    (r"\.(to_[qkv])\.", r".attn.\1."),
+    (r"\.upsampler\.conv\.conv\.", r".upsampler.postconv.conv."),
+)
+_KNOWN = {
+    "spatial_dims", "in_channels", "out_channels", "channels", "num_channels", "num_res_blocks",
+    "attention_levels", "norm_num_groups", "norm_eps", "num_head_channels", "num_class_embeds",
+    "use_flash_attention", "include_fc", "use_combined_linear", "upcast_attention",
+    "with_conditioning", "resblock_updown", "cross_attention_dim", "transformer_num_layers",
+    "dropout_cattn",
+}  # fmt: skip
+
+
+def unet_options(arguments: Mapping[str, Any]) -> tuple[UNetOptions, NetworkShape]:
+    """Our options for the arguments of a `DiffusionModelUNet`'s constructor.
+
+    Errors: ValueError for an argument whose effect has no counterpart here.
+    """
+    unknown = sorted(set(arguments) - _KNOWN)
+    if unknown:
+        raise ValueError(f"{', '.join(unknown)}: not an argument of a DiffusionModelUNet")
+    for name in ("with_conditioning", "resblock_updown"):
+        if arguments.get(name):
+            raise ValueError(f"{name}=True has no counterpart here")
+    channels = tuple(arguments.get("channels") or arguments.get("num_channels") or (32, 64, 64, 64))
+    classes = arguments.get("num_class_embeds")
+    if classes is not None:
+        raise ValueError(
+            f"num_class_embeds={classes}: their classes are indices without an "
+            '"unknown"; import the network without them or train the classes here'
+        )
+    options = UNetOptions(
+        channels=channels,
+        blocks=_one_number(arguments.get("num_res_blocks", 2), "num_res_blocks"),
+        attention=tuple(arguments.get("attention_levels", (False, False, True, True))),
+        middle_attention="always",
+        modulation="shift",
+        resampling="convolution",
+        head_channels=_one_number(arguments.get("num_head_channels", 8), "num_head_channels"),
+        groups=arguments.get("norm_num_groups", 32),
+        norm_eps=arguments.get("norm_eps", 1e-6),
+        waves=channels[0] // 2,
+    )
+    shape = NetworkShape(
+        dims=arguments["spatial_dims"],
+        in_channels=arguments["in_channels"],
+        out_channels=arguments["out_channels"],
+    )
+    return options, shape
+
+
+def _one_number(value: int | tuple[int, ...] | list[int], name: str) -> int:
+    numbers = {value} if isinstance(value, int) else set(value)
+    if len(numbers) != 1:
+        raise ValueError(f"{name}={value}: one number for all levels is what there is here")
+    return numbers.pop()
 
 
 def from_monai(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our names and layout for the weights of a `DiffusionModelUNet`.
 
     An attention without a final layer (`include_fc=False`) gets the identity as its final layer.
+    GenerativeModels' `proj_attn` is left out: it is stored there and never used (MONAI's own import
+    applies it).
     Errors: ValueError for a name that has no counterpart here.
     """
+    weights = _newer_names(weights)
     ours: dict[str, Tensor] = {}
     for name, weight in weights.items():
         if ".attn.to_k." in name or ".attn.to_v." in name:
@@ -64,11 +132,62 @@ def from_monai(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return ours
 
 
+def to_monai(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """MONAI's names and layout (`include_fc=True`) for the weights of our network.
+
+    Errors: ValueError for a weight that their network does not have.
+    """
+    theirs: dict[str, Tensor] = {}
+    for name, weight in weights.items():
+        new = _their_name(name)
+        parts = zip(_PARTS, weight.chunk(3), strict=True) if ".attn.qkv." in new else ()
+        theirs |= {new.replace("qkv", part): columns for part, columns in parts} or {new: weight}
+    return theirs
+
+
+def _newer_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """GenerativeModels' names as MONAI has them since; MONAI's own stay."""
+    newer: dict[str, Tensor] = {}
+    for name, weight in weights.items():
+        if ".proj_attn." in name:
+            continue
+        if ".attn." not in name:
+            for pattern, now in _OLDER:
+                name = re.sub(pattern, now, name)
+        newer[name] = weight
+    return newer
+
+
+def _their_name(name: str) -> str:
+    found = _renamed(name, [(ours, theirs) for theirs, ours in _STEMS])
+    if found is None:
+        raise ValueError(f"the weight {name} has no counterpart in a DiffusionModelUNet")
+    stem, leaf = found
+    return stem + _leaf(leaf, [(ours, theirs) for theirs, ours in _LEAVES])
+
+
 def _our_name(name: str) -> str:
-    for pattern, ours in _RENAMES:
-        renamed, count = re.subn(f"^{pattern}", ours, name)
-        if count:
-            for theirs, inside in _INSIDE:
-                renamed = renamed.replace(theirs, inside)
-            return renamed
-    raise ValueError(f"the weight {name} has no counterpart here; is it a DiffusionModelUNet's?")
+    found = _renamed(name, _STEMS)
+    if found is None:
+        raise ValueError(
+            f"the weight {name} has no counterpart here; is it a DiffusionModelUNet's?"
+        )
+    stem, leaf = found
+    return stem + _leaf(leaf, _LEAVES)
+
+
+def _renamed(name: str, stems: Iterable[tuple[str, str]]) -> tuple[str, str] | None:
+    """The other side's stem of a name, with its numbers, and what is left of the name."""
+    for source, target in stems:
+        pattern = re.sub(r"\\{(\w)\\}", r"(?P<\1>\\d+)", re.escape(source))
+        found = re.match(pattern, name)
+        if found:
+            return target.format(**found.groupdict()), name[found.end() :]
+    return None
+
+
+def _leaf(leaf: str, leaves: Iterable[tuple[str, str]]) -> str:
+    for source, target in leaves:
+        if leaf.startswith(source):
+            return target + leaf.removeprefix(source)
+    return leaf
