@@ -13,6 +13,7 @@ from torch import nn
 from medidiff.networks.fields import (
     Conv,
     Field,
+    Filter,
     Resampling,
     added,
     convolve,
@@ -76,9 +77,11 @@ class ResidualBlock(nn.Module):
         modulation: Modulation,
         dropout: float = 0.0,
         resampling: Resampling = "keep",
+        taps: Filter = "box",
     ) -> None:
         super().__init__()
         self.resampling: Resampling = resampling
+        self.taps: Filter = taps
         self.modulation: Modulation = modulation
         self.dropout = dropout
         self.first_norm = make_norm(inputs, groups, eps)
@@ -94,7 +97,8 @@ class ResidualBlock(nn.Module):
         if self.resampling == "keep":
             h = norm_silu_convolve(parts, self.first_norm, self.first)
         else:
-            h = convolve(resample(norm_silu(parts, self.first_norm), self.resampling), self.first)
+            h = resample(norm_silu(parts, self.first_norm), self.resampling, self.taps)
+            h = convolve(h, self.first)
         told, scale_shift = self.modulate(embedding), None
         if self.modulation == "shift":
             h = h.shifted(told)
@@ -102,7 +106,7 @@ class ResidualBlock(nn.Module):
             scale_shift = told
         dropout = self.dropout if self.training else 0.0
         h = norm_silu_convolve([h], self.second_norm, self.second, scale_shift, dropout)
-        parts = [resampled(part, self.resampling) for part in parts]
+        parts = [resampled(part, self.resampling, self.taps) for part in parts]
         if self.shortcut is not None:
             return pointwise(parts, self.shortcut, h)
         return added(parts[0], h)
@@ -123,6 +127,35 @@ class Resampler(nn.Module):
         """Shapes: (batch, channel, *space) -> half or twice the space; the embedding is unused."""
         del embedding
         return convolve(x.settled() if self.resampling == "down" else repeated(x), self.conv)
+
+
+class ProgressiveInput(nn.Module):
+    """The network's input, halved once more, brought into the field of a coarser level.
+
+    "skip" adds a pointwise layer of the halved input; "residual" carries the field on: its halved
+    self, convolved, and the level's field are averaged (by sqrt 2) and become what is halved next.
+    Source: Song et al. 2021 (arXiv:2011.13456), appendix H.1 ("progressive growing" of inputs).
+    """
+
+    def __init__(
+        self, dims: Dims, inputs: int, channels: int, how: Literal["skip", "residual"], taps: Filter
+    ) -> None:
+        super().__init__()
+        self.how: Literal["skip", "residual"] = how
+        self.taps: Filter = taps
+        self.layer = make_conv(dims, inputs, channels, kernel=1 if how == "skip" else 3)
+
+    def forward(self, x: Field, carried: Tensor) -> tuple[Field, Tensor]:
+        """The level's field and what the next level halves.
+
+        Shapes: `carried` (batch, inputs, *2 space), `x` (batch, channels, *space).
+        """
+        halved = resample(carried, "down", self.taps)
+        brought = convolve(halved, self.layer)
+        if self.how == "skip":
+            return added(x, brought), halved
+        together = added(x, brought).settled() * 0.5**0.5
+        return Field(together), together
 
 
 class Attention(nn.Module):

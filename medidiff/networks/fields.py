@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 Conv = nn.Conv2d | nn.Conv3d
 Resampling = Literal["keep", "down", "up"]
+Filter = Literal["box", "fir"]
 
 
 @dataclass(eq=False)
@@ -130,18 +131,46 @@ def pointwise(parts: Sequence[Field], layer: Conv, onto: Field) -> Field:
     return Field(data, offset, _moments(moments))
 
 
-def resample(x: Tensor, how: Resampling) -> Tensor:
-    """The tensor on the same grid, on half of it (means) or on twice of it (repeats)."""
+def resample(x: Tensor, how: Resampling, taps: Filter = "box") -> Tensor:
+    """The tensor on the same grid, on half of it or on twice of it.
+
+    "box" takes means and repeats; "fir" smooths by (1, 3, 3, 1) / 8 along each axis, against
+    aliasing.
+    Source: Karras et al. 2020 (arXiv:1912.04958), appendix B, as Song et al. 2021
+    (arXiv:2011.13456), appendix H, for "fir".
+    """
     if how == "keep":
         return x
+    if taps == "fir":
+        return _smoothed(x, how)
     if how == "up":
         return _Repeat.apply(x, None) if usable(x) else _repeat(x)
     return _mean_pool(x).contiguous(memory_format=last(x)) if usable(x) else _mean_pool(x)
 
 
-def resampled(x: Field, how: Resampling) -> Field:
-    """The field on another grid; a number per channel is the same there."""
-    return x if how == "keep" else Field(resample(x.data, how), x.offset)
+def resampled(x: Field, how: Resampling, taps: Filter = "box") -> Field:
+    """The field on another grid."""
+    if how == "keep":
+        return x
+    if taps == "fir":  # beyond the border stands 0, which a number per channel is not
+        return Field(resample(x.settled(), how, taps))
+    return Field(resample(x.data, how), x.offset)
+
+
+def _smoothed(x: Tensor, how: Resampling) -> Tensor:
+    dims, channels = x.ndim - 2, x.shape[1]
+    line = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=x.dtype, device=x.device) / 8
+    kernel = line
+    for _ in range(dims - 1):
+        kernel = kernel[..., None] * line
+    kernel = kernel.expand(channels, 1, *kernel.shape)
+    if how == "down":
+        down = F.conv2d if dims == 2 else F.conv3d
+        y = down(x, kernel, stride=2, padding=1, groups=channels)
+    else:
+        up = F.conv_transpose2d if dims == 2 else F.conv_transpose3d
+        y = up(x, kernel * 2**dims, stride=2, padding=1, groups=channels)
+    return y.contiguous(memory_format=last(x)) if usable(x) else y
 
 
 def repeated(x: Field) -> Tensor:

@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from medidiff.networks.blocks import (
     Attention,
     Modulation,
+    ProgressiveInput,
     Resampler,
     ResidualBlock,
     Stage,
@@ -28,7 +29,7 @@ from medidiff.networks.blocks import (
     zeroed,
 )
 from medidiff.networks.embeddings import Embedding
-from medidiff.networks.fields import Field, Resampling, convolve, norm_silu
+from medidiff.networks.fields import Field, Filter, Resampling, convolve, norm_silu
 from medidiff.networks.kernels import as_now
 from medidiff.networks.shape import NetworkShape
 from medidiff.types import Image, Tensor
@@ -53,6 +54,13 @@ class UNetOptions:
     """How a block is told the noise level: scale and shift behind its norm, or a shift before."""
     resampling: Literal["residual", "convolution"] = "residual"
     """What leads to the next grid: a residual block, or a single convolution."""
+    taps: Filter = "box"
+    """How a residual block halves and doubles: means and repeats, or smoothed (NCSN++'s FIR)."""
+    progressive_input: Literal["none", "skip", "residual"] = "none"
+    """Whether every level also gets the input, halved down to its grid (NCSN++'s)."""
+    beside: Literal["same-grid", "low-resolution"] = "same-grid"
+    """The grid of an image given beside; one of low resolution is interpolated, as ADM's
+    super-resolution network does."""
     head_channels: int = 64
     """Channels of an attention head, at most."""
     groups: int = 32
@@ -72,6 +80,8 @@ class UNetOptions:
             raise ValueError(
                 f"attention names {len(self.attention)} levels, channels {len(self.channels)}"
             )
+        if self.taps == "fir" and self.resampling != "residual":
+            raise ValueError("taps 'fir' belongs to resampling 'residual'")
         if self.checkpoint_levels and len(self.checkpoint_levels) != len(self.channels):
             raise ValueError(
                 f"checkpoint_levels names {len(self.checkpoint_levels)} levels, "
@@ -148,6 +158,7 @@ class UNet(nn.Module):
         self.down = nn.ModuleList(
             self._down_level(level, width, skips) for level in range(len(channels))
         )
+        self.progressive = nn.ModuleList(self._progressive_inputs())
         attends = options.attention[-1] or options.middle_attention == "always"
         self.middle = nn.ModuleList(
             self._stage(channels[-1], channels[-1], width, attends=attends and place == 0)
@@ -175,12 +186,18 @@ class UNet(nn.Module):
         """
         self._check_inputs(x, label, condition, concat)
         embedding = self.embedding(label, condition)
-        inputs = x if concat is None else torch.cat([x, concat.to(x.dtype)], dim=1)
+        inputs = x if concat is None else torch.cat([x, self._beside(concat, x)], dim=1)
         if torch.is_autocast_enabled(x.device.type):  # a fused layer computes in its input's dtype
             inputs = inputs.to(torch.get_autocast_dtype(x.device.type))
-        h = convolve(self._padded(inputs), self.first)
+        carried = self._padded(inputs)
+        h = convolve(carried, self.first)
         skips = [h]
-        for level in self.down:
+        if self.options.progressive_input == "residual":
+            carried = h.settled()
+        for index, level in enumerate(self.down):
+            if index > 0 and self.options.progressive_input != "none":
+                h, carried = self.progressive[index - 1](h, carried)
+                skips[-1] = h
             h = level(h, embedding, skips)
         for stage in self.middle:
             h = stage(h, embedding)
@@ -209,6 +226,7 @@ class UNet(nn.Module):
             modulation=options.modulation,
             dropout=options.dropout,
             resampling=resampling,
+            taps=options.taps,
         )
         if not attends:
             return Stage(residual)
@@ -227,6 +245,30 @@ class UNet(nn.Module):
         if self.options.resampling == "convolution":
             return Resampler(self.shape.dims, channels, resampling)
         return self._stage(channels, onwards, width, attends=False, resampling=resampling)
+
+    def _progressive_inputs(self) -> list[ProgressiveInput]:
+        options, shape = self.options, self.shape
+        if options.progressive_input == "none":
+            return []
+        how = options.progressive_input
+        image = shape.in_channels + shape.concat_channels
+        # the lead of a level keeps its channels: what enters level i + 1 has those of level i
+        return [
+            ProgressiveInput(
+                shape.dims,
+                image if how == "skip" else options.channels[max(level - 1, 0)],
+                options.channels[level],
+                how,
+                options.taps,
+            )
+            for level in range(len(options.channels) - 1)
+        ]
+
+    def _beside(self, concat: Tensor, x: Tensor) -> Tensor:
+        if concat.shape[2:] == x.shape[2:]:
+            return concat.to(x.dtype)
+        mode = "bilinear" if x.ndim == 4 else "trilinear"
+        return F.interpolate(concat.to(x.dtype), x.shape[2:], mode=mode, align_corners=False)
 
     def _recompute(self, level: int) -> bool:
         return bool(self.options.checkpoint_levels) and self.options.checkpoint_levels[level]
@@ -300,6 +342,8 @@ class UNet(nn.Module):
             raise ValueError(f"condition must be {wanted}, not {tuple(condition.shape)}")
         beside = (len(x), shape.concat_channels, *x.shape[2:])
         given = (len(x), 0, *x.shape[2:]) if concat is None else tuple(concat.shape)
+        if self.options.beside == "low-resolution" and concat is not None:
+            given = (*given[:2], *beside[2:]) if concat.ndim == x.ndim else given
         if given != beside:
             raise ValueError(f"concat must be {beside}, not {given}")
 

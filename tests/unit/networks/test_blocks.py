@@ -144,3 +144,18 @@ def test_a_fresh_block_passes_its_input_on(random: torch.Generator):
     assert torch.equal(on_tensors(residual)(x, torch.randn(1, 3)), x)
     attention = Attention(4, head_channels=4, groups=2, eps=EPS)
     assert torch.equal(on_tensors(attention)(x), x)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_smoothed_doubling_is_the_transpose_of_smoothed_halving(dims: int):
+    fine = torch.randn(1, 3, *[8] * dims, dtype=torch.float64)
+    coarse = torch.randn(1, 3, *[4] * dims, dtype=torch.float64)
+    down, up = resample(fine, "down", "fir"), resample(coarse, "up", "fir")
+    torch.testing.assert_close((down * coarse).sum() * 2**dims, (fine * up).sum())
+
+
+@pytest.mark.parametrize("how", ["down", "up"])
+def test_smoothing_keeps_a_constant_within_the_borders(how: Resampling):
+    x = torch.full((1, 1, 12, 12), 3.0, dtype=torch.float64)
+    inner = resample(x, how, "fir")[..., 2:-2, 2:-2]
+    torch.testing.assert_close(inner, torch.full_like(inner, 3.0))

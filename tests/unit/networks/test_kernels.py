@@ -116,16 +116,17 @@ def test_the_fused_norm_and_its_gradients_are_the_plain_ones_in_float64(case: in
 
 @where_kernels_run
 @pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("style", ["adm", "monai", "adm, recomputing"])
+@pytest.mark.parametrize("style", ["adm", "monai", "adm, recomputing", "ncsn++"])
 def test_the_fused_network_and_its_gradients_are_the_plain_ones(dims: int, style: str) -> None:
     from medidiff.networks import NetworkShape, UNetOptions, build
     from medidiff.networks.kernels import plain, usable
 
     monai = {"modulation": "shift", "resampling": "convolution", "middle_attention": "always"}
+    ncsn = {"taps": "fir", "progressive_input": "residual"}
     options = UNetOptions(
         channels=(8, 12), attention=(False, style == "adm"), blocks=1, groups=4,
         checkpoint_levels=(True, True) if style.endswith("recomputing") else (),
-        **(monai if style == "monai" else {}),
+        **(monai if style == "monai" else ncsn if style == "ncsn++" else {}),
     )  # fmt: skip
     network = build(options, NetworkShape(dims=dims, in_channels=2, out_channels=2)).double()  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(1)

@@ -255,3 +255,36 @@ def test_options_are_read_back_from_their_json():
     adapter = TypeAdapter(AnyNetwork)
     options = UNetOptions(channels=(8, 16), attention=(True, False))
     assert adapter.validate_json(adapter.dump_json(options)) == options
+
+
+@pytest.mark.parametrize("how", ["skip", "residual"])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_progressive_input_reaches_the_coarse_levels_by_itself(
+    how: str, dims: int, awake: Awake, random: torch.Generator
+):
+    options = UNetOptions(
+        channels=(8, 12, 16), attention=(False,) * 3, blocks=1, groups=4, progressive_input=how
+    )  # type: ignore[arg-type]
+    network = awake(options, NetworkShape(dims=dims))  # type: ignore[arg-type]
+    if how == "skip":  # the other way in is closed
+        torch.nn.init.zeros_(network.first.weight)
+    x, label = inputs(random, *[9, 8, 7][:dims])
+    assert network(x, label).shape == x.shape
+    assert not torch.allclose(network(x, label), network(-x, label))
+
+
+def test_a_low_resolution_image_beside_is_interpolated(awake: Awake, random: torch.Generator):
+    shape = NetworkShape(concat_channels=1)
+    options = UNetOptions(channels=(8,), attention=(False,), blocks=1, groups=4)
+    network = awake(dataclasses.replace(options, beside="low-resolution"), shape)
+    x, label = inputs(random, 8, 8)
+    low = torch.randn(2, 1, 4, 4, generator=random)
+    full = torch.nn.functional.interpolate(low, (8, 8), mode="bilinear", align_corners=False)
+    assert torch.equal(network(x, label, concat=low), network(x, label, concat=full))
+    with pytest.raises(ValueError, match="concat must be"):
+        build(options, shape)(x, label, concat=low)
+
+
+def test_smoothing_belongs_to_residual_resampling():
+    with pytest.raises(ValueError, match="taps 'fir' belongs to resampling 'residual'"):
+        UNetOptions(taps="fir", resampling="convolution")
