@@ -43,7 +43,8 @@ class DataOptions:
     """Which scans, on which grid, in which units."""
 
     manifest: str
-    """CSV or JSON manifest; relative to the configuration file."""
+    """CSV or JSON manifest; relative to the configuration file, in a change to the working
+    folder."""
     space: Space
     """The grid that every image is brought to."""
     images: tuple[str, ...] = ("image",)
@@ -56,8 +57,7 @@ class DataOptions:
     validation_split: str = "val"
     holdout: float = 0.0
     """Without a validation split in the manifest: this share of the train subjects, chosen by a
-    hash of the
-    subject, is held out for validation."""
+    hash of the subject, is held out for validation."""
     cache: Literal["memory", "none"] = "memory"
     """Keep prepared images in memory, or read them again each time."""
     workers: int = 2
@@ -133,6 +133,7 @@ class Loaded:
 def load_config(file: str | os.PathLike[str], changes: Sequence[str] = ()) -> Loaded:
     """The configuration in a YAML `file`, with `changes` such as "train.steps=500" applied.
 
+    A manifest in the file is relative to the file, one in a change to the working folder.
     Errors: ConfigError naming the file and every key that is wrong.
     """
     place = Path(file)
@@ -148,6 +149,8 @@ def load_config(file: str | os.PathLike[str], changes: Sequence[str] = ()) -> Lo
         raise ConfigError(f"{place}: expected keys and values, found {type(content).__name__}")
     for change in changes:
         _apply(content, change)
+    if any(change.startswith("data.manifest=") for change in changes):
+        _place_manifest(content["data"])
     return Loaded(parse_config(content, str(place)), place)
 
 
@@ -186,6 +189,12 @@ def _apply(content: dict[str, Any], change: str) -> None:
         if not isinstance(place, dict):
             raise ConfigError(f"--change {change}: {parent!r} is not a section")
     place[last] = value
+
+
+def _place_manifest(data: dict[str, Any]) -> None:
+    """A manifest that was typed in lies where the shell completes it, not beside the file."""
+    if isinstance(data["manifest"], str):
+        data["manifest"] = str(Path(data["manifest"]).expanduser().absolute())
 
 
 def _reason(error: Exception) -> str:

@@ -100,6 +100,31 @@ def diffuse(clean: Image, level: NoiseLevel, eps: Image) -> Image:
     return scale(level.alpha, clean) * clean + scale(level.sigma, clean) * eps
 
 
+def ddim_hop(here: Estimate, to: NoiseLevel) -> Image:
+    """The image that an estimate says stands at another level: its clean image and its noise.
+
+    Source: Song, Meng & Ermon 2021 (arXiv:2010.02502), eq. 12 with sigma_t = 0.
+    """
+    return diffuse(here.clean, to, here.eps)
+
+
+def chosen(mask: Tensor, new: Image, old: Image) -> Image:
+    """Each image from `new` where the mask is true, else from `old`.
+
+    Shapes: mask is () or (batch,), bool; new and old are (batch, channel, *space).
+    """
+    return torch.where(scale(mask.double(), new) > 0, new, old)
+
+
+def chosen_level(mask: Tensor, new: NoiseLevel, old: NoiseLevel) -> NoiseLevel:
+    """As `chosen`, for levels."""
+    return NoiseLevel(
+        torch.where(mask, new.t, old.t),
+        torch.where(mask, new.alpha, old.alpha),
+        torch.where(mask, new.sigma, old.sigma),
+    )
+
+
 def eps_of(x: Image, clean: Image, level: NoiseLevel) -> Image:
     """The noise left in `x` when `clean` is taken away; 0 where sigma is 0.
 

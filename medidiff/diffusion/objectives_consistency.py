@@ -16,7 +16,7 @@ from typing import Literal, TypeAlias
 import torch
 
 from medidiff.diffusion.denoiser import Network, predict
-from medidiff.diffusion.levels import Denoise, NoiseLevel, diffuse, scale
+from medidiff.diffusion.levels import Denoise, NoiseLevel, ddim_hop, diffuse, scale
 from medidiff.diffusion.schedules import EDM, AnySchedule
 from medidiff.diffusion.targets import AnyConsistencyTarget, ConsistencyTarget
 from medidiff.diffusion.times import AnySpacing, Karras, path
@@ -121,7 +121,7 @@ def flow_step(denoise: Denoise, order: Literal[1, 2] = 2) -> FlowStep:
 
     def step(x: Image, now: NoiseLevel, to: NoiseLevel) -> Image:
         here = denoise(x, now)
-        x = scale(to.alpha, x) * here.clean + scale(to.sigma, x) * here.eps
+        x = ddim_hop(here, to)
         if order == 1:
             return x
         half = torch.where(now.alpha == 0, 0.0, to.sigma - to.alpha * now.noise_ratio) / 2

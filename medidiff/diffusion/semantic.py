@@ -13,8 +13,9 @@ from typing import Any, Protocol, TypeAlias
 
 import torch
 
-from medidiff.diffusion.levels import Denoise, NoiseLevel, diffuse, half_log_snr_gap, scale
+from medidiff.diffusion.levels import Denoise, NoiseLevel, diffuse, scale
 from medidiff.diffusion.sampling import Sampler, Step
+from medidiff.diffusion.variance import renewed
 from medidiff.types import Image, Tensor
 
 REFERENCE_DRAW = 2_000_000
@@ -111,12 +112,12 @@ Variance: TypeAlias = Callable[[Image, NoiseLevel, NoiseLevel], Tensor]
 
 def small_variance(x: Image, now: NoiseLevel, to: NoiseLevel) -> Tensor:
     """DDPM's posterior variance, 0 on the hop onto the clean level."""
-    return to.sigma**2 * -torch.expm1(-2 * half_log_snr_gap(now, to))
+    return to.sigma**2 * renewed(now, to)
 
 
 def large_variance(x: Image, now: NoiseLevel, to: NoiseLevel) -> Tensor:
     """DDPM's forward variance, beta."""
-    return now.sigma**2 * -torch.expm1(-2 * half_log_snr_gap(now, to))
+    return now.sigma**2 * renewed(now, to)
 
 
 @dataclass(frozen=True)

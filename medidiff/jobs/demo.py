@@ -4,6 +4,7 @@ phantoms."""
 from __future__ import annotations
 
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from medidiff.report.tables import Difference
 from medidiff.tasks.base import OURS
 from medidiff.tasks.denoise import Denoising
 from medidiff.tracking import store_address
+from medidiff.training.stop import Stopped
 
 CONFIG = Path(__file__).with_name("demo.yaml")
 NAME, ALIAS = "medidiff-demo", "champion"
@@ -51,7 +53,7 @@ def run_demo(folder: Path, report: Reporter) -> DemoResult:
     config = folder / "demo.yaml"
     shutil.copyfile(CONFIG, config)
     report.say("2/5  training a diffusion prior on them")
-    run = train_model(config, changes=[f"output={folder / 'run'}"], report=report)
+    run = trained(config, folder, report)
     report.say("3/5  registering it in MLflow and loading it back by its name")
     register_model(run, NAME, ALIAS)
     model = load_model(f"models:/{NAME}@{ALIAS}")
@@ -77,6 +79,17 @@ def run_demo(folder: Path, report: Reporter) -> DemoResult:
     return DemoResult(folder, table, gain.interval.mean, closing(folder, run, table, gain))
 
 
+def trained(config: Path, folder: Path, report: Reporter) -> Path:
+    """The run's folder.
+
+    Errors: Stopped, which says what to do with a demo: it is not resumed but run anew.
+    """
+    try:
+        return train_model(config, changes=[f"output={folder / 'run'}"], report=report)
+    except Stopped:
+        raise Stopped(f"the demo was stopped; to run it anew, remove {folder} first") from None
+
+
 def draw(model: Model, folder: Path, report: Reporter) -> None:
     """Sixteen new heads: a sheet, and the first ones as NIfTI."""
     samples = model.sample(
@@ -93,6 +106,7 @@ def closing(folder: Path, run: Path, table: Table, gain: Difference) -> str:
     low, high = gain.interval.low, gain.interval.high
     name, store = f"models:/{NAME}@{ALIAS}", store_address()
     scan = folder / "phantoms" / "images" / "phantom0270.nii.gz"
+    medidiff, mlflow = program("medidiff"), program("mlflow")
     lines = [
         "",
         f"In-head PSNR on {HEADS['test']} unseen heads: {ours:.2f} dB; "
@@ -108,9 +122,17 @@ def closing(folder: Path, run: Path, table: Table, gain: Difference) -> str:
         f"  registered as     {name}",
         "",
         "Next:",
-        f"  medidiff sample {name} --n 8 --condition sex=F --guidance 2 --out women",
-        f"  medidiff run denoise {name} {scan} --set sigma=0.1 --out denoised",
-        *([f"  mlflow ui --backend-store-uri {store}"] if store.startswith("sqlite") else []),
-        f"  medidiff check {folder / 'demo.yaml'} --change data.manifest=/FULL/PATH/TO/YOUR.csv",
+        f"  {medidiff} sample {name} --n 8 --condition sex=F --guidance 2 --out women",
+        f"  {medidiff} run denoise {name} {scan} --set sigma=0.1 --out denoised",
+        *([f"  {mlflow} ui --backend-store-uri {store}"] if store.startswith("sqlite") else []),
+        f"  {medidiff} check {folder / 'demo.yaml'} --change data.manifest=YOUR.csv",
     ]
     return "\n".join(lines)
+
+
+def program(name: str) -> str:
+    """How a program of this environment is started here: by its name, or by its path where the
+    environment is not activated (`make demo` does not activate it)."""
+    beside = Path(sys.executable).with_name(name)
+    found = shutil.which(name)
+    return str(beside) if beside.exists() and (found is None or Path(found) != beside) else name

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.floating]
 
 CELL_INCHES = 1.9
+LABEL_INCHES = 0.3
 DPI = 110
 ERROR_SHARE = 0.25  # errors are shown over this share of the window's width, to both sides
 
@@ -90,7 +91,8 @@ def sheet(
             cells.append((view, f"{label} {view.name}".strip() if len(views) > 1 else label))
     per_image = len(cells) // len(images)
     wide = columns or (per_image if per_image > 1 else math.ceil(math.sqrt(len(cells))))
-    figure, axes = _figure(math.ceil(len(cells) / wide), wide, title)
+    label_inches = LABEL_INCHES if any(text for _, text in cells) else 0.05
+    figure, axes = _figure(math.ceil(len(cells) / wide), wide, title, label_inches)
     for index, axis in enumerate(axes):
         axis.set_axis_off()
         if index < len(cells):
@@ -183,12 +185,14 @@ def _plane(
     return Plane(pixels, float(spacing[down] / spacing[across]), name)
 
 
-def _figure(rows: int, columns: int, title: str) -> tuple[Figure, list[Axes]]:
+def _figure(
+    rows: int, columns: int, title: str, label_inches: float = LABEL_INCHES
+) -> tuple[Figure, list[Axes]]:
     # the figure class and not pyplot: no global state, no display, safe in a thread
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    size = (CELL_INCHES * columns + 0.2, (CELL_INCHES + 0.3) * rows + 0.5)
+    size = (CELL_INCHES * columns + 0.2, (CELL_INCHES + label_inches) * rows + 0.5)
     figure = Figure(figsize=size, dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     if title:
@@ -205,7 +209,8 @@ def _draw(axis: Axes, plane: Plane, text: str, window: tuple[float, float], colo
         aspect=plane.aspect,
         interpolation="nearest",
     )
-    axis.set_title(text, fontsize=7)
+    if text:
+        axis.set_title(text, fontsize=7)
     axis.set_axis_off()
 
 

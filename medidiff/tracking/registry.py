@@ -20,6 +20,7 @@ from medidiff.tracking.guard import Guard
 from medidiff.tracking.signature import signature_of
 from medidiff.tracking.store import (
     UnavailableError,
+    check_exists,
     connect,
     experiment_id,
     home,
@@ -110,12 +111,12 @@ def fetch(uri: str) -> Path:
     are), or no store.
     """
     store = store_uri()
-    client = _client(store)
+    client = _reader(store)
 
     def act() -> Path:
         named = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", uri)
         if named:
-            return _fetch_version(store, _version(client, *named.groups()))
+            return _fetch_version(store, _version(client, store, *named.groups()))
         run = re.fullmatch(r"(?:runs:/)?([0-9a-f]{32})(?:/model)?", uri)
         if run:
             return _fetch_run(client, store, run[1])
@@ -128,7 +129,7 @@ def fetch(uri: str) -> Path:
 
 
 def _version(
-    client: MlflowClient, name: str, alias: str | None, number: str | None
+    client: MlflowClient, store: str, name: str, alias: str | None, number: str | None
 ) -> ModelVersion:
     from mlflow.exceptions import MlflowException
 
@@ -139,7 +140,7 @@ def _version(
             raise
         known = [model.name for model in client.search_registered_models(max_results=20)]
         raise RegistryError(
-            f"the registry has no model {name!r}; it has {', '.join(known) or 'none at all'}"
+            f"{redacted(store)} has no model {name!r}; it has {', '.join(known) or 'none at all'}"
         ) from None
     if alias is not None:
         if alias not in model.aliases:
@@ -245,6 +246,14 @@ def _make_name(client: MlflowClient, name: str) -> None:
     except MlflowException as error:
         if getattr(error, "error_code", None) != "RESOURCE_ALREADY_EXISTS":
             raise
+
+
+def _reader(uri: str) -> MlflowClient:
+    try:
+        check_exists(uri)
+    except UnavailableError as error:
+        raise RegistryError(str(error)) from None
+    return _client(uri)
 
 
 def _client(uri: str) -> MlflowClient:

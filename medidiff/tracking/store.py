@@ -67,6 +67,18 @@ def connect(uri: str) -> MlflowClient:
         raise UnavailableError(redacted(str(error))) from error
 
 
+def check_exists(uri: str) -> None:
+    """What only reads makes no store: MLflow would make an empty database where there is none.
+
+    Errors: UnavailableError for a local database that is not there.
+    """
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+        raise UnavailableError(
+            f"there is no database {redacted(uri)}; go to the folder where the model was "
+            "registered, or name the store in MLFLOW_TRACKING_URI"
+        )
+
+
 def store_uri(recorded: str | None = None) -> str:
     """MLFLOW_TRACKING_URI, else `recorded`, else `mlflow.db` in the current folder."""
     uri = os.environ.get("MLFLOW_TRACKING_URI") or recorded or "sqlite:///mlflow.db"

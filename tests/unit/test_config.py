@@ -42,6 +42,18 @@ def test_a_change_reaches_the_key_that_it_names(tmp_path: Path) -> None:
     assert loaded.config.diffusion.schedule.kind == "flow"
 
 
+def test_a_manifest_in_a_change_is_found_from_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "here"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    file = write(tmp_path, SHORT)
+    assert load_config(file).manifest.parent == tmp_path
+    changed = load_config(file, ["data.manifest=scans.csv"])
+    assert changed.manifest == elsewhere / "scans.csv"
+
+
 def test_a_misspelt_key_is_named_with_its_file_and_the_nearest_key(tmp_path: Path) -> None:
     file = write(tmp_path, SHORT + "train: {step: 5, lerning_rate: 1}\n")
     with pytest.raises(ConfigError) as caught:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from medidiff.diffusion.levels import Denoise, NoiseLevel, scale
+from medidiff.diffusion.levels import Denoise, NoiseLevel, ddim_hop, scale
 from medidiff.diffusion.sampling import Step, renoise
 from medidiff.types import Image
 
@@ -66,7 +66,6 @@ class TCD:
         self, denoise: Denoise, x: Image, now: NoiseLevel, to: NoiseLevel, memory: None, at: Step
     ) -> tuple[Image, None]:
         """To the level at (1 - gamma) of the next one's time, and back."""
-        here = denoise(x, now)
         beyond = to if self.gamma == 0 else at.level(t=(1 - self.gamma) * to.t)
-        x = scale(beyond.alpha, x) * here.clean + scale(beyond.sigma, x) * here.eps
+        x = ddim_hop(denoise(x, now), beyond)
         return (x if self.gamma == 0 else renoise(x, beyond, to, at.noise())), None

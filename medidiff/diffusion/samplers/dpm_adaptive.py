@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from medidiff.diffusion.levels import Denoise, NoiseLevel, scale
+from medidiff.diffusion.levels import Denoise, NoiseLevel, chosen, chosen_level
 from medidiff.diffusion.samplers.dpm_solver import DPMSolver
 from medidiff.diffusion.samplers.exponential import Hop
 from medidiff.diffusion.sampling import Step
@@ -99,8 +99,8 @@ def walk_adaptive(
         low, high = sampler.embedded_step(denoise, x, now, to, at)
         error = _error(low, high, before, steps)
         taken = error <= 1
-        x, before = _where(taken, high, x), _where(taken, low, before)
-        now = _chosen(taken, to, now)
+        x, before = chosen(taken, high, x), chosen(taken, low, before)
+        now = chosen_level(taken, to, now)
         grown = steps.safety * h * error.pow(-1 / sampler.order)
         h = torch.minimum(grown, goal - now.half_log_snr).clamp_min(0)
         index += 1
@@ -118,22 +118,10 @@ def _woken(
 def _later(schedule: Schedule, now: NoiseLevel, h: Tensor) -> NoiseLevel:
     """The level h further in half-log-SNR; where h is 0 it is `now` itself, to the last bit."""
     to = schedule(schedule.time_of(now.half_log_snr + h))
-    return _chosen(h > 0, to, now)
+    return chosen_level(h > 0, to, now)
 
 
 def _error(low: Image, high: Image, before: Image, steps: AdaptiveSteps) -> Tensor:
     allowed = (steps.relative * torch.maximum(low.abs(), before.abs())).clamp_min(steps.absolute)
     error = ((high - low) / allowed).flatten(1).double().square().mean(1).sqrt().cpu()
     return error.max().expand_as(error) if steps.error == "batch-max" else error
-
-
-def _where(taken: Tensor, new: Image, old: Image) -> Image:
-    return torch.where(scale(taken.double(), new) > 0, new, old)
-
-
-def _chosen(taken: Tensor, new: NoiseLevel, old: NoiseLevel) -> NoiseLevel:
-    return NoiseLevel(
-        torch.where(taken, new.t, old.t),
-        torch.where(taken, new.alpha, old.alpha),
-        torch.where(taken, new.sigma, old.sigma),
-    )

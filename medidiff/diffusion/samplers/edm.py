@@ -8,7 +8,14 @@ from typing import Literal, Protocol
 
 import torch
 
-from medidiff.diffusion.levels import Denoise, Estimate, NoiseLevel, scale
+from medidiff.diffusion.levels import (
+    Denoise,
+    Estimate,
+    NoiseLevel,
+    chosen_level,
+    ddim_hop,
+    scale,
+)
 from medidiff.diffusion.sampling import Step, renoise
 from medidiff.types import Image, Tensor
 
@@ -80,11 +87,11 @@ class Heun:
             return self._in_time(denoise, x, now, to, at), None
         here = denoise(x, now)
         if to.is_clean or self.order == 1:
-            return _euler(x, here, to), None
+            return ddim_hop(here, to), None
         stage = self._stage(now, to, at)
-        there = denoise(_euler(x, here, stage), stage)
+        there = denoise(ddim_hop(here, stage), stage)
         share = 1 / (2 * self.second_at)
-        x = _euler(x, here, to)
+        x = ddim_hop(here, to)
         if self.variable == "flow":
             change = (there.eps - there.clean) - (here.eps - here.clean)
             length = (to.alpha + to.sigma) * (_flow_time(to) - _flow_time(now))
@@ -108,7 +115,7 @@ class Heun:
         here = denoise(x, now)
         end = at.schedule.time_of(to.half_log_snr)
         if bool((now.alpha == 0).any()) or not bool(end.isfinite().all()):
-            return _euler(x, here, to)
+            return ddim_hop(here, to)
         first, length = _rate(x, here, now, at), end - now.t
         if to.is_clean or self.order == 1:
             return x + scale(length, x) * first
@@ -164,8 +171,8 @@ class DPM2:
         kept, fresh = split_noise(now, to, self.eta)
         down = NoiseLevel(to.t, to.alpha, kept)
         middle = stage_level(now, to, kept, 0.5, at)
-        there = denoise(_euler(x, here, middle), middle)
-        x = _euler(x, here, down) + scale(_slope(now, down), x) * (there.eps - here.eps)
+        there = denoise(ddim_hop(here, middle), middle)
+        x = ddim_hop(here, down) + scale(_slope(now, down), x) * (there.eps - here.eps)
         return (x + scale(fresh, x) * at.noise() if self.eta > 0 else x), None
 
 
@@ -199,16 +206,12 @@ def churned(options: ChurnOptions, x: Image, now: NoiseLevel, at: Step) -> tuple
     Source: Karras et al. 2022 (arXiv:2206.00364), algorithm 2, lines 4 to 6.
     """
     ratio = now.noise_ratio
-    chosen = (ratio >= options.churn_min) & (ratio <= options.churn_max) & ratio.isfinite()
-    if options.churn == 0 or not bool(chosen.any()):
+    within = (ratio >= options.churn_min) & (ratio <= options.churn_max) & ratio.isfinite()
+    if options.churn == 0 or not bool(within.any()):
         return x, now
     gain = min(options.churn / at.count, math.sqrt(2) - 1)
     raised = at.level(noise_ratio=ratio * (1 + gain))
-    up = NoiseLevel(
-        torch.where(chosen, raised.t, now.t),
-        torch.where(chosen, raised.alpha, now.alpha),
-        torch.where(chosen, raised.sigma, now.sigma),
-    )
+    up = chosen_level(within, raised, now)
     return renoise(x, now, up, options.noise_scale * at.noise()), up
 
 
@@ -220,10 +223,6 @@ def check_churn(kind: str, options: ChurnOptions) -> None:
             f"{kind} needs churn >= 0, noise_scale >= 0 and churn_min <= churn_max, got "
             f"{options.churn}, {options.noise_scale}, {options.churn_min}, {options.churn_max}"
         )
-
-
-def _euler(x: Image, here: Estimate, to: NoiseLevel) -> Image:
-    return scale(to.alpha, x) * here.clean + scale(to.sigma, x) * here.eps
 
 
 def _slope(now: NoiseLevel, to: NoiseLevel) -> Tensor:
@@ -238,6 +237,6 @@ def _flow_time(level: NoiseLevel) -> Tensor:
 
 def _rate(x: Image, here: Estimate, level: NoiseLevel, at: Step) -> Image:
     """dx/dt of the probability-flow ODE. Song et al. 2021 (arXiv:2011.13456), eq. 13."""
-    assert at.schedule is not None
+    assert at.schedule is not None  # `_in_time` refused it
     drift, diffusion = at.schedule.drift(level.t), at.schedule.diffusion(level.t)
     return scale(drift, x) * x + scale(diffusion / (2 * level.sigma), x) * here.eps

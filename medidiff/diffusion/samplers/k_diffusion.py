@@ -11,9 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-
-from medidiff.diffusion.levels import Denoise, NoiseLevel, scale
+from medidiff.diffusion.levels import Denoise, NoiseLevel, chosen, scale
 from medidiff.diffusion.samplers.edm import split_noise, stage_level
 from medidiff.diffusion.sampling import Step
 from medidiff.types import Image, Tensor
@@ -112,7 +110,7 @@ def _unless_pure(now: NoiseLevel, there: Image, start: Image) -> Image:
     pure = now.alpha == 0
     if not bool(pure.any()):
         return there
-    return torch.where(scale(pure.double(), there) > 0, start, there)
+    return chosen(pure, start, there)
 
 
 def _check_eta(kind: str, eta: float) -> None:

@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from medidiff.diffusion.levels import Denoise, NoiseLevel, diffuse, scale
+from medidiff.diffusion.levels import Denoise, NoiseLevel, chosen, ddim_hop, diffuse, scale
 from medidiff.diffusion.noise import NoiseSource
 from medidiff.diffusion.sampling import Step
 from medidiff.types import Image, Tensor
@@ -75,9 +75,8 @@ class AnnealedLangevin:
         if not bool(silent.any()):
             return scale(to.alpha / now.alpha, x) * x
         here = denoise(x, now)
-        moved = scale(to.alpha, x) * here.clean + scale(to.sigma, x) * here.eps
         gain = torch.where(silent, 0.0, to.alpha / now.alpha)
-        return torch.where(scale(silent.double(), x) > 0, moved, scale(gain, x) * x)
+        return chosen(silent, ddim_hop(here, to), scale(gain, x) * x)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from medidiff.diffusion.levels import Denoise, NoiseLevel, scale
+from medidiff.diffusion.levels import Denoise, NoiseLevel, ddim_hop, scale
 from medidiff.diffusion.sampling import Step
 from medidiff.types import Image, Tensor
 
@@ -57,7 +57,7 @@ class LMS:
         """alpha_to * (x / alpha_now + the integral of the polynomial through the estimates)."""
         here = denoise(x, now)
         if bool((now.alpha == 0).any()):
-            return scale(to.alpha, x) * here.clean + scale(to.sigma, x) * here.eps, None
+            return ddim_hop(here, to), None
         past = memory or Past((), ())
         past = Past(
             (now.noise_ratio, *past.ratios)[: self.order],

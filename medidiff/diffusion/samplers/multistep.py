@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from medidiff.diffusion.levels import Denoise, Estimate, NoiseLevel, scale
+from medidiff.diffusion.levels import Denoise, Estimate, NoiseLevel, ddim_hop, scale
 from medidiff.diffusion.sampling import Step
 from medidiff.types import Image
 
@@ -32,7 +32,7 @@ def transfer(x: Image, here: Estimate, eps: Image, now: NoiseLevel, to: NoiseLev
     result = scale(carry, x) * x + scale(change, x) * eps
     if bool(pure.any()):
         lost = torch.where(pure, 1.0, 0.0)
-        own = scale(to.alpha, x) * here.clean + scale(to.sigma, x) * here.eps
+        own = ddim_hop(here, to)
         result = torch.lerp(result, own, scale(lost, x).expand_as(x))
     return result
 

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 from medidiff.diffusion.dormand_prince import ErrorControl, integrate
-from medidiff.diffusion.levels import Denoise, NoiseLevel, scale
+from medidiff.diffusion.levels import Denoise, NoiseLevel, chosen, ddim_hop, scale
 from medidiff.diffusion.sampling import Step
 from medidiff.diffusion.schedules import Schedule
 from medidiff.types import Image, Tensor
@@ -91,6 +91,4 @@ def _leave_pure_noise(
     """x and its level after a sliver of DDIM where alpha is 0."""
     silent = now.alpha == 0
     next_ = schedule(torch.where(silent, now.t + _OFF_PURE_NOISE * (to.t - now.t), now.t))
-    here = denoise(x, now)
-    moved = scale(next_.alpha, x) * here.clean + scale(next_.sigma, x) * here.eps
-    return torch.where(scale(silent.double(), x) > 0, moved, x), next_
+    return chosen(silent, ddim_hop(denoise(x, now), next_), x), next_

@@ -7,9 +7,10 @@ from typing import Literal
 
 import torch
 
-from medidiff.diffusion.levels import Denoise, Estimate, NoiseLevel, half_log_snr_gap, scale
+from medidiff.diffusion.levels import Denoise, Estimate, NoiseLevel, scale
 from medidiff.diffusion.sampling import Step
 from medidiff.diffusion.schedules import VE, Schedule, VPLinear
+from medidiff.diffusion.variance import small_variance
 from medidiff.types import Image, Tensor
 
 
@@ -154,8 +155,7 @@ class PredictorCorrector:
         of_x = 1 / forward.ratio
         of_eps = -forward.added / now.sigma * of_x
         if self.discretisation == "path":
-            renewed = -torch.expm1(-2 * half_log_snr_gap(now, to))
-            return Prediction(of_x, of_eps, none, to.sigma**2 * renewed)
+            return Prediction(of_x, of_eps, none, small_variance(now, to))
         if isinstance(at.schedule, VE):
             left = _table_sigma(at.schedule, now, at.count)[0] ** 2
             return Prediction(of_x, of_eps, none, (left - forward.added) * forward.added / left)

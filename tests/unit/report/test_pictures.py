@@ -106,3 +106,11 @@ def test_a_comparison_shows_errors_against_the_truth_in_colour(tmp_path):
 def test_what_cannot_be_drawn_is_refused(tmp_path, call, message):
     with pytest.raises(ValueError, match=message):
         call(tmp_path / "x.png")
+
+
+def test_a_sheet_without_titles_leaves_no_room_for_them(tmp_path):
+    images = torch.zeros(4, 1, 8, 8)
+    plain = sheet(images, tmp_path / "a.png", window=(0, 1))
+    titled = sheet(images, tmp_path / "b.png", window=(0, 1), titles=["a", "b", "c", "d"])
+    heights = [Image.open(file).height for file in (plain, titled)]
+    assert heights[0] < heights[1]

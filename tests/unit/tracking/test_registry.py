@@ -89,6 +89,16 @@ def test_a_name_used_again_after_deletion_gives_the_new_model(
     assert (fetch("models:/brain/1") / "card.md").read_text() == "# new\n"
 
 
+def test_asking_where_there_is_no_database_makes_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RegistryError, match=r"no database .*mlflow\.db; .* MLFLOW_TRACKING_URI"):
+        fetch("models:/brain@champion")
+    assert not list(tmp_path.iterdir())
+
+
 def test_errors_say_what_there_is(store: MlflowClient, model_folder: Path) -> None:
     with pytest.raises(RegistryError, match="none at all"):
         fetch("models:/brain@champion")
