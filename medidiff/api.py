@@ -23,12 +23,13 @@ import torch
 
 from medidiff.config import Loaded, load_config, schema
 from medidiff.data.privacy import names_kept_private
-from medidiff.errors import MedidiffError
+from medidiff.errors import MedidiffError, TaskError
 from medidiff.jobs.benchmark import Table, benchmark_head
 from medidiff.jobs.cases import Mismatch
 from medidiff.jobs.demo import DemoResult, run_demo
 from medidiff.jobs.evaluate import Evaluation, evaluate_model
 from medidiff.jobs.folder import close_interrupted
+from medidiff.jobs.likelihood import LikelihoodOptions, Method
 from medidiff.jobs.models import export_model, load_model, register_model
 from medidiff.jobs.prepare import check_data
 from medidiff.jobs.reporting import Quiet, Reporter, reporter
@@ -244,16 +245,29 @@ def evaluate(
     seed: int = 0,
     out: PathLike | None = None,
     mismatch: Mismatch = "refuse",
+    likelihood: Sequence[Method] = (),
+    probes: int = 8,
+    bound_steps: int = 100,
+    bit_depth: int | None = None,
     progress: Progress = "none",
 ) -> Evaluation:
     """How good the prior itself is: its loss by noise level on a split, and its samples beside
     real images.
 
-    Errors: ManifestError, OutputError; DataError as `benchmark`.
+    `likelihood` adds the negative log-likelihood of the split's scans: "flow" (the probability
+    flow's; above 4096 values an image estimated with `probes` random sign fields) and "bound" (the
+    variational bound of `bound_steps` steps). Nats a value, in model and in intensity units; bits
+    only where the scans hold whole intensities 0 .. 2^`bit_depth` - 1.
+    Errors: ManifestError, OutputError; TaskError for options of no meaning; DataError as
+    `benchmark`, and for intensities that are not those of the bit depth.
     """
+    asked = LikelihoodOptions(tuple(likelihood), probes, bound_steps, bit_depth)
+    if bit_depth is not None and not likelihood:
+        raise TaskError("a bit depth says what a likelihood is of: ask for one (--likelihood)")
     with _reporting(progress) as report:
         place = None if out is None else Path(out)
-        chosen_model = load_model(model)
+        # a likelihood needs the weights as they were saved, and derivatives of them
+        chosen_model = load_model(model, acceleration="none" if likelihood else "auto")
         return evaluate_model(
             chosen_model,
             manifest,
@@ -264,6 +278,7 @@ def evaluate(
             out=place,
             mismatch=mismatch,
             report=report,
+            likelihood=asked if likelihood else None,
         )
 
 

@@ -206,9 +206,26 @@ def evaluate(
     seed: Seed = 0,
     out: Out = None,
     mismatch: MismatchChoice = "refuse",
+    likelihood: Annotated[
+        bool, typer.Option("--likelihood", help="Add the flow's log-likelihood of the scans")
+    ] = False,
+    bound: Annotated[
+        bool, typer.Option("--bound", help="Add the variational bound on the log-likelihood")
+    ] = False,
+    probes: Annotated[
+        int, typer.Option(help="Sign fields that estimate the divergence of large images")
+    ] = 8,
+    bound_steps: Annotated[int, typer.Option(help="Steps of the process of --bound")] = 100,
+    bit_depth: Annotated[
+        int | None,
+        typer.Option(help="Add bits: the scans hold whole intensities of so many bits"),
+    ] = None,
 ) -> None:
     """How good a prior is: loss by noise level on a split, samples beside real images."""
     from medidiff import api
+
+    methods: list[Literal["flow", "bound"]] = ["flow"] if likelihood else []
+    methods += ["bound"] if bound else []
 
     found = api.evaluate(
         model,
@@ -220,6 +237,10 @@ def evaluate(
         seed=seed,
         out=out,
         mismatch=mismatch,
+        likelihood=methods,
+        probes=probes,
+        bound_steps=bound_steps,
+        bit_depth=bit_depth,
         progress="bars",
     )
     typer.echo(found.text)

@@ -33,6 +33,7 @@ from medidiff.diffusion.betas import (
 from medidiff.diffusion.bound import Bound, Decoder, bound
 from medidiff.diffusion.brownian import BrownianNoise
 from medidiff.diffusion.constrained import Constrained, Known, coloured, inpainted
+from medidiff.diffusion.decoders import GaussianDecoder, GreyDecoder
 from medidiff.diffusion.denoiser import (
     Counter,
     Denoiser,
@@ -160,6 +161,7 @@ from medidiff.diffusion.targets import (
     prediction_of,
 )
 from medidiff.diffusion.times import (
+    DEAD_SIGNAL,
     AnySpacing,
     AnyTimes,
     Karras,
@@ -182,6 +184,7 @@ __all__ = [
     "CLEAN",
     "DDIM",
     "DDPM",
+    "DEAD_SIGNAL",
     "DEIS",
     "DPM2",
     "EDM",
@@ -234,7 +237,9 @@ __all__ = [
     "FlowLikelihood",
     "FlowVelocity",
     "GammaTable",
+    "GaussianDecoder",
     "GivenSteps",
+    "GreyDecoder",
     "Guided",
     "Heun",
     "HybridLoss",
