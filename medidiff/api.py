@@ -247,7 +247,7 @@ def evaluate(
     mismatch: Mismatch = "refuse",
     likelihood: Sequence[Method] = (),
     probes: int = 8,
-    bound_steps: int = 100,
+    bound_steps: int = 1000,
     bit_depth: int | None = None,
     progress: Progress = "none",
 ) -> Evaluation:

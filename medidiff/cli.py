@@ -215,7 +215,7 @@ def evaluate(
     probes: Annotated[
         int, typer.Option(help="Sign fields that estimate the divergence of large images")
     ] = 8,
-    bound_steps: Annotated[int, typer.Option(help="Steps of the process of --bound")] = 100,
+    bound_steps: Annotated[int, typer.Option(help="Steps of the process of --bound")] = 1000,
     bit_depth: Annotated[
         int | None,
         typer.Option(help="Add bits: the scans hold whole intensities of so many bits"),

@@ -178,7 +178,7 @@ from medidiff.diffusion.times import (
 )
 from medidiff.diffusion.uncertainty import LevelUncertainty, UncertaintyLoss
 from medidiff.diffusion.variance import GammaTable, OptimalVariance, gamma_table, with_gamma
-from medidiff.diffusion.weights import AnyWeight, EDMWeight, MinSNR, UniformWeight
+from medidiff.diffusion.weights import P2, SNR, AnyWeight, EDMWeight, MinSNR, UniformWeight
 
 __all__ = [
     "CLEAN",
@@ -189,8 +189,10 @@ __all__ = [
     "DPM2",
     "EDM",
     "LMS",
+    "P2",
     "PNDM",
     "RK45",
+    "SNR",
     "TCD",
     "VE",
     "AdaptiveSteps",

@@ -107,6 +107,8 @@ SHOWN: dict[str, tuple[str, dict[str, str]]] = {
         {"diffusion.times": "{kind: log-normal-noise-ratio}"},
     ),
     "diffusion.weight[min-snr].gamma": ("0.5", {"diffusion.weight": "{kind: min-snr}"}),
+    "diffusion.weight[p2].k": ("5.0", {"diffusion.weight": "{kind: p2}"}),
+    "diffusion.weight[p2].gamma": ("0.2", {"diffusion.weight": "{kind: p2}"}),
     "diffusion.weight[edm].data_std": ("0.1", {"diffusion.weight": "{kind: edm}"}),
     "train.steps": ("3", {}),
     "train.batch": ("2", {}),

@@ -25,7 +25,7 @@ from medidiff.jobs.reporting import Quiet
 from medidiff.model import Model, ModelSpec
 from medidiff.networks import NetworkShape, UNetOptions, build
 
-SIZE = 6
+SIZE = 4
 BOTH = ("flow", "bound")
 
 
@@ -56,12 +56,14 @@ def gaussian_cases(count: int = 3) -> list[Case]:
     ]
 
 
-def whole_cases() -> list[Case]:
+def whole_cases(count: int = 2) -> list[Case]:
     generator = torch.Generator().manual_seed(2)
     line = Scale((20.0,), (180.0,))
     return [
         case_of(row, line.normalise(image.float(), axis=0), line)
-        for row, image in enumerate(torch.randint(0, 256, (2, 1, SIZE, SIZE), generator=generator))
+        for row, image in enumerate(
+            torch.randint(0, 256, (count, 1, SIZE, SIZE), generator=generator)
+        )
     ]
 
 
@@ -84,26 +86,25 @@ def test_the_flow_s_likelihood_is_that_of_the_gaussian_which_the_model_is() -> N
     assert nats == pytest.approx(exact, abs=1e-4)
 
 
-def test_the_bound_is_above_the_likelihood_and_comes_down_to_it_with_more_steps() -> None:
+def test_the_bound_comes_down_to_the_likelihood_as_one_over_its_steps() -> None:
     cases = gaussian_cases(20)
     exact = [math.log(2 * math.pi) / 2 + float(c.images.square().mean()) / 2 for c in cases]
-    means = []
-    for steps in (10, 100):
-        bounds = values(
-            found(model_of(), cases, methods=("bound",), steps=steps), "bound", "nats_per_dim"
-        )
-        means.append(sum(bounds) / len(bounds) - sum(exact) / len(exact))
-    assert means[0] > means[1] > -0.01
-    assert means[1] < 0.1
+    gaps = []
+    for steps in (60, 240):
+        bounds = found(model_of(), cases, methods=("bound",), steps=steps)
+        nats = values(bounds, "bound", "nats_per_dim")
+        gaps.append(sum(nats) / len(nats) - sum(exact) / len(exact))
+    # the last draw alone moves each of the two by 0.04
+    assert gaps[0] / 2.5 > gaps[1] > 0
 
 
 def test_random_signs_agree_with_every_row_of_the_jacobian_of_a_network(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    model, cases = model_of(0.2), gaussian_cases(2)
+    model, cases = model_of(0.05), gaussian_cases(2)
     exact = values(found(model, cases), "flow", "nats_per_dim")
     monkeypatch.setattr("medidiff.diffusion.likelihood.EXACT_UP_TO", 1)
-    estimated = found(model, cases, probes=24)
+    estimated = found(model, cases, probes=16)
     errors = values(estimated, "flow", "standard_error")
     for one, other, error in zip(
         exact, values(estimated, "flow", "nats_per_dim"), errors, strict=True
@@ -113,7 +114,7 @@ def test_random_signs_agree_with_every_row_of_the_jacobian_of_a_network(
 
 
 def test_each_case_has_its_own_likelihood_whatever_the_batch() -> None:
-    model, cases = model_of(0.2), gaussian_cases(5)
+    model, cases = model_of(0.05), gaussian_cases(5)
     together = found(model, cases, methods=BOTH, steps=5)
     alone = found(model, cases[4:], methods=BOTH, steps=5)
     for method in BOTH:
@@ -131,18 +132,17 @@ def test_a_density_of_intensities_is_that_of_model_units_over_the_stretch() -> N
 
 
 def test_bits_are_the_density_of_whole_intensities_with_uniform_noise() -> None:
-    cases = whole_cases()
-    likelihoods = found(model_of(), cases, methods=BOTH, bit_depth=8, steps=200)
+    cases = whole_cases(16)
+    likelihoods = found(model_of(), cases, methods=BOTH, bit_depth=8, steps=300)
     for bits, nats in zip(
         values(likelihoods, "flow", "bits_per_dim"),
         values(likelihoods, "flow", "nats_per_dim"),
         strict=True,
     ):
         assert bits == pytest.approx((nats + math.log(80)) / math.log(2))
-    # both are bounds on one probability of nearly the same model
-    assert values(likelihoods, "bound", "bits_per_dim") == pytest.approx(
-        values(likelihoods, "flow", "bits_per_dim"), abs=0.3
-    )
+    # both bound one probability of nearly the same model
+    means = [sum(values(likelihoods, method, "bits_per_dim")) / len(cases) for method in BOTH]
+    assert means[0] == pytest.approx(means[1], abs=0.4)
 
 
 def test_bits_are_refused_where_the_intensities_are_not_the_stated_integers() -> None:
