@@ -126,6 +126,8 @@ class ModelSpec:
     sampling: SamplingOptions = SamplingOptions()
     view: tuple[tuple[float, float], ...] | None = None
     """Smallest and largest field of view of the training scans along each axis (voxels or mm)."""
+    spread: Literal["none", "learned", "learned-range"] = "none"
+    """What the second half of the network's channels says of the variance of a hop."""
     lineage: Lineage = field(default_factory=Lineage)
     metrics: dict[str, float] = field(default_factory=dict)
     format: Literal[1] = FORMAT
@@ -263,11 +265,12 @@ class Model:
         Errors: ValueError for an interval without low < high.
         """
         target, network = self.spec.target, self._called
-        networks = [counted(Denoiser(network, target, condition, concat))]
+        two = self.spec.spread != "none"
+        networks = [counted(Denoiser(network, target, condition, concat, two))]
         denoise: Denoise = networks[0]
         if condition is not None and guidance != 1.0:
             unknown = torch.full_like(condition, float("nan"))
-            networks.append(counted(Denoiser(network, target, unknown, concat)))
+            networks.append(counted(Denoiser(network, target, unknown, concat, two)))
             denoise = classifier_free(networks[0], networks[1], guidance)
             if guidance_interval is not None:
                 denoise = interval(denoise, networks[0], *guidance_interval)
@@ -376,7 +379,7 @@ class Model:
         progress: Progress,
     ) -> tuple[Tensor, int]:
         """One batch from pure noise, in model units, and the network calls of an image."""
-        shape = (len(noise.members), self.spec.shape.out_channels, *self.spec.space.size)
+        shape = (len(noise.members), self.spec.shape.in_channels, *self.spec.space.size)
         begin = path(sampling.spacing, self.spec.schedule, sampling.steps)[0]
         with torch.no_grad(), evaluating(self.network):
             x = start(begin, noise, torch.zeros(shape, device=self.device))

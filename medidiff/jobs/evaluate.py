@@ -97,9 +97,9 @@ def losses_on_split(
 ) -> list[float]:
     """The unweighted error at levels evenly spaced in time, on a split, conditions unknown."""
     cases = cases_of_split(model, manifest, split, splits, report)
-    objective = PriorObjective(
-        DenoisingLoss(model.spec.target, model.spec.schedule, UniformTimes()), 0.0
-    )
+    denoising = DenoisingLoss(model.spec.target, model.spec.schedule, UniformTimes())
+    two_heads = model.spec.spread != "none"
+    objective = PriorObjective(denoising, 0.0, two_heads=two_heads)
     total = torch.zeros(LEVELS)
     for first in range(0, len(cases), PART):
         part = cases[first : first + PART]

@@ -187,7 +187,8 @@ def _bound(
         # as wide as the noise left (Kingma et al. 2021, arXiv:2107.00630, eq. 14): the hop before
         # says nothing of the clean image where its steps are many and small
         wide = levels[-2].noise_ratio ** 2
-        found = bound(denoise, clean, levels, noise, decoder=decoder, decoder_variance=wide)
+        variance = "small" if spec.spread == "none" else spec.spread
+        found = bound(denoise, clean, levels, noise, variance, decoder, wide)
     per_dim = (found.nats / found.dimensions).cpu()
     if depth is None:
         return _measured(per_dim, cases, options)
@@ -265,7 +266,8 @@ def _exactly(model: Model) -> Denoise:
     steps small; and the rows of a Jacobian are what no recorded graph gives.
     """
     network = copy.deepcopy(model.network).double().eval().requires_grad_(False)
-    return Denoiser(accelerated(network, "none"), model.spec.target)
+    two_heads = model.spec.spread != "none"
+    return Denoiser(accelerated(network, "none"), model.spec.target, spread=two_heads)
 
 
 def _last_signal(model: Model) -> float | None:

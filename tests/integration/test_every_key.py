@@ -110,6 +110,12 @@ SHOWN: dict[str, tuple[str, dict[str, str]]] = {
     "diffusion.weight[p2].k": ("5.0", {"diffusion.weight": "{kind: p2}"}),
     "diffusion.weight[p2].gamma": ("0.2", {"diffusion.weight": "{kind: p2}"}),
     "diffusion.weight[edm].data_std": ("0.1", {"diffusion.weight": "{kind: edm}"}),
+    "diffusion.objective[hybrid].variance": ("learned", {"diffusion.objective": "{kind: hybrid}"}),
+    "diffusion.objective[hybrid].bound_share": ("1.0", {"diffusion.objective": "{kind: hybrid}"}),
+    "diffusion.objective[variational].variance": (
+        "large",
+        {"diffusion.objective": "{kind: variational}"},
+    ),
     "train.steps": ("3", {}),
     "train.batch": ("2", {}),
     "train.learning_rate": ("1e-3", {}),
