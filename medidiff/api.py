@@ -29,8 +29,9 @@ from medidiff.jobs.cases import Mismatch
 from medidiff.jobs.demo import DemoResult, run_demo
 from medidiff.jobs.evaluate import Evaluation, evaluate_model
 from medidiff.jobs.folder import close_interrupted
+from medidiff.jobs.gamma import add_gamma
 from medidiff.jobs.likelihood import LikelihoodOptions, Method
-from medidiff.jobs.models import export_model, load_model, register_model
+from medidiff.jobs.models import export_model, load_model, model_folder, register_model
 from medidiff.jobs.prepare import check_data
 from medidiff.jobs.reporting import Quiet, Reporter, reporter
 from medidiff.jobs.run import run_head
@@ -59,6 +60,7 @@ __all__ = [
     "demo",
     "evaluate",
     "export",
+    "gamma",
     "load",
     "register",
     "run",
@@ -292,6 +294,39 @@ def export(
 ) -> Path:
     """A plain, self-contained copy of a model in the folder `out`."""
     return export_model(model, Path(out), dtype)
+
+
+def gamma(
+    model: PathLike,
+    out: PathLike,
+    *,
+    manifest: PathLike,
+    levels: int = 100,
+    seed: int = 0,
+    mismatch: Mismatch = "refuse",
+    progress: Progress = "none",
+) -> Path:
+    """A copy of a model in the folder `out` that can be sampled with optimal variances.
+
+    Measures Gamma (Analytic-DPM's, arXiv:2201.06503) at `levels` noise levels in one pass over the
+    manifest's train split.
+    Errors: ModelError, ManifestError, OutputError; TaskError for a model that has learned its
+    variance; DataError for scans that do not fit the model.
+    """
+    folder = model_folder(model)
+    with _reporting(progress) as report:
+        chosen_model = load_model(folder, acceleration="none")
+        return add_gamma(
+            chosen_model,
+            manifest,
+            Path(out),
+            splits=_splits(chosen_model, None, None),
+            levels=levels,
+            seed=seed,
+            card=(folder / "card.md").read_text(encoding="utf-8"),
+            mismatch=mismatch,
+            report=report,
+        )
 
 
 def sync(folder: PathLike) -> int:

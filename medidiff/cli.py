@@ -273,6 +273,30 @@ def export(
 
 
 @app.command()
+def gamma(
+    model: ModelName,
+    manifest: Annotated[Path, typer.Option(help="Manifest of the scans it was trained on")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the copy")],
+    levels: Annotated[int, typer.Option(help="Noise levels that are measured")] = 100,
+    seed: Seed = 0,
+    mismatch: MismatchChoice = "refuse",
+) -> None:
+    """Copy a model with its Gamma table measured, for samplers of optimal variance."""
+    from medidiff import api
+
+    place = api.gamma(
+        model,
+        out,
+        manifest=manifest,
+        levels=levels,
+        seed=seed,
+        mismatch=mismatch,
+        progress="bars",
+    )
+    typer.echo(f"Model: {place}")
+
+
+@app.command()
 def sync(
     folder: Annotated[Path, typer.Argument(help="A run's folder, or one above many")],
 ) -> None:

@@ -27,13 +27,16 @@ from medidiff.diffusion import (
     GaussianDecoder,
     GreyDecoder,
     KeyedNoise,
+    OptimalVariance,
     bound,
     clipped,
     dequantised,
     log_likelihood,
     path,
     uniforms,
+    with_gamma,
 )
+from medidiff.diffusion.variance import AnyVariance
 from medidiff.errors import DataError, TaskError
 from medidiff.jobs.reporting import Reporter
 from medidiff.model import Model
@@ -187,7 +190,11 @@ def _bound(
         # as wide as the noise left (Kingma et al. 2021, arXiv:2107.00630, eq. 14): the hop before
         # says nothing of the clean image where its steps are many and small
         wide = levels[-2].noise_ratio ** 2
-        variance = "small" if spec.spread == "none" else spec.spread
+        variance: AnyVariance = "small" if spec.spread == "none" else spec.spread
+        if spec.gamma is not None:
+            low, high = spec.intensity.range
+            denoise = with_gamma(denoise, spec.gamma.table)
+            variance = OptimalVariance(half_range=(high - low) / 2)
         found = bound(denoise, clean, levels, noise, variance, decoder, wide)
     per_dim = (found.nats / found.dimensions).cpu()
     if depth is None:
