@@ -224,8 +224,11 @@ def evaluate(
     """How good a prior is: loss by noise level on a split, samples beside real images."""
     from medidiff import api
 
-    methods: list[Literal["flow", "bound"]] = ["flow"] if likelihood else []
-    methods += ["bound"] if bound else []
+    methods: list[Literal["flow", "bound"]] = []
+    if likelihood:
+        methods.append("flow")
+    if bound:
+        methods.append("bound")
 
     found = api.evaluate(
         model,

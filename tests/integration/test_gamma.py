@@ -18,7 +18,7 @@ OPTIMAL = DDIM(variance=OptimalVariance(half_range=2.0))
 @pytest.fixture(scope="module")
 def measured(run_2d: Path, flat: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("gamma") / "model"
-    return medidiff.api.gamma(run_2d, out, manifest=flat, levels=5)
+    return medidiff.gamma(run_2d, out, manifest=flat, levels=5)
 
 
 def test_gamma_is_saved_with_the_model_and_the_optimal_variance_uses_it(
@@ -49,6 +49,6 @@ def test_nothing_is_overwritten_and_a_table_of_one_level_is_refused(
     run_2d: Path, measured: Path, flat: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(OutputError, match="already holds files"):
-        medidiff.api.gamma(run_2d, measured, manifest=flat)
+        medidiff.gamma(run_2d, measured, manifest=flat)
     with pytest.raises(TaskError, match="at least 2 levels"):
-        medidiff.api.gamma(run_2d, tmp_path / "new", manifest=flat, levels=1)
+        medidiff.gamma(run_2d, tmp_path / "new", manifest=flat, levels=1)

@@ -163,6 +163,15 @@ def test_the_bins_of_grey_levels_hold_all_mass() -> None:
     assert float(mass.sum()) == pytest.approx(1, abs=1e-9)
 
 
+def test_the_bins_of_a_case_are_those_of_its_own_intensities() -> None:
+    (case,) = whole_cases(1)
+    every = case.scale.normalise(torch.arange(256, dtype=torch.float64).reshape(256, 1, 1, 1))
+    decoder = _grey([case], every[:1], 256)
+    for centre in (float(every[0]), float(every[-1])):  # half of a Gaussian lies outside: outer bin
+        p = Transition(torch.full((1, 1, 1, 1), centre).double(), torch.tensor(0.5).double())
+        assert float((-decoder.nll(every, p)).exp().sum()) == pytest.approx(1, abs=1e-9)
+
+
 def test_options_of_no_meaning_are_refused(run_2d: Path, flat: Path) -> None:
     for wrong in ({"probes": 0}, {"steps": 1}, {"bit_depth": 17}):
         with pytest.raises(TaskError):
