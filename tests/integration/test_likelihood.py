@@ -20,7 +20,7 @@ from medidiff.data.options import Space
 from medidiff.diffusion import GreyDecoder
 from medidiff.diffusion.variance import Transition
 from medidiff.errors import DataError, TaskError
-from medidiff.jobs.likelihood import LikelihoodOptions, Likelihoods, likelihoods_of
+from medidiff.jobs.likelihood import LikelihoodOptions, Likelihoods, _grey, likelihoods_of
 from medidiff.jobs.reporting import Quiet
 from medidiff.model import Model, ModelSpec
 from medidiff.networks import NetworkShape, UNetOptions, build
@@ -167,7 +167,7 @@ def test_the_bins_of_a_case_are_those_of_its_own_intensities() -> None:
     (case,) = whole_cases(1)
     every = case.scale.normalise(torch.arange(256, dtype=torch.float64).reshape(256, 1, 1, 1))
     decoder = _grey([case], every[:1], 256)
-    for centre in (float(every[0]), float(every[-1])):  # half of a Gaussian lies outside: outer bin
+    for centre in (float(every[0]), float(every[-1])):  # half lies outside
         p = Transition(torch.full((1, 1, 1, 1), centre).double(), torch.tensor(0.5).double())
         assert float((-decoder.nll(every, p)).exp().sum()) == pytest.approx(1, abs=1e-9)
 
