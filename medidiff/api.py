@@ -23,13 +23,15 @@ import torch
 
 from medidiff.config import Loaded, load_config, schema
 from medidiff.data.privacy import names_kept_private
-from medidiff.errors import MedidiffError
+from medidiff.errors import MedidiffError, TaskError
 from medidiff.jobs.benchmark import Table, benchmark_head
 from medidiff.jobs.cases import Mismatch
 from medidiff.jobs.demo import DemoResult, run_demo
 from medidiff.jobs.evaluate import Evaluation, evaluate_model
 from medidiff.jobs.folder import close_interrupted
-from medidiff.jobs.models import export_model, load_model, register_model
+from medidiff.jobs.gamma import add_gamma
+from medidiff.jobs.likelihood import LikelihoodOptions, Method
+from medidiff.jobs.models import export_model, load_model, model_folder, register_model
 from medidiff.jobs.prepare import check_data
 from medidiff.jobs.reporting import Quiet, Reporter, reporter
 from medidiff.jobs.run import run_head
@@ -58,6 +60,7 @@ __all__ = [
     "demo",
     "evaluate",
     "export",
+    "gamma",
     "load",
     "register",
     "run",
@@ -83,14 +86,14 @@ def check(config: PathLike, *, changes: Sequence[str] = (), progress: Progress =
     Errors: ConfigError or ManifestError with every problem.
     """
     from medidiff.networks import NetworkShape, parameter_count
+    from medidiff.training.losses import output_channels
 
     with _reporting(progress) as report:
         loaded = load_config(config, changes)
         data = check_data(loaded, None, report)
     channels = len(loaded.config.data.images)
-    shape = NetworkShape(
-        loaded.config.data.space.dims, channels, channels, conditions=data.conditions
-    )
+    out = output_channels(loaded.config.diffusion.objective, channels)
+    shape = NetworkShape(loaded.config.data.space.dims, channels, out, conditions=data.conditions)
     count = parameter_count(loaded.config.network, shape)
     return Checked(loaded, len(data.train), len(data.validation), count)
 
@@ -244,16 +247,29 @@ def evaluate(
     seed: int = 0,
     out: PathLike | None = None,
     mismatch: Mismatch = "refuse",
+    likelihood: Sequence[Method] = (),
+    probes: int = 8,
+    bound_steps: int = 1000,
+    bit_depth: int | None = None,
     progress: Progress = "none",
 ) -> Evaluation:
     """How good the prior itself is: its loss by noise level on a split, and its samples beside
     real images.
 
-    Errors: ManifestError, OutputError; DataError as `benchmark`.
+    `likelihood` adds the negative log-likelihood of the split's scans: "flow" (the probability
+    flow's; above 4096 values an image estimated with `probes` random sign fields) and "bound" (the
+    variational bound of `bound_steps` steps). Nats a value, in model and in intensity units; bits
+    only where the scans hold whole intensities 0 .. 2^`bit_depth` - 1.
+    Errors: ManifestError, OutputError; TaskError for options of no meaning; DataError as
+    `benchmark`, and for intensities that are not those of the bit depth.
     """
+    asked = LikelihoodOptions(tuple(likelihood), probes, bound_steps, bit_depth)
+    if bit_depth is not None and not likelihood:
+        raise TaskError("a bit depth says what a likelihood is of: ask for one (--likelihood)")
     with _reporting(progress) as report:
         place = None if out is None else Path(out)
-        chosen_model = load_model(model)
+        # a likelihood needs the weights as they were saved, and derivatives of them
+        chosen_model = load_model(model, acceleration="none" if likelihood else "auto")
         return evaluate_model(
             chosen_model,
             manifest,
@@ -264,6 +280,7 @@ def evaluate(
             out=place,
             mismatch=mismatch,
             report=report,
+            likelihood=asked if likelihood else None,
         )
 
 
@@ -277,6 +294,39 @@ def export(
 ) -> Path:
     """A plain, self-contained copy of a model in the folder `out`."""
     return export_model(model, Path(out), dtype)
+
+
+def gamma(
+    model: PathLike,
+    out: PathLike,
+    *,
+    manifest: PathLike,
+    levels: int = 100,
+    seed: int = 0,
+    mismatch: Mismatch = "refuse",
+    progress: Progress = "none",
+) -> Path:
+    """A copy of a model in the folder `out` that can be sampled with optimal variances.
+
+    Measures Gamma (Analytic-DPM's, arXiv:2201.06503) at `levels` noise levels in one pass over the
+    manifest's train split.
+    Errors: ModelError, ManifestError, OutputError; TaskError for a model that has learned its
+    variance; DataError for scans that do not fit the model.
+    """
+    folder = model_folder(model)
+    with _reporting(progress) as report:
+        chosen_model = load_model(folder, acceleration="none")
+        return add_gamma(
+            chosen_model,
+            manifest,
+            Path(out),
+            splits=_splits(chosen_model, None, None),
+            levels=levels,
+            seed=seed,
+            card=(folder / "card.md").read_text(encoding="utf-8"),
+            mismatch=mismatch,
+            report=report,
+        )
 
 
 def sync(folder: PathLike) -> int:

@@ -215,9 +215,29 @@ def evaluate(
     out: Out = None,
     mismatch: MismatchChoice = "refuse",
     acceleration: AccelerationChoice = "auto",
+    likelihood: Annotated[
+        bool, typer.Option("--likelihood", help="Add the flow's log-likelihood of the scans")
+    ] = False,
+    bound: Annotated[
+        bool, typer.Option("--bound", help="Add the variational bound on the log-likelihood")
+    ] = False,
+    probes: Annotated[
+        int, typer.Option(help="Sign fields that estimate the divergence of large images")
+    ] = 8,
+    bound_steps: Annotated[int, typer.Option(help="Steps of the process of --bound")] = 1000,
+    bit_depth: Annotated[
+        int | None,
+        typer.Option(help="Add bits: the scans hold whole intensities of so many bits"),
+    ] = None,
 ) -> None:
     """How good a prior is: loss by noise level on a split, samples beside real images."""
     from medidiff import api
+
+    methods: list[Literal["flow", "bound"]] = []
+    if likelihood:
+        methods.append("flow")
+    if bound:
+        methods.append("bound")
 
     found = api.evaluate(
         api.load(model, acceleration=acceleration),
@@ -229,6 +249,10 @@ def evaluate(
         seed=seed,
         out=out,
         mismatch=mismatch,
+        likelihood=methods,
+        probes=probes,
+        bound_steps=bound_steps,
+        bit_depth=bit_depth,
         progress="bars",
     )
     typer.echo(found.text)
@@ -258,6 +282,30 @@ def export(
     from medidiff import api
 
     typer.echo(f"Model: {api.export(model, out, dtype=dtype)}")
+
+
+@app.command()
+def gamma(
+    model: ModelName,
+    manifest: Annotated[Path, typer.Option(help="Manifest of the scans it was trained on")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the copy")],
+    levels: Annotated[int, typer.Option(help="Noise levels that are measured")] = 100,
+    seed: Seed = 0,
+    mismatch: MismatchChoice = "refuse",
+) -> None:
+    """Copy a model with its Gamma table measured, for samplers of optimal variance."""
+    from medidiff import api
+
+    place = api.gamma(
+        model,
+        out,
+        manifest=manifest,
+        levels=levels,
+        seed=seed,
+        mismatch=mismatch,
+        progress="bars",
+    )
+    typer.echo(f"Model: {place}")
 
 
 @app.command()

@@ -23,6 +23,7 @@ from pydantic import Field
 from medidiff import options
 from medidiff.data.options import AnyIntensity, Augment, Percentile, Space
 from medidiff.diffusion import (
+    DDPM,
     AnySchedule,
     AnyTarget,
     AnyTimes,
@@ -35,6 +36,7 @@ from medidiff.diffusion import (
 from medidiff.errors import ConfigError
 from medidiff.model import SamplingOptions
 from medidiff.networks import AnyNetwork, UNetOptions
+from medidiff.training.losses import AnyObjective, Denoising, loss_of
 from medidiff.training.options import TrainOptions
 
 
@@ -80,10 +82,13 @@ class DiffusionOptions:
     target: Annotated[AnyTarget, Field(discriminator="kind")] = V()
     times: Annotated[AnyTimes, Field(discriminator="kind")] = UniformTimes()
     weight: Annotated[AnyWeight, Field(discriminator="kind")] = UniformWeight()
+    objective: Annotated[AnyObjective, Field(discriminator="kind")] = Denoising()
+    """What is minimised; hybrid and variational teach the network its variance too."""
 
     def __post_init__(self) -> None:
         noise = torch.tensor(self.schedule.t_max, dtype=torch.float64)
         self.target.multipliers(self.schedule(noise))  # sampling begins there
+        loss_of(self.objective, self.target, self.schedule, self.times, self.weight)
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,15 @@ class Config:
     sampling: SamplingOptions = SamplingOptions()
     tracking: TrackingOptions = TrackingOptions()
     format: Literal[1] = 1
+
+    def __post_init__(self) -> None:
+        sampler, spread = self.sampling.sampler, self.diffusion.objective.spread
+        asked = sampler.variance if isinstance(sampler, DDPM) else None
+        if asked in ("learned", "learned-range") and asked != spread:
+            raise ValueError(
+                f"sampling.sampler.variance {asked!r} needs a network that learns it: "
+                f"diffusion.objective of kind 'hybrid' with variance {asked!r} (found {spread!r})"
+            )
 
     def digest(self) -> str:
         """SHA-256 of what is trained and how; places of files and time budgets do not enter."""

@@ -41,6 +41,7 @@ from medidiff.diffusion import (
     Denoiser,
     DPMSolverPP,
     Estimate,
+    GammaTable,
     KeyedNoise,
     NoiseLevel,
     UniformLogSNR,
@@ -52,6 +53,7 @@ from medidiff.diffusion import (
     path,
     start,
     walk,
+    with_gamma,
 )
 from medidiff.errors import ModelError, OutputError
 from medidiff.networks import (
@@ -110,6 +112,29 @@ class Lineage:
 
 
 @dataclass(frozen=True)
+class Gamma:
+    """Mean square of a model's noise at some times, for `OptimalVariance` of source gamma.
+
+    Source: Bao et al. 2022 (arXiv:2201.06503), eq. 8.
+    """
+
+    times: tuple[float, ...]
+    """Rising."""
+    values: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not 0 < len(self.times) == len(self.values):
+            raise ValueError(f"{len(self.times)} times and {len(self.values)} values of Gamma")
+
+    @property
+    def table(self) -> GammaTable:
+        """The same, to be asked at any level."""
+        return GammaTable(
+            *(torch.tensor(x, dtype=torch.float64) for x in (self.times, self.values))
+        )
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """All that sampling needs beside the weights."""
 
@@ -126,6 +151,10 @@ class ModelSpec:
     sampling: SamplingOptions = SamplingOptions()
     view: tuple[tuple[float, float], ...] | None = None
     """Smallest and largest field of view of the training scans along each axis (voxels or mm)."""
+    spread: Literal["none", "learned", "learned-range"] = "none"
+    """What the second half of the network's channels says of the variance of a hop."""
+    gamma: Gamma | None = None
+    """What the optimal variances need; measured by the verb `gamma`."""
     lineage: Lineage = field(default_factory=Lineage)
     metrics: dict[str, float] = field(default_factory=dict)
     format: Literal[1] = FORMAT
@@ -263,14 +292,17 @@ class Model:
         Errors: ValueError for an interval without low < high.
         """
         target, network = self.spec.target, self._called
-        networks = [counted(Denoiser(network, target, condition, concat))]
+        two = self.spec.spread != "none"
+        networks = [counted(Denoiser(network, target, condition, concat, two))]
         denoise: Denoise = networks[0]
         if condition is not None and guidance != 1.0:
             unknown = torch.full_like(condition, float("nan"))
-            networks.append(counted(Denoiser(network, target, unknown, concat)))
+            networks.append(counted(Denoiser(network, target, unknown, concat, two)))
             denoise = classifier_free(networks[0], networks[1], guidance)
             if guidance_interval is not None:
                 denoise = interval(denoise, networks[0], *guidance_interval)
+        if self.spec.gamma is not None:
+            denoise = with_gamma(denoise, self.spec.gamma.table)
         clip = self.spec.sampling.clip
         if clip != "none":
             low, high = self.spec.intensity.range
@@ -376,7 +408,7 @@ class Model:
         progress: Progress,
     ) -> tuple[Tensor, int]:
         """One batch from pure noise, in model units, and the network calls of an image."""
-        shape = (len(noise.members), self.spec.shape.out_channels, *self.spec.space.size)
+        shape = (len(noise.members), self.spec.shape.in_channels, *self.spec.space.size)
         begin = path(sampling.spacing, self.spec.schedule, sampling.steps)[0]
         with torch.no_grad(), evaluating(self.network):
             x = start(begin, noise, torch.zeros(shape, device=self.device))

@@ -33,6 +33,7 @@ from medidiff.diffusion.betas import (
 from medidiff.diffusion.bound import Bound, Decoder, bound
 from medidiff.diffusion.brownian import BrownianNoise
 from medidiff.diffusion.constrained import Constrained, Known, coloured, inpainted
+from medidiff.diffusion.decoders import GaussianDecoder, GreyDecoder
 from medidiff.diffusion.denoiser import (
     Counter,
     Denoiser,
@@ -160,6 +161,7 @@ from medidiff.diffusion.targets import (
     prediction_of,
 )
 from medidiff.diffusion.times import (
+    DEAD_SIGNAL,
     AnySpacing,
     AnyTimes,
     Karras,
@@ -176,18 +178,21 @@ from medidiff.diffusion.times import (
 )
 from medidiff.diffusion.uncertainty import LevelUncertainty, UncertaintyLoss
 from medidiff.diffusion.variance import GammaTable, OptimalVariance, gamma_table, with_gamma
-from medidiff.diffusion.weights import AnyWeight, EDMWeight, MinSNR, UniformWeight
+from medidiff.diffusion.weights import P2, SNR, AnyWeight, EDMWeight, MinSNR, UniformWeight
 
 __all__ = [
     "CLEAN",
     "DDIM",
     "DDPM",
+    "DEAD_SIGNAL",
     "DEIS",
     "DPM2",
     "EDM",
     "LMS",
+    "P2",
     "PNDM",
     "RK45",
+    "SNR",
     "TCD",
     "VE",
     "AdaptiveSteps",
@@ -234,7 +239,9 @@ __all__ = [
     "FlowLikelihood",
     "FlowVelocity",
     "GammaTable",
+    "GaussianDecoder",
     "GivenSteps",
+    "GreyDecoder",
     "Guided",
     "Heun",
     "HybridLoss",

@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 
@@ -27,6 +27,12 @@ from medidiff.diffusion.variance import (
     small_variance,
 )
 from medidiff.types import Image, Tensor
+
+
+class AnyDecoder(Protocol):
+    """p(clean | x_1): -log of each value's mass or density, in nats."""
+
+    def nll(self, clean: Image, p: Transition) -> Image: ...
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,7 @@ def bound_term(
     now: NoiseLevel,
     to: NoiseLevel,
     p: Transition,
-    decoder: Decoder,
+    decoder: AnyDecoder,
 ) -> Image:
     """One hop's term for each value, in nats; onto a clean level it is the decoder's.
 
@@ -133,7 +139,7 @@ def bound(
     path: Sequence[NoiseLevel],
     noise: NoiseSource,
     variance: AnyVariance = "small",
-    decoder: Decoder | None = None,
+    decoder: AnyDecoder | None = None,
     decoder_variance: Tensor | None = None,
 ) -> Bound:
     """The variational bound along a path of levels from the noisiest to clean.

@@ -51,6 +51,42 @@ class MinSNR:
 
 
 @dataclass(frozen=True)
+class SNR:
+    """SNR on the clean image, which is 1 on eps, whatever the target.
+
+    Source: Salimans & Ho 2022 (arXiv:2202.00512), section 4 ("SNR weighting").
+    """
+
+    kind: Literal["snr"] = "snr"
+
+    def __call__(self, target: Target, level: NoiseLevel) -> Tensor:
+        _, out = target.multipliers(level)
+        return (level.alpha / level.sigma) ** 2 * out**2
+
+
+@dataclass(frozen=True)
+class P2:
+    """1 / (k + SNR)^gamma on eps: less weight where the noise is imperceptible.
+
+    Source: Choi et al. 2022 (arXiv:2204.00227), eq. 8; on eps, where the simple loss is 1.
+    """
+
+    kind: Literal["p2"] = "p2"
+    k: float = 1.0
+    """Keeps the weight of pure noise finite."""
+    gamma: float = 1.0
+    """How strongly small noise is weighed down; the paper has 0.5 and 1."""
+
+    def __post_init__(self) -> None:
+        if not (self.k > 0 and self.gamma >= 0):
+            raise ValueError(f"p2 needs k > 0 and gamma >= 0, got {self.k}, {self.gamma}")
+
+    def __call__(self, target: Target, level: NoiseLevel) -> Tensor:
+        ratio = (level.alpha / level.sigma) ** 2
+        return SNR()(target, level) / (self.k + ratio) ** self.gamma
+
+
+@dataclass(frozen=True)
 class EDMWeight:
     """EDM's weight on the clean image, for targets other than EDM's.
 
@@ -76,4 +112,4 @@ class EDMWeight:
         return ((level.alpha / level.sigma) ** 2 + self.data_std**-2) * out**2
 
 
-AnyWeight: TypeAlias = UniformWeight | MinSNR | EDMWeight
+AnyWeight: TypeAlias = UniformWeight | MinSNR | SNR | P2 | EDMWeight

@@ -12,6 +12,12 @@ import torch
 from medidiff.diffusion import DenoisingLoss, UniformTimes
 from medidiff.jobs.benchmark import Table, benchmark_head
 from medidiff.jobs.cases import Mismatch, cases_of_split
+from medidiff.jobs.likelihood import (
+    LikelihoodOptions,
+    Likelihoods,
+    likelihoods_of,
+    save_likelihoods,
+)
 from medidiff.jobs.reporting import Reporter
 from medidiff.jobs.splits import Splits
 from medidiff.model import Model, write_json
@@ -25,12 +31,14 @@ PART = 16  # images at a time
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The prior's loss by noise level, and its samples beside real images."""
+    """The prior's loss by noise level, its samples beside real images, and its likelihood."""
 
     losses: Sequence[float]
     """Mean squared error of the prediction at fixed levels, low noise first, on the split."""
     samples: Table
     text: str
+    likelihood: Likelihoods | None = None
+    """Of the split's scans, where it was asked for."""
 
 
 def evaluate_model(
@@ -44,9 +52,10 @@ def evaluate_model(
     out: Path | None,
     mismatch: Mismatch,
     report: Reporter,
+    likelihood: LikelihoodOptions | None = None,
 ) -> Evaluation:
-    """Losses and sample quality on `split`; with `out`, evaluation.json beside what
-    `benchmark` writes.
+    """Losses, sample quality and likelihood on `split`; with `out`, evaluation.json and
+    likelihood.md, .json and .csv beside what `benchmark` writes.
 
     Errors: as `benchmark_head`; TaskError for n < 2.
     """
@@ -64,11 +73,18 @@ def evaluate_model(
         report=report,
     )
     losses = losses_on_split(model, manifest, split, splits, seed, report)
-    lines = ["loss by noise level, low noise first: " + " ".join(f"{x:.4f}" for x in losses)]
-    text = "\n\n".join([*lines, table.text])
+    parts = ["loss by noise level, low noise first: " + " ".join(f"{x:.4f}" for x in losses)]
+    parts += [table.text]
+    found = None
+    if likelihood is not None:
+        cases = cases_of_split(model, manifest, split, splits, report)
+        found = likelihoods_of(model, cases, likelihood, split=split, seed=seed, report=report)
+        parts += [found.text]
     if out is not None:
         write_json(out / "evaluation.json", {"losses_by_level": losses, "split": split})
-    return Evaluation(losses, table, text)
+        if found is not None:
+            save_likelihoods(found, out)
+    return Evaluation(losses, table, "\n\n".join(parts), found)
 
 
 def losses_on_split(
@@ -81,9 +97,9 @@ def losses_on_split(
 ) -> list[float]:
     """The unweighted error at levels evenly spaced in time, on a split, conditions unknown."""
     cases = cases_of_split(model, manifest, split, splits, report)
-    objective = PriorObjective(
-        DenoisingLoss(model.spec.target, model.spec.schedule, UniformTimes()), 0.0
-    )
+    denoising = DenoisingLoss(model.spec.target, model.spec.schedule, UniformTimes())
+    two_heads = model.spec.spread != "none"
+    objective = PriorObjective(denoising, 0.0, two_heads=two_heads)
     total = torch.zeros(LEVELS)
     for first in range(0, len(cases), PART):
         part = cases[first : first + PART]

@@ -32,6 +32,7 @@ from medidiff.networks import (
     encode_batch,
 )
 from medidiff.training.batches import TrainingSet
+from medidiff.training.losses import loss_of, output_channels
 from medidiff.training.objective import PriorObjective
 
 
@@ -127,10 +128,12 @@ def prepare(loaded: Loaded, parent: Model | None, report: Reporter) -> Prepared:
     denoising = DenoisingLoss(
         spec.target, spec.schedule, config.diffusion.times, config.diffusion.weight
     )
+    chosen = config.diffusion
+    trained = loss_of(chosen.objective, spec.target, spec.schedule, chosen.times, chosen.weight)
     return Prepared(
         spec,
         network,
-        PriorObjective(denoising, config.train.condition_dropout),
+        PriorObjective(denoising, config.train.condition_dropout, trained, spec.spread != "none"),
         training_set(manifest, train, intensity, conditions),
         training_set(manifest, validation, intensity, conditions),
         {row.number: ", ".join(map(str, row.images.values())) for row in manifest.rows},
@@ -246,12 +249,13 @@ def make_spec(
         shape=NetworkShape(
             dims=config.data.space.dims,
             in_channels=channels,
-            out_channels=channels,
+            out_channels=output_channels(config.diffusion.objective, channels),
             conditions=conditions,
         ),
         schedule=config.diffusion.schedule,
         target=config.diffusion.target,
         sampling=config.sampling,
+        spread=config.diffusion.objective.spread,
         lineage=Lineage(
             parent=parent.digest if parent else None,
             manifest_digest=manifest.digest(),
@@ -267,7 +271,7 @@ def make_spec(
     )
     if parent is None:
         return spec
-    for name in ("modality", "images", "network", "shape", "schedule", "target"):
+    for name in ("modality", "images", "network", "shape", "schedule", "target", "spread"):
         ours, theirs = getattr(spec, name), getattr(parent.spec, name)
         if ours != theirs:
             raise ModelError(

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from medidiff.diffusion import DenoisingLoss, UniformTimes, training_noise, training_uniforms
+from medidiff.diffusion.denoiser import heads
 from medidiff.networks.conditions import drop
 from medidiff.training.batches import Batch
+from medidiff.training.losses import AnyLoss
 
 VALIDATION = -1
 """The step that validation noise is keyed by; training has 0, 1, ..."""
@@ -37,26 +39,31 @@ class PriorObjective:
 
     denoising: DenoisingLoss
     condition_dropout: float
+    trained: AnyLoss | None = None
+    """What is minimised, where it is not the denoising loss, which validates all the same."""
+    two_heads: bool = False
+    """Whether the network gives a spread beside its prediction."""
 
     def loss(self, module: nn.Module, batch: Batch, seed: int, step: int) -> Tensor:
         places = range(batch.first, batch.first + len(batch.clean))
         draw = training_uniforms(seed, step, places, "level")[:, 0]
         eps = training_noise(seed, step, places)(batch.clean, 0)
         condition = self._hidden(batch.condition, places, seed, step)
-        levels = self.denoising.levels(draw)
-        return self.denoising(module, batch.clean, levels, eps, condition, batch.concat)
+        loss = self.trained or self.denoising
+        levels = loss.levels(draw)
+        return loss(module, batch.clean, levels, eps, condition, batch.concat)
 
     @torch.no_grad()
     def loss_by_level(self, module: nn.Module, batch: Batch, levels: int, seed: int) -> Tensor:
         places = range(batch.first, batch.first + len(batch.clean))
         eps = training_noise(seed, VALIDATION, places)(batch.clean, 0)
         middle = (torch.arange(levels, dtype=torch.float64) + 0.5) / levels
-        means = []
+        means, network = [], FirstHead(module) if self.two_heads else module
         # unweighted and evenly over time, whatever is trained: so that runs can be compared
         for draw in middle:
             level = UniformTimes().levels(self.denoising.schedule, draw.expand(len(batch.clean)))
             loss = self.denoising.loss_at(
-                module, batch.clean, level, eps, batch.condition, batch.concat
+                network, batch.clean, level, eps, batch.condition, batch.concat
             )
             means.append(loss.mean())
         return torch.stack(means)
@@ -72,3 +79,14 @@ class PriorObjective:
         # a single value is the whole condition: one draw
         known = kept[:, :1] if names == 1 else kept[:, 1:] & kept[:, :1]
         return drop(condition, known.to(condition.device))
+
+
+class FirstHead(nn.Module):
+    """The prediction of a two-headed network, without its spread."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, *inputs: Tensor | None) -> Tensor:
+        return heads(self.network(*inputs))[0]

@@ -12,6 +12,8 @@ from pydantic import TypeAdapter
 from medidiff.diffusion import (
     DDIM,
     EDM,
+    P2,
+    SNR,
     VE,
     AnyBetas,
     AnySampler,
@@ -49,6 +51,8 @@ REFUSED: list[Callable[[], object]] = [
     lambda: EDM(rho=0.0),
     lambda: EDMTarget(data_std=0.0),
     lambda: EDMWeight(data_std=-1.0),
+    lambda: P2(k=0.0),
+    lambda: P2(gamma=-1.0),
     lambda: MinSNR(gamma=0.0),
     lambda: LogitNormalTimes(std=0.0),
     lambda: LogNormalNoiseRatio(std=0.0),
@@ -88,6 +92,15 @@ def test_edm_s_weight_on_edm_s_target_is_1() -> None:
     torch.testing.assert_close(weight, torch.ones_like(weight))
     with pytest.raises(ValueError, match="data_std is 1"):
         EDMWeight()(EDMTarget(data_std=1.0), level)
+
+
+def test_p2_and_snr_are_weights_of_eps_whatever_the_target() -> None:
+    level = VPLinear()(torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64))
+    snr = (level.alpha / level.sigma) ** 2
+    torch.testing.assert_close(SNR()(Eps(), level), torch.ones_like(snr))
+    torch.testing.assert_close(SNR()(Clean(), level), snr)
+    torch.testing.assert_close(P2(k=2.0, gamma=0.5)(Eps(), level), (2 + snr) ** -0.5)
+    torch.testing.assert_close(P2()(Clean(), level), snr / (1 + snr))
 
 
 def test_the_edm_target_has_the_paper_s_table() -> None:

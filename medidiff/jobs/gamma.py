@@ -1,0 +1,63 @@
+"""The verb `gamma`: what a model's optimal variances need to know of it, measured once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from medidiff.diffusion import Denoiser, KeyedNoise, gamma_table
+from medidiff.errors import OutputError, TaskError
+from medidiff.jobs.cases import Mismatch, cases_of_split, check_cases
+from medidiff.jobs.reporting import Reporter
+from medidiff.jobs.splits import Splits
+from medidiff.model import Gamma, Model, evaluating
+
+PART = 16  # images at a time
+
+
+def add_gamma(
+    model: Model,
+    manifest: str | os.PathLike[str],
+    out: Path,
+    *,
+    splits: Splits,
+    levels: int,
+    seed: int,
+    card: str | None,
+    mismatch: Mismatch,
+    report: Reporter,
+) -> Path:
+    """A copy of the model in `out` that knows its Gamma at `levels` times; gives the folder.
+
+    One pass over the train split, conditions unknown, clean estimates not clipped.
+    Errors: OutputError if `out` holds something; TaskError for a model with a second head, which
+    has its variance already; ManifestError; DataError for scans that do not fit the model.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise OutputError(f"{out} already holds files; name another folder")
+    if model.spec.spread != "none":
+        raise TaskError(f"{model.spec.name} has learned its variance; Gamma would not be used")
+    if levels < 2:
+        raise TaskError(f"a Gamma table needs at least 2 levels, found {levels}")
+    cases = cases_of_split(model, manifest, splits.train, splits, report)
+    check_cases(model, manifest, cases, mismatch)
+    schedule = model.spec.schedule
+    times = torch.linspace(schedule.t_min, schedule.t_max, levels, dtype=torch.float64)
+
+    def batches() -> Iterator[tuple[torch.Tensor, KeyedNoise]]:
+        for first in range(0, len(cases), PART):
+            part = cases[first : first + PART]
+            report.progress("measuring Gamma", first, len(cases))
+            clean = torch.stack([case.images for case in part]).to(model.device)
+            yield clean, KeyedNoise(seed, [(case.subject, case.row) for case in part])
+        report.progress("measuring Gamma", len(cases), len(cases))
+
+    denoise = Denoiser(model.network, model.spec.target)
+    with torch.no_grad(), evaluating(model.network):
+        table = gamma_table(denoise, batches(), [schedule(time) for time in times])
+    gamma = Gamma(tuple(table.times.tolist()), tuple(table.values.tolist()))
+    return Model(replace(model.spec, gamma=gamma), model.network).save(out, card)
