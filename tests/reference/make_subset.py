@@ -3,8 +3,9 @@
 NAMES is a text file with a case a line (# begins a comment); "one" behind a name keeps the first
 image of its batch only. A case keeps what replays read of it: arrays that nothing asks for are left
 out, float64 stays float64, noise that numpy's generator draws from a seed is kept as that seed, and
-a list of states keeps its middle one where the replay takes a thinned list. Every case is replayed from OUT at the end, and must give the verdict
-that it gives in SOURCE; exit 1 if one does not.
+of a list of states the middle one is kept where the replay takes a thinned list. Every case is
+replayed from OUT at the end, and must give the verdict that it gives in SOURCE; exit 1 if one does
+not.
 """
 
 from __future__ import annotations
