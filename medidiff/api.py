@@ -27,6 +27,7 @@ from medidiff.errors import MedidiffError, TaskError
 from medidiff.jobs.benchmark import Table, benchmark_head
 from medidiff.jobs.cases import Mismatch
 from medidiff.jobs.demo import DemoResult, run_demo
+from medidiff.jobs.doctor import Diagnosis, diagnose
 from medidiff.jobs.evaluate import Evaluation, evaluate_model
 from medidiff.jobs.folder import close_interrupted
 from medidiff.jobs.gamma import add_gamma
@@ -50,6 +51,7 @@ Progress = Literal["bars", "none"]
 __all__ = [
     "Checked",
     "DemoResult",
+    "Diagnosis",
     "Evaluation",
     "MedidiffError",
     "Model",
@@ -58,6 +60,7 @@ __all__ = [
     "benchmark",
     "check",
     "demo",
+    "doctor",
     "evaluate",
     "export",
     "gamma",
@@ -343,6 +346,16 @@ def demo(folder: PathLike = "medidiff-demo", *, progress: Progress = "none") -> 
     """The main job on generated head phantoms: train, sample, denoise, register, load back."""
     with _reporting(progress) as report:
         return run_demo(Path(folder), report)
+
+
+def doctor(*, json_file: PathLike | None = None, progress: Progress = "none") -> Diagnosis:
+    """Whether the installed package is right: its samplers on exactly solvable data, recordings of
+    the authors' own code, and what this machine has. `faults` is empty if all is well.
+
+    Errors: OutputError if `json_file` cannot be written.
+    """
+    with _reporting(progress) as report:
+        return diagnose(None if json_file is None else Path(json_file), report)
 
 
 def _splits(model: Model, validation: str | None, holdout: float | None) -> Splits:

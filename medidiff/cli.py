@@ -331,6 +331,21 @@ def demo(
 
 
 @app.command()
+def doctor(
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write what was found to this file, too")
+    ] = None,
+) -> None:
+    """Check the installed package against exact solutions and recordings, and the machine."""
+    from medidiff import api
+
+    found = api.doctor(json_file=json_file, progress="bars")
+    typer.echo(found.text)
+    if found.faults:
+        raise typer.Exit(1)
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON schema of a configuration, for editors."""
     import json

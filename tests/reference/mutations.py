@@ -1,0 +1,321 @@
+"""Does the suite notice the classical mistakes? `mutations.py [NAME...]`, some minutes.
+
+Each mutation is one wrong formula that diffusion code has had somewhere. It is made in a copy of
+the package, and the tests that are named with it are run on the copy: they must fail. Prints a line
+a mutation; `--table FILE` writes docs/mutations.md; exit 1 if one is missed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+REPLAY = "tests/reference/test_replay.py"
+SAMPLERS = "tests/laws/test_samplers.py"
+SDE = "tests/laws/test_sde_samplers.py"
+VARIANCES = "tests/laws/test_variances_and_bound.py"
+FORMULAS = "tests/laws/test_schedules_and_targets.py"
+K_DIFFUSION = "tests/laws/test_k_diffusion.py"
+CONVENTIONS = "tests/laws/test_eta_and_clipping.py"
+DENOISER = "tests/unit/diffusion/test_denoiser.py"
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One wrong formula: `old` (its first place in the file) becomes `new`; `tests` must fail."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the tests failed, and the first that did."""
+
+    mutation: Mutation
+    caught_by: str
+
+    @property
+    def caught(self) -> bool:
+        """Whether some test failed."""
+        return bool(self.caught_by)
+
+
+def recording(*names: str) -> tuple[str, ...]:
+    """The tests that replay these recordings."""
+    return tuple(f"{REPLAY}::test_a_recording_is_followed[{name}]" for name in names)
+
+
+MUTATIONS = (
+    Mutation(
+        "1 - alpha-bar for sqrt(1 - alpha-bar)",
+        "schedules.py",
+        "return NoiseLevel(t, log_alpha.exp(), (-torch.expm1(2 * log_alpha)).sqrt())",
+        "return NoiseLevel(t, log_alpha.exp(), -torch.expm1(2 * log_alpha))",
+        (FORMULAS,),
+    ),
+    Mutation(
+        "beta for beta-tilde",
+        "variance.py",
+        "return to.sigma**2 * renewed(now, to)",
+        "return now.sigma**2 * renewed(now, to)",
+        recording("gd_ddpm_linear_10_fixed_small"),
+    ),
+    Mutation(
+        "no factor 2 in annealed Langevin",
+        "samplers/langevin.py",
+        "math.sqrt(2 * share)",
+        "math.sqrt(share)",
+        (SDE, "-k", "langevin"),
+    ),
+    Mutation(
+        "predictor before corrector",
+        "samplers/sde.py",
+        "return self.predict(denoise, self.correct(denoise, x, now, to, at), now, to, at), None",
+        "return self.correct(denoise, self.predict(denoise, x, now, to, at), now, to, at), None",
+        recording("sde_vp_reverse_diffusion_langevin_200"),
+    ),
+    Mutation(
+        "x for its mean as the result",
+        "samplers/sde.py",
+        'if ends or self.dynamics == "flow":',
+        'if self.dynamics == "flow":',
+        recording("sde_vp_euler_maruyama_none_200"),
+    ),
+    Mutation(
+        "the grid's step for 1 / N",
+        "samplers/sde.py",
+        'now.t - to.t if self.discretisation == "path" else torch.full_like(now.t, 1 / at.count)',
+        "now.t - to.t",
+        recording("sde_vp_euler_maruyama_none_200"),
+    ),
+    Mutation(
+        "floor index off by one",
+        "samplers/sde.py",
+        "place = (now.t * (at.count - 1)).floor() / (at.count - 1)",
+        "place = ((now.t * (at.count - 1)).floor() - 1) / (at.count - 1)",
+        recording("sde_vp_reverse_diffusion_none_200"),
+    ),
+    Mutation(
+        "noise kept after clipping where it is re-derived",
+        "denoiser.py",
+        'clean, eps_of(x, clean, level) if eps == "rederive" else raw.eps, raw.spread',
+        'clean, eps_of(x, clean, level) if eps == "keep" else raw.eps, raw.spread',
+        (CONVENTIONS,),
+    ),
+    Mutation(
+        "DDIM's eta in sigma^2, not sigma",
+        "samplers/ddim.py",
+        "return self.eta**2 * renewed",
+        "return self.eta * renewed",
+        (CONVENTIONS,),
+    ),
+    Mutation(
+        "lambda twice",
+        "levels.py",
+        "return self.alpha.log() - self.sigma.log()",
+        "return 2 * (self.alpha.log() - self.sigma.log())",
+        (FORMULAS,),
+    ),
+    Mutation(
+        "phi_2 with the other sign",
+        "samplers/exponential.py",
+        'weight = hop.weight(1) / 2 if rule == "midpoint" else hop.weight(2)',
+        'weight = hop.weight(1) / 2 if rule == "midpoint" else -hop.weight(2)',
+        (SAMPLERS, "-k", "order and taylor"),
+    ),
+    Mutation(
+        "r_0 = h / h_prev",
+        "samplers/dpm_solver_pp.py",
+        "gaps = [half_log_snr_gap(past.levels[1], past.levels[0]) / hop.gap]",
+        "gaps = [hop.gap / half_log_snr_gap(past.levels[1], past.levels[0])]",
+        recording("kd_dpmpp_2m_karras_20"),
+    ),
+    Mutation(
+        "UniPC does not correct the last hop but one",
+        "samplers/unipc.py",
+        "            if self.corrector:",
+        "            if self.corrector and len(at.ahead) > 1:",
+        recording("unipc_vp_linear_bh2_x0_2_logSNR_5"),
+    ),
+    Mutation(
+        "Karras's rho for 1 / rho",
+        "times.py",
+        "(-end / self.rho).exp()",
+        "(-end * self.rho).exp()",
+        recording("edm_heun_10"),
+    ),
+    Mutation(
+        "churn not capped",
+        "samplers/edm.py",
+        "gain = min(options.churn / at.count, math.sqrt(2) - 1)",
+        "gain = options.churn / at.count",
+        (*recording("edm_churn_10", "kd_heun_churn_10"), K_DIFFUSION),
+    ),
+    Mutation(
+        "the last Heun hop not an Euler one",
+        "samplers/edm.py",
+        "if to.is_clean or self.order == 1:\n            return _euler(x, here, to), None",
+        "if self.order == 1:\n            return _euler(x, here, to), None",
+        recording("edm_churn_10"),
+    ),
+    Mutation(
+        "covariance not held from above",
+        "variance.py",
+        ".clamp(0, most)",
+        ".clamp_min(0)",
+        (VARIANCES, *recording("ext_sn_ddim_linear_10_err0.0"), REPLAY),
+    ),
+    Mutation(
+        "covariance not held from below",
+        "variance.py",
+        ".clamp(0, most)",
+        ".clamp_max(most)",
+        (VARIANCES, REPLAY),
+    ),
+    Mutation(
+        "last noisy hop not held",
+        "samplers/ancestral.py",
+        "if last_noise is not None and at.index == at.count - 2:",
+        "if last_noise is not None and at.index == at.count:",
+        recording("analytic_ddpm_linear_10"),
+    ),
+    Mutation(
+        "noise at t = 0",
+        "sampling.py",
+        "            x = denoise(x, now).clean\n",
+        "            x = denoise(x, now).clean\n"
+        "            x = x if noise is None else x + scale(now.sigma, x) * at.noise()\n",
+        recording("gd_ddpm_linear_10_fixed_small"),
+    ),
+    Mutation(
+        "respacing truncates",
+        "steps.py",
+        "chosen.append(1 + first + round(place))",
+        "chosen.append(1 + first + int(place))",
+        recording("respacing"),
+    ),
+    Mutation(
+        "v with the other sign",
+        "targets.py",
+        "return level.alpha / power, -level.sigma / power",
+        "return level.alpha / power, level.sigma / power",
+        (FORMULAS,),
+    ),
+    Mutation(
+        "guidance w for 1 + w",
+        "guidance.py",
+        "clean = base.clean + guidance_scale * (aim.clean - base.clean)",
+        "clean = aim.clean + guidance_scale * (aim.clean - base.clean)",
+        (DENOISER, *recording("dpm_wrapper_vp_linear")),
+    ),
+    Mutation(
+        "alpha of a table in VE's Langevin step",
+        "samplers/sde.py",
+        "return Forward(torch.ones_like(high), high**2 - low**2)",
+        "return Forward(torch.where(low > 0, low / high, 1.0), high**2 - low**2)",
+        recording("sde_ve_reverse_diffusion_langevin_200"),
+    ),
+    Mutation(
+        "learned range with its ends exchanged",
+        "variance.py",
+        "(share * high + (1 - share) * low).exp()",
+        "(share * low + (1 - share) * high).exp()",
+        recording("gd_ddpm_cosine_10_learned_range"),
+    ),
+    Mutation(
+        "guidance by a reference without noise",
+        "semantic.py",
+        "noised = diffuse(self.reference, now, at.noise(REFERENCE_DRAW))",
+        "noised = self.reference",
+        recording("sdg_sample_style_10"),
+    ),
+    Mutation(
+        "purification noises to the path's first level always",
+        "purify.py",
+        "x = diffuse(x, path[0] if noised is None else noised, eps)",
+        "x = diffuse(x, path[0], eps)",
+        recording("diffpure2_ddpm_t40_fixedsmall", "diffpure2_sde_t100_dt5e-3_randt"),
+    ),
+)
+
+
+def main(arguments: list[str]) -> int:
+    table = Path(arguments[1]) if arguments[:1] == ["--table"] else None
+    names = set(arguments[2:] if table else arguments)
+    verdicts = []
+    for mutation in MUTATIONS:
+        if not names or mutation.name in names:
+            verdicts.append(try_mutation(mutation))
+            caught = verdicts[-1].caught_by or "MISSED"
+            print(f"{mutation.name:<55} {caught}", flush=True)
+    if table is not None:
+        table.write_text(page(verdicts))
+    return int(any(not verdict.caught for verdict in verdicts))
+
+
+def try_mutation(mutation: Mutation) -> Verdict:
+    """Run the mutation's tests on a mutated copy.
+
+    Errors: ValueError if the old text is gone or pytest could not run the tests.
+    """
+    with tempfile.TemporaryDirectory(prefix="mutation-") as place:
+        folder = Path(place)
+        for part in ("medidiff", "tests"):
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(ROOT / part, folder / part, ignore=ignored)
+        shutil.copy(ROOT / "pyproject.toml", folder)
+        mutate(folder / "medidiff" / "diffusion" / mutation.file, mutation)
+        return Verdict(mutation, first_failure(folder, mutation.tests))
+
+
+def mutate(file: Path, mutation: Mutation) -> None:
+    """Put the new text in the place of the old. Errors: ValueError if there is no old text."""
+    text = file.read_text()
+    if mutation.old not in text:
+        raise ValueError(f"{mutation.file} no longer holds the text of {mutation.name!r}")
+    file.write_text(text.replace(mutation.old, mutation.new, 1))
+
+
+def first_failure(folder: Path, tests: tuple[str, ...]) -> str:
+    """The first test that fails in a folder, or nothing. Errors: ValueError if none was run."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    if done.returncode not in (0, 1):
+        raise ValueError(f"pytest could not run {tests}: {done.stdout[-500:]}{done.stderr[-500:]}")
+    failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED ")]
+    return failed[0].removeprefix("FAILED ").split(" - ")[0] if failed else ""
+
+
+def page(verdicts: list[Verdict]) -> str:
+    """docs/mutations.md."""
+    lines = [
+        "# Mutations",
+        "",
+        "Classical mistakes of diffusion code, each made once in a copy of the package by",
+        "`python tests/reference/mutations.py --table docs/mutations.md`, and the first test that",
+        "failed for it.",
+        "",
+        "| mistake | file | caught by |",
+        "| --- | --- | --- |",
+    ]
+    for verdict in verdicts:
+        caught = f"`{verdict.caught_by}`" if verdict.caught else "**missed**"
+        lines.append(
+            f"| {verdict.mutation.name} | `diffusion/{verdict.mutation.file}` | {caught} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
