@@ -98,6 +98,7 @@ from medidiff.diffusion.samplers import (
     Heun,
     PredictorCorrector,
     RhoRK,
+    SASolver,
     UniPC,
 )
 from medidiff.diffusion.samplers.classifier_guided import ClassifierGuided
@@ -269,6 +270,7 @@ __all__ = [
     "RescaledLinearBetas",
     "RespacedSteps",
     "RhoRK",
+    "SASolver",
     "Sampler",
     "ScaledLinearBetas",
     "Schedule",

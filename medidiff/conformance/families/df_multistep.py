@@ -20,6 +20,7 @@ from medidiff.diffusion.samplers.deis import DEIS
 from medidiff.diffusion.samplers.dpm_solver import DPMSolver
 from medidiff.diffusion.samplers.dpm_solver_pp import DPMSolverPP
 from medidiff.diffusion.samplers.multistep import PNDM
+from medidiff.diffusion.samplers.sa_solver import SASolver
 from medidiff.diffusion.samplers.unipc import UniPC
 from medidiff.diffusion.sampling import Sampler, walk
 from medidiff.diffusion.schedules import EDM, Discrete, Flow, Schedule
@@ -206,7 +207,26 @@ def sampler_of(case: Case) -> Sampler:
             rule=rule_of(ctor),
             last="full" if not lower else "first-order" if ends_noisy else "fast",
         )
+    if name == "SASolverScheduler":
+        return sa_solver_of(ctor, lower)
     raise Unsupported(f"scheduler {name}")
+
+
+def sa_solver_of(ctor: dict[str, Any], lower: bool) -> Sampler:
+    """SA-Solver with diffusers' own tau: 1 for its labels 200 to 800, label n at (n + 1) / N."""
+    if ctor.get("tau_func") is not None:
+        raise Unsupported("SASolver with another tau than diffusers' own")
+    count = ctor.get("num_train_timesteps", 1000)
+    data = ctor.get("algorithm_type", "data_prediction") == "data_prediction"
+    return SASolver(
+        predictor_order=ctor.get("predictor_order", 2),
+        corrector_order=ctor.get("corrector_order", 2),
+        basis="clean" if data else "eps",
+        tau_from=201 / count,
+        tau_until=801 / count,
+        weights="second-order-half",
+        lower_order_final=lower,
+    )
 
 
 def multistep_of(ctor: dict[str, Any], order: Any, below: int, steps: int) -> Sampler:
