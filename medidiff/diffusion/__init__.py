@@ -18,6 +18,7 @@ Numbers: coefficients are float64 and are rounded to the image's dtype only wher
 
 from __future__ import annotations
 
+from medidiff.diffusion.bernoulli import BerDiff, BernoulliLoss, MaskDenoiser
 from medidiff.diffusion.betas import (
     AnyBetas,
     ConstantBetas,
@@ -32,6 +33,7 @@ from medidiff.diffusion.betas import (
 )
 from medidiff.diffusion.bound import Bound, Decoder, bound
 from medidiff.diffusion.brownian import BrownianNoise
+from medidiff.diffusion.cold import Blur, Cold, ColdLoss
 from medidiff.diffusion.constrained import Constrained, Known, coloured, inpainted
 from medidiff.diffusion.denoiser import (
     Counter,
@@ -77,6 +79,17 @@ from medidiff.diffusion.objectives_score import (
     LikelihoodWeight,
     ScoreMatchingLoss,
     SigmaPower,
+)
+from medidiff.diffusion.processes import (
+    AnyBridge,
+    BrownianBridge,
+    Displacement,
+    ProcessLoss,
+    ResidualDenoiser,
+    SchrodingerBridge,
+    diffuse_towards,
+    residual,
+    translate,
 )
 from medidiff.diffusion.purify import Checkpointed, LangevinPurification, purify
 from medidiff.diffusion.samplers import (
@@ -195,6 +208,7 @@ __all__ = [
     "Aim",
     "AnnealedLangevin",
     "AnyBetas",
+    "AnyBridge",
     "AnyConsistencyTarget",
     "AnySampler",
     "AnySchedule",
@@ -204,11 +218,17 @@ __all__ = [
     "AnyTarget",
     "AnyTimes",
     "AnyWeight",
+    "BerDiff",
+    "BernoulliLoss",
+    "Blur",
     "Bound",
+    "BrownianBridge",
     "BrownianNoise",
     "Checkpointed",
     "ClassifierGuided",
     "Clean",
+    "Cold",
+    "ColdLoss",
     "Consistency",
     "ConsistencyLoss",
     "ConsistencyTarget",
@@ -226,6 +246,7 @@ __all__ = [
     "Denoiser",
     "DenoisingLoss",
     "Discrete",
+    "Displacement",
     "EDMTarget",
     "EDMWeight",
     "Eps",
@@ -256,6 +277,7 @@ __all__ = [
     "LogNormalNoiseRatio",
     "LogitNormalTimes",
     "LossHistory",
+    "MaskDenoiser",
     "MinSNR",
     "Network",
     "NoiseLevel",
@@ -265,15 +287,18 @@ __all__ = [
     "PolynomialTime",
     "PowerSteps",
     "PredictorCorrector",
+    "ProcessLoss",
     "QuadraticSteps",
     "Renoise",
     "RescaledLinearBetas",
+    "ResidualDenoiser",
     "RespacedSteps",
     "RhoRK",
     "SASolver",
     "Sampler",
     "ScaledLinearBetas",
     "Schedule",
+    "SchrodingerBridge",
     "Score",
     "ScoreMatchingLoss",
     "ShiftedTime",
@@ -309,6 +334,7 @@ __all__ = [
     "counted",
     "dequantised",
     "diffuse",
+    "diffuse_towards",
     "encode",
     "eps_of",
     "estimate",
@@ -329,6 +355,7 @@ __all__ = [
     "prediction_of",
     "purify",
     "renoise",
+    "residual",
     "sample",
     "sample_adaptive",
     "scale",
@@ -340,6 +367,7 @@ __all__ = [
     "thresholded",
     "training_noise",
     "training_uniforms",
+    "translate",
     "uniforms",
     "walk",
     "walk_adaptive",
