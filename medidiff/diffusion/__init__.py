@@ -147,6 +147,7 @@ from medidiff.diffusion.semantic import (
     text,
     weighted,
 )
+from medidiff.diffusion.spacing_tables import BetaQuantiles, GivenLevels
 from medidiff.diffusion.steps import (
     AnyStepSpacing,
     GivenSteps,
@@ -220,6 +221,7 @@ __all__ = [
     "AnyWeight",
     "BerDiff",
     "BernoulliLoss",
+    "BetaQuantiles",
     "Blur",
     "Bound",
     "BrownianBridge",
@@ -256,6 +258,7 @@ __all__ = [
     "FlowLikelihood",
     "FlowVelocity",
     "GammaTable",
+    "GivenLevels",
     "GivenSteps",
     "Guided",
     "Heun",
