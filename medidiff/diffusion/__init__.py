@@ -147,6 +147,7 @@ from medidiff.diffusion.semantic import (
     text,
     weighted,
 )
+from medidiff.diffusion.simplex import SimplexNoise
 from medidiff.diffusion.spacing_tables import BetaQuantiles, GivenLevels
 from medidiff.diffusion.steps import (
     AnyStepSpacing,
@@ -307,6 +308,7 @@ __all__ = [
     "ShiftedTime",
     "SigmaPower",
     "SigmoidBetas",
+    "SimplexNoise",
     "SingleStepLogSNR",
     "SpreadLoss",
     "Step",
