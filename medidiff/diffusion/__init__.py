@@ -18,6 +18,7 @@ Numbers: coefficients are float64 and are rounded to the image's dtype only wher
 
 from __future__ import annotations
 
+from medidiff.diffusion.bernoulli import BerDiff, BernoulliLoss, MaskDenoiser
 from medidiff.diffusion.betas import (
     AnyBetas,
     ConstantBetas,
@@ -32,6 +33,7 @@ from medidiff.diffusion.betas import (
 )
 from medidiff.diffusion.bound import Bound, Decoder, bound
 from medidiff.diffusion.brownian import BrownianNoise
+from medidiff.diffusion.cold import Blur, Cold, ColdLoss
 from medidiff.diffusion.constrained import Constrained, Known, coloured, inpainted
 from medidiff.diffusion.decoders import GaussianDecoder, GreyDecoder
 from medidiff.diffusion.denoiser import (
@@ -79,6 +81,17 @@ from medidiff.diffusion.objectives_score import (
     ScoreMatchingLoss,
     SigmaPower,
 )
+from medidiff.diffusion.processes import (
+    AnyBridge,
+    BrownianBridge,
+    Displacement,
+    ProcessLoss,
+    ResidualDenoiser,
+    SchrodingerBridge,
+    diffuse_towards,
+    residual,
+    translate,
+)
 from medidiff.diffusion.purify import Checkpointed, LangevinPurification, purify
 from medidiff.diffusion.samplers import (
     DDIM,
@@ -99,6 +112,7 @@ from medidiff.diffusion.samplers import (
     Heun,
     PredictorCorrector,
     RhoRK,
+    SASolver,
     UniPC,
 )
 from medidiff.diffusion.samplers.classifier_guided import ClassifierGuided
@@ -134,6 +148,8 @@ from medidiff.diffusion.semantic import (
     text,
     weighted,
 )
+from medidiff.diffusion.simplex import SimplexNoise
+from medidiff.diffusion.spacing_tables import BetaQuantiles, GivenLevels
 from medidiff.diffusion.steps import (
     AnyStepSpacing,
     GivenSteps,
@@ -199,6 +215,7 @@ __all__ = [
     "Aim",
     "AnnealedLangevin",
     "AnyBetas",
+    "AnyBridge",
     "AnyConsistencyTarget",
     "AnySampler",
     "AnySchedule",
@@ -208,11 +225,18 @@ __all__ = [
     "AnyTarget",
     "AnyTimes",
     "AnyWeight",
+    "BerDiff",
+    "BernoulliLoss",
+    "BetaQuantiles",
+    "Blur",
     "Bound",
+    "BrownianBridge",
     "BrownianNoise",
     "Checkpointed",
     "ClassifierGuided",
     "Clean",
+    "Cold",
+    "ColdLoss",
     "Consistency",
     "ConsistencyLoss",
     "ConsistencyTarget",
@@ -230,6 +254,7 @@ __all__ = [
     "Denoiser",
     "DenoisingLoss",
     "Discrete",
+    "Displacement",
     "EDMTarget",
     "EDMWeight",
     "Eps",
@@ -240,6 +265,7 @@ __all__ = [
     "FlowVelocity",
     "GammaTable",
     "GaussianDecoder",
+    "GivenLevels",
     "GivenSteps",
     "GreyDecoder",
     "Guided",
@@ -262,6 +288,7 @@ __all__ = [
     "LogNormalNoiseRatio",
     "LogitNormalTimes",
     "LossHistory",
+    "MaskDenoiser",
     "MinSNR",
     "Network",
     "NoiseLevel",
@@ -271,19 +298,24 @@ __all__ = [
     "PolynomialTime",
     "PowerSteps",
     "PredictorCorrector",
+    "ProcessLoss",
     "QuadraticSteps",
     "Renoise",
     "RescaledLinearBetas",
+    "ResidualDenoiser",
     "RespacedSteps",
     "RhoRK",
+    "SASolver",
     "Sampler",
     "ScaledLinearBetas",
     "Schedule",
+    "SchrodingerBridge",
     "Score",
     "ScoreMatchingLoss",
     "ShiftedTime",
     "SigmaPower",
     "SigmoidBetas",
+    "SimplexNoise",
     "SingleStepLogSNR",
     "SpreadLoss",
     "Step",
@@ -314,6 +346,7 @@ __all__ = [
     "counted",
     "dequantised",
     "diffuse",
+    "diffuse_towards",
     "encode",
     "eps_of",
     "estimate",
@@ -334,6 +367,7 @@ __all__ = [
     "prediction_of",
     "purify",
     "renoise",
+    "residual",
     "sample",
     "sample_adaptive",
     "scale",
@@ -345,6 +379,7 @@ __all__ = [
     "thresholded",
     "training_noise",
     "training_uniforms",
+    "translate",
     "uniforms",
     "walk",
     "walk_adaptive",

@@ -70,7 +70,7 @@ def uniforms(seed: int, keys: Sequence[Key], count: int = 1) -> Tensor:
     >>> uniforms(0, [("time", 7)]).shape
     torch.Size([1, 1])
     """
-    words = _words(_key_words("uniform", seed, keys, torch.device("cpu")), 2 * count)
+    words = _words(key_words("uniform", seed, keys, torch.device("cpu")), 2 * count)
     high, low = words[:, 0::2] >> 6, words[:, 1::2] >> 6
     return ((high * 2**26 + low).double() + 0.5) * 2.0**-52
 
@@ -82,7 +82,7 @@ def gaussians(seed: int, keys: Sequence[Key], count: int, like: Tensor) -> Tenso
     else in float32, then cast to its dtype. Number i does not depend on `count`.
     """
     exact = torch.float64 if like.dtype == torch.float64 else torch.float32
-    words = _words(_key_words("gaussian", seed, keys, like.device), count + count % 2)
+    words = _words(key_words("gaussian", seed, keys, like.device), count + count % 2)
     unit = (words.to(exact) + 0.5) * 2.0**-32
     radius = (-2 * unit[:, 0::2].log()).sqrt()
     angle = 2 * math.pi * unit[:, 1::2]
@@ -154,7 +154,7 @@ def _multiply(a: Tensor, b: int) -> tuple[Tensor, Tensor]:
     return (product >> 32) & _WORD, product & _WORD
 
 
-def _key_words(purpose: str, seed: int, keys: Sequence[Key], device: torch.device) -> Tensor:
+def key_words(purpose: str, seed: int, keys: Sequence[Key], device: torch.device) -> Tensor:
     """(len(keys), 2) words: 64 bits of BLAKE2b over an unambiguous spelling of the key."""
     rows = []
     for key in keys:

@@ -6,7 +6,6 @@ keyed uniform is all the randomness there is. Spacings turn a number of steps in
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias, get_args
 
@@ -14,12 +13,14 @@ import torch
 
 from medidiff.diffusion.levels import CLEAN, NoiseLevel
 from medidiff.diffusion.schedules import Discrete, Schedule
+from medidiff.diffusion.spacing_tables import (
+    BetaQuantiles,
+    GivenLevels,
+    equal_parts,
+    log_snr_ends,
+)
 from medidiff.diffusion.steps import TABLE, AnyStepSpacing
 from medidiff.types import Tensor
-
-DEAD_SIGNAL = 0.006
-"""Where alpha is smaller than this there is nothing to resolve: DPM-Solver's lambda of -5.1
-(Lu et al. 2022, arXiv:2206.00927, appendix D.4, on the cosine schedule)."""
 
 
 class TrainingTimes(Protocol):
@@ -149,8 +150,8 @@ class UniformLogSNR:
 
     def times(self, schedule: Schedule, steps: int, start: NoiseLevel) -> list[Tensor]:
         """The times of equal steps in half-log-SNR."""
-        first, last = _ends(schedule, start, self.end)
-        parts = [(1 - part) ** self.power for part in _parts(steps)]
+        first, last = log_snr_ends(schedule, start, self.end)
+        parts = [(1 - part) ** self.power for part in equal_parts(steps)]
         return [schedule.time_of(torch.lerp(last, first, part)) for part in parts]
 
 
@@ -174,8 +175,8 @@ class Karras:
 
     def times(self, schedule: Schedule, steps: int, start: NoiseLevel) -> list[Tensor]:
         """The times of equal steps in the root of the noise ratio."""
-        first, last = ((-end / self.rho).exp() for end in _ends(schedule, start, self.end))
-        roots = [torch.lerp(first, last, part) for part in _parts(steps)]
+        first, last = ((-end / self.rho).exp() for end in log_snr_ends(schedule, start, self.end))
+        roots = [torch.lerp(first, last, part) for part in equal_parts(steps)]
         return [schedule.time_of(-self.rho * root.log()) for root in roots]
 
 
@@ -205,7 +206,7 @@ class PolynomialTime:
                 f"the path starts at a time before {float(end.max()):.3g}, its last noisy one"
             )
         first, last = start.t ** (1 / self.power), end ** (1 / self.power)
-        return [torch.lerp(first, last, part) ** self.power for part in _parts(steps)]
+        return [torch.lerp(first, last, part) ** self.power for part in equal_parts(steps)]
 
 
 @dataclass(frozen=True)
@@ -232,7 +233,7 @@ class ShiftedTime:
         """The shifted times of equal steps from the start's unshifted one."""
         first = shifted(start.t, 1 / self.shift)
         last = first / steps if self.end is None else torch.full_like(first, self.end)
-        return [shifted(torch.lerp(first, last, part), self.shift) for part in _parts(steps)]
+        return [shifted(torch.lerp(first, last, part), self.shift) for part in equal_parts(steps)]
 
 
 def shifted(t: Tensor, shift: float) -> Tensor:
@@ -256,7 +257,7 @@ class SingleStepLogSNR:
 
     def times(self, schedule: Schedule, steps: int, start: NoiseLevel) -> list[Tensor]:
         """The times of the groups' ends and stages."""
-        first, last = _ends(schedule, start, self.end)
+        first, last = log_snr_ends(schedule, start, self.end)
         orders = single_step_orders(steps - 1, self.order)
         parts = [
             (group + stage / order) / len(orders)
@@ -266,14 +267,22 @@ class SingleStepLogSNR:
         return [schedule.time_of(torch.lerp(first, last, part)) for part in [*parts, 1.0][:steps]]
 
 
+def fast_order(calls: int, order: int) -> int:
+    """The order of the next group where so many hops are left: a rest of 3 is a 2 and a 1.
+
+    Source: Lu et al. 2022 (arXiv:2206.00927), section 3.4.
+    """
+    return 2 if order == 3 and calls == 3 else min(order, calls)
+
+
 def single_step_orders(calls: int, order: int) -> list[int]:
     """The orders of the groups into which `DPMSolver` divides `calls` hops.
 
-    Source: Lu et al. 2022 (arXiv:2206.00927), section 3.4: a rest of 3 is a 2 and a 1.
+    Source: Lu et al. 2022 (arXiv:2206.00927), section 3.4.
     """
     orders: list[int] = []
     while calls > 0:
-        orders.append(2 if order == 3 and calls == 3 else min(order, calls))
+        orders.append(fast_order(calls, order))
         calls -= orders[-1]
     return orders
 
@@ -285,6 +294,8 @@ AnySpacing: TypeAlias = (
     | PolynomialTime
     | ShiftedTime
     | SingleStepLogSNR
+    | BetaQuantiles
+    | GivenLevels
     | AnyStepSpacing
 )
 
@@ -305,28 +316,11 @@ def path(
         raise ValueError(f"a path needs at least 1 step, got {steps}")
     if start is None:
         start = schedule(torch.tensor(schedule.t_max, dtype=torch.float64))
-        # a spacing of steps has its own first one, which may lie below the noisiest level
-        if isinstance(spacing, get_args(AnyStepSpacing)):
+        # a spacing of steps or given levels has its own first, maybe below the noisiest level
+        if isinstance(spacing, (*get_args(AnyStepSpacing), GivenLevels)):
             start = schedule(spacing.times(schedule, steps, start)[0])
     later = spacing.times(schedule, steps, start)[1:]
     return [start, *(schedule(t) for t in later), CLEAN]
-
-
-def _parts(steps: int) -> list[float]:
-    return [index / max(steps - 1, 1) for index in range(steps)]
-
-
-def _ends(schedule: Schedule, start: NoiseLevel, end: float | None = None) -> tuple[Tensor, Tensor]:
-    """Half-log-SNR of the start and of the schedule's last noisy level."""
-    first = start.half_log_snr
-    first = torch.where(start.alpha < DEAD_SIGNAL, first.clamp_min(math.log(DEAD_SIGNAL)), first)
-    last = schedule(torch.full_like(first, schedule.t_min if end is None else end)).half_log_snr
-    if bool((first >= last).any()):
-        raise ValueError(
-            "the path starts at a level cleaner than the schedule's last noisy one "
-            f"(noise ratio {float((-last).exp().max()):.3g}); use the 'uniform-time' spacing there"
-        )
-    return first, last
 
 
 def _check_std(kind: str, std: float) -> None:

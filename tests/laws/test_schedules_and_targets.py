@@ -20,6 +20,7 @@ from medidiff.diffusion import (
     DenoisingLoss,
     Eps,
     Flow,
+    GivenLevels,
     LeadingSteps,
     NoiseLevel,
     QuadraticSteps,
@@ -208,9 +209,9 @@ def test_a_path_falls_from_its_start_to_clean(schedule: AnySchedule, spacing: An
         levels = path(spacing, schedule, steps)
         assert len(levels) == steps + 1
         assert levels[-1].is_clean
-        # leading and quadratic steps leave the noisiest levels out
+        # leading and quadratic steps leave the noisiest levels out, a list may
         assert float(levels[0].t) <= schedule.t_max
-        if not isinstance(spacing, LeadingSteps | QuadraticSteps | RespacedSteps):
+        if not isinstance(spacing, LeadingSteps | QuadraticSteps | RespacedSteps | GivenLevels):
             assert float(levels[0].t) == schedule.t_max
         ratios = torch.stack([level.noise_ratio for level in levels])
         assert (ratios[1:] < ratios[:-1]).all()

@@ -6,7 +6,6 @@ Its label n of N is our time (n + 1) / N; a final sigma of zero is our clean lev
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -20,9 +19,11 @@ from medidiff.diffusion.samplers.deis import DEIS
 from medidiff.diffusion.samplers.dpm_solver import DPMSolver
 from medidiff.diffusion.samplers.dpm_solver_pp import DPMSolverPP
 from medidiff.diffusion.samplers.multistep import PNDM
+from medidiff.diffusion.samplers.sa_solver import SASolver
 from medidiff.diffusion.samplers.unipc import UniPC
 from medidiff.diffusion.sampling import Sampler, walk
 from medidiff.diffusion.schedules import EDM, Discrete, Flow, Schedule
+from medidiff.diffusion.spacing_tables import BetaQuantiles
 from medidiff.diffusion.times import Karras, UniformLogSNR, path
 from medidiff.types import Tensor
 
@@ -37,7 +38,6 @@ SCHEDULERS = (
 )
 FEW = 15
 """Below so many steps diffusers ends by lower orders."""
-BETA_SHAPE = 0.6
 
 
 def replay(case: Case) -> None:
@@ -120,7 +120,7 @@ def noisy_levels(case: Case, schedule: Discrete) -> list[NoiseLevel]:
     if ctor.get("use_exponential_sigmas") or ctor.get("use_lu_lambdas"):
         return path(UniformLogSNR(), schedule, steps)[:-1]
     if ctor.get("use_beta_sigmas"):
-        return beta_levels(schedule, steps)
+        return path(BetaQuantiles(), schedule, steps)[:-1]
     labels = pndm_labels(ctor, steps) if case.sampler == "PNDMScheduler" else labels_of(ctor, steps)
     return [schedule(_double((label + 1) / schedule.steps)) for label in labels]
 
@@ -152,34 +152,6 @@ def pndm_labels(ctor: dict[str, Any], steps: int) -> list[float]:
     return [float(n * ratio + ctor.get("steps_offset", 0)) for n in reversed(range(steps))]
 
 
-def beta_levels(schedule: Discrete, steps: int) -> list[NoiseLevel]:
-    """Noise ratios at the quantiles of a Beta(.6, .6). Lee et al. 2024 (arXiv:2407.12173)."""
-    high, low = (schedule(_double(t)).noise_ratio for t in (schedule.t_max, schedule.t_min))
-    parts = [beta_quantile(1 - n / max(steps - 1, 1), BETA_SHAPE) for n in range(steps)]
-    return [schedule(schedule.time_of(-(low + part * (high - low)).log())) for part in parts]
-
-
-def beta_quantile(probability: float, shape: float) -> float:
-    """The quantile of the symmetric Beta(shape, shape), by bisection of its power series."""
-    if probability > 0.5:
-        return 1 - beta_quantile(1 - probability, shape)
-    low, high = 0.0, 0.5
-    for _ in range(200):
-        middle = (low + high) / 2
-        below = _beta_below(middle, shape) < probability
-        low, high = (middle, high) if below else (low, middle)
-    return (low + high) / 2
-
-
-def _beta_below(x: float, shape: float) -> float:
-    total, factor = 0.0, 1.0
-    for n in range(80):
-        total += factor / (shape + n) * x**n
-        factor *= (n + 1 - shape) / (n + 1)
-    whole = math.exp(2 * math.lgamma(shape) - math.lgamma(2 * shape))
-    return x**shape * total / whole
-
-
 def sampler_of(case: Case) -> Sampler:
     """Our sampler of the scheduler's options, with diffusers' defaults."""
     ctor, name = case.meta["ctor"], case.sampler
@@ -206,7 +178,26 @@ def sampler_of(case: Case) -> Sampler:
             rule=rule_of(ctor),
             last="full" if not lower else "first-order" if ends_noisy else "fast",
         )
+    if name == "SASolverScheduler":
+        return sa_solver_of(ctor, lower)
     raise Unsupported(f"scheduler {name}")
+
+
+def sa_solver_of(ctor: dict[str, Any], lower: bool) -> Sampler:
+    """SA-Solver with diffusers' own tau: 1 for its labels 200 to 800, label n at (n + 1) / N."""
+    if ctor.get("tau_func") is not None:
+        raise Unsupported("SASolver with another tau than diffusers' own")
+    count = ctor.get("num_train_timesteps", 1000)
+    data = ctor.get("algorithm_type", "data_prediction") == "data_prediction"
+    return SASolver(
+        predictor_order=ctor.get("predictor_order", 2),
+        corrector_order=ctor.get("corrector_order", 2),
+        basis="clean" if data else "eps",
+        tau_from=201 / count,
+        tau_until=801 / count,
+        weights="second-order-half",
+        lower_order_final=lower,
+    )
 
 
 def multistep_of(ctor: dict[str, Any], order: Any, below: int, steps: int) -> Sampler:

@@ -16,6 +16,7 @@ from medidiff.diffusion.samplers.langevin import AnnealedLangevin
 from medidiff.diffusion.samplers.lms import LMS
 from medidiff.diffusion.samplers.multistep import PNDM
 from medidiff.diffusion.samplers.probability_flow import RK45
+from medidiff.diffusion.samplers.sa_solver import SASolver
 from medidiff.diffusion.samplers.sde import PredictorCorrector
 from medidiff.diffusion.samplers.unipc import UniPC
 
@@ -30,6 +31,7 @@ AnySampler: TypeAlias = (
     | DPMSolverPPAncestral
     | DPMSolverPPSDE
     | UniPC
+    | SASolver
     | DEIS
     | RhoRK
     | PNDM
@@ -59,5 +61,6 @@ __all__ = [
     "Heun",
     "PredictorCorrector",
     "RhoRK",
+    "SASolver",
     "UniPC",
 ]

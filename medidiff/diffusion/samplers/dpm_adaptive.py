@@ -14,7 +14,7 @@ from medidiff.diffusion.samplers.dpm_solver import DPMSolver
 from medidiff.diffusion.samplers.exponential import Hop
 from medidiff.diffusion.sampling import Step
 from medidiff.diffusion.schedules import Schedule
-from medidiff.diffusion.times import DEAD_SIGNAL
+from medidiff.diffusion.spacing_tables import DEAD_SIGNAL
 from medidiff.types import Image, Tensor
 
 

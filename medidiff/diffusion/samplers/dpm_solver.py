@@ -10,6 +10,7 @@ import torch
 from medidiff.diffusion.levels import Denoise, Estimate, NoiseLevel, half_log_snr_gap, scale
 from medidiff.diffusion.samplers.exponential import Basis, Hop, second_order
 from medidiff.diffusion.sampling import Step
+from medidiff.diffusion.times import fast_order
 from medidiff.types import Image, Tensor
 
 
@@ -99,9 +100,7 @@ class DPMSolver:
     def _next_order(self, calls: int) -> int:
         if self.last == "first-order" and self.order == 2 and calls == 2:
             return 1
-        if self.last != "full" and self.order == 3 and calls == 3:
-            return 2
-        return min(self.order, calls)
+        return min(self.order, calls) if self.last == "full" else fast_order(calls, self.order)
 
     def _stage(self, group: Group, to: NoiseLevel) -> Image:
         """From the group's beginning to `to`, by the predictions made so far."""

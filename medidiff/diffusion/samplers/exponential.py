@@ -16,6 +16,7 @@ Source: Lu et al. 2022 (arXiv:2206.00927), eq. 3.7; (arXiv:2211.01095), eqs. 8 a
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -55,12 +56,15 @@ def _series(order: int, z: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Hop:
-    """The exponential form of one hop. From pure noise it is first order, whatever the solver."""
+    """The exponential form of one hop. From pure noise it is first order, whatever the solver.
+
+    Shapes: eta is a number or, where it follows the level, of the level's shape.
+    """
 
     now: NoiseLevel
     to: NoiseLevel
     basis: Basis = "clean"
-    eta: float = 0.0
+    eta: float | Tensor = 0.0
 
     @property
     def gap(self) -> Tensor:
@@ -87,13 +91,11 @@ class Hop:
         Source: Lu et al. 2022 (arXiv:2206.00927), eq. 3.7 with k = 1; (arXiv:2211.01095), eq. 18.
         """
         if self.basis == "clean":
-            carry = self.to.sigma / self.now.sigma
-            if self.eta > 0:
-                carry = carry * (-self.eta * self.gap).exp()
+            carry = self.to.sigma / self.now.sigma * (-self._damping).exp()
             return scale(carry, x) * x + scale(self.weight(1), x) * here.clean
         pure = self.now.alpha == 0
         carry = torch.where(pure, 0.0, self.to.alpha / self.now.alpha)
-        same = self.to.sigma if self.eta == 0 else torch.zeros_like(self.to.sigma)
+        same = torch.where(self._damping == 0, self.to.sigma, 0.0)
         result = scale(carry, x) * x + scale(torch.where(pure, same, self.weight(1)), x) * here.eps
         if bool(pure.any()):
             result = result + scale(torch.where(pure, self.to.alpha, 0.0), x) * here.clean
@@ -114,9 +116,67 @@ class Hop:
         Source: Lu et al. 2022 (arXiv:2211.01095), eq. 18.
         """
         if self.basis == "clean":
-            return self.to.sigma * (-torch.expm1(-2 * self.eta * self.gap)).sqrt()
+            return self.to.sigma * (-torch.expm1(-2 * self._damping)).sqrt()
         power = self.eta * torch.expm1(2 * self.gap)
-        return self.to.sigma * torch.where(self.gap.isfinite(), power, 1.0).sqrt()
+        from_pure = (self._damping > 0).to(power.dtype)
+        return self.to.sigma * torch.where(self.gap.isfinite(), power, from_pure).sqrt()
+
+    @property
+    def _damping(self) -> Tensor:
+        """eta h, 0 without noise even where h is infinite."""
+        eta = torch.as_tensor(self.eta, dtype=self.gap.dtype, device=self.gap.device)
+        return torch.where(eta == 0, 0.0, eta * self.gap)
+
+
+def lagrange_shares(ratios: Tensor, z: Tensor) -> Tensor:
+    """What multiplies D_m / r_m, so that gain sum_m share_m D_m / r_m integrates the polynomial.
+
+    D_m is a prediction's difference from the one at the hop's beginning, r_m its place in hops.
+    Shapes: ratios (*batch, p), z (*batch) -> (*batch, p).
+    Source: Zhao et al. 2023 (arXiv:2302.04867), appendix C; the same as the integrals of Lagrange
+    polynomials of Xue et al. 2023 (arXiv:2309.05019), eq. 15.
+    """
+    count = ratios.shape[-1]
+    columns = [ratios**power / math.factorial(power + 1) for power in range(count)]
+    inverse = torch.linalg.inv(torch.stack(columns, -1))
+    weights = torch.stack([phi_weight(power + 1, z) for power in range(1, count + 1)], -1)
+    return (weights[..., None, :] @ inverse)[..., 0, :]
+
+
+def polynomial_terms(
+    hop: Hop,
+    levels: tuple[NoiseLevel, ...],
+    past: list[Image],
+    end: Image | None,
+    shares: Callable[[Tensor], Tensor],
+) -> Image | float:
+    """gain sum_m share_m D_m / r_m: what other predictions add to the first-order hop.
+
+    `past` holds the predictions at `levels`, the hop's beginning first; `end`, for a corrector,
+    the one at its end. `shares` takes the places r in hops, (*batch, p), to as many shares.
+    """
+    ratios = [-half_log_snr_gap(level, levels[0]) / hop.gap for level in levels[1:]]
+    changes = [each - past[0] for each in past[1:]]
+    if end is not None:
+        ratios.append(torch.ones_like(hop.gap))
+        changes.append(end - past[0])
+    if not changes:
+        return 0.0
+    total: Image | float = 0.0
+    found = shares(torch.stack(ratios, -1)).unbind(-1)
+    for share, ratio, change in zip(found, ratios, changes, strict=True):
+        total = total + scale(hop.higher(hop.gain * share / ratio), change) * change
+    return total
+
+
+def behind_pure_noise(levels: tuple[NoiseLevel, ...]) -> int:
+    """How many of the latest levels hold some signal, at least 1."""
+    count = 0
+    for level in levels:
+        if bool((level.alpha == 0).any()):
+            break
+        count += 1
+    return max(count, 1)
 
 
 def second_order(

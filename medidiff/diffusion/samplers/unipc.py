@@ -8,8 +8,16 @@ from typing import Literal, TypeAlias
 
 import torch
 
-from medidiff.diffusion.levels import Denoise, Estimate, NoiseLevel, half_log_snr_gap, scale
-from medidiff.diffusion.samplers.exponential import Basis, Hop, phi, phi_weight
+from medidiff.diffusion.levels import Denoise, Estimate, NoiseLevel
+from medidiff.diffusion.samplers.exponential import (
+    Basis,
+    Hop,
+    behind_pure_noise,
+    lagrange_shares,
+    phi,
+    phi_weight,
+    polynomial_terms,
+)
 from medidiff.diffusion.sampling import Step
 from medidiff.types import Image, Tensor
 
@@ -74,7 +82,7 @@ class UniPC:
             if self.corrector:
                 x = self._corrected(x, memory, now, here)
             levels, estimates = (now, *memory.levels), (here, *memory.estimates)
-        kept = _behind_pure_noise(levels)
+        kept = behind_pure_noise(levels)
         order = min(self.order, kept, self._most(at))
         hop = Hop(now, to, self.basis)
         past = [hop.prediction(each) for each in estimates[:order]]
@@ -103,24 +111,17 @@ class UniPC:
         end: Image | None,
     ) -> Image | float:
         """gain B(h) sum_m rho_m D_m / r_m, with the prediction at the end for the corrector."""
-        ratios = [-half_log_snr_gap(level, levels[0]) / hop.gap for level in levels[1:]]
-        changes = [each - past[0] for each in past[1:]]
-        if end is not None:
-            ratios.append(torch.ones_like(hop.gap))
-            changes.append(end - past[0])
-        if not changes:
-            return 0.0
-        total: Image | float = 0.0
-        shares = self._shares(hop, torch.stack(ratios, -1), end is not None)
-        for share, ratio, change in zip(shares.unbind(-1), ratios, changes, strict=True):
-            total = total + scale(hop.higher(hop.gain * share / ratio), change) * change
-        return total
+        corrects = end is not None
+        return polynomial_terms(
+            hop, levels, past, end, lambda ratios: self._shares(hop, ratios, corrects)
+        )
 
     def _shares(self, hop: Hop, ratios: Tensor, corrects: bool) -> Tensor:
         """B(h) rho: what multiplies D_m / r_m. Shapes: ratios (*batch, p) -> (*batch, p)."""
         count, z = ratios.shape[-1], hop.rate
         if self.weights.startswith("varying"):
-            return _varying(ratios, z, corrects and self.weights == "varying-code")
+            as_coded = corrects and self.weights == "varying-code"
+            return _as_coded(ratios, z) if as_coded else lagrange_shares(ratios, z)
         size = z.abs() if self.weights == "bh1" else phi_weight(1, z)
         if count == 1:  # the paper's choice where the equation for one share holds to its order
             return size[..., None] / 2
@@ -131,29 +132,15 @@ class UniPC:
         return z.abs()[..., None] * torch.linalg.solve(powers, aims[..., None])[..., 0]
 
 
-def _varying(ratios: Tensor, z: Tensor, as_coded: bool) -> Tensor:
-    """The shares of the exponential integral of the polynomial through all predictions.
+def _as_coded(ratios: Tensor, z: Tensor) -> Tensor:
+    """The corrector's shares in the authors' code, where `lagrange_shares` are the paper's.
 
-    Source: Zhao et al. 2023 (arXiv:2302.04867), appendix C. As coded, the share of the prediction
-    at the hop's end is the last but one term of its row alone.
+    Differs: the share of the prediction at the hop's end is the last but one term of its row alone.
     """
     count = ratios.shape[-1]
     columns = [ratios**power / math.factorial(power + 1) for power in range(count)]
     inverse = torch.linalg.inv(torch.stack(columns, -1))
     weights = torch.stack([phi_weight(power + 1, z) for power in range(1, count + 1)], -1)
-    if not as_coded:
-        return (weights[..., None, :] @ inverse)[..., 0, :]
     shares = (weights[..., None, :-1] @ inverse[..., :-1, :])[..., 0, :]
-    row = max(count - 2, 0)
-    end = weights[..., -1] * inverse[..., row, -1]
+    end = weights[..., -1] * inverse[..., max(count - 2, 0), -1]
     return torch.cat([shares[..., :-1], end[..., None]], -1)
-
-
-def _behind_pure_noise(levels: tuple[NoiseLevel, ...]) -> int:
-    """How many of the latest levels hold some signal, at least 1."""
-    count = 0
-    for level in levels:
-        if bool((level.alpha == 0).any()):
-            break
-        count += 1
-    return max(count, 1)
