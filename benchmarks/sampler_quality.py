@@ -3,10 +3,10 @@
 One mixture of Gaussians whose exact denoiser is known, one table of 1000 betas, the same initial
 noises for all, every count of calls from 5 to 50 (at eight of them every sampler, at the others
 those that were among the first six of their side at one of the eight). The distance is the sliced
-energy distance: the root of the mean over directions of 2 int (F - F_target)^2, with the target's exact distribution
-function. The exact flow from the same noises shows how small it can be with so many images. The
-best of each side is chosen on one half of the noises and measured on the other; the interval of
-their difference is by jackknife over blocks of noises.
+energy distance: the root of the mean over directions of 2 int (F - F_target)^2, with the target's
+exact distribution function. The exact flow from the same noises shows how small it can be with so
+many images. The best of each side is chosen on one half of the noises and measured on the other;
+the interval of their difference is by jackknife over blocks of noises.
 
     python benchmarks/sampler_quality.py              # diffusers and MONAI where they are at hand
 """
