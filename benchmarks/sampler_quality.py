@@ -227,9 +227,10 @@ def plot(
             xscale="log", yscale="log", xlabel="network calls", title="ours" if ours else "theirs"
         )
         axis.set_xticks([5, 10, 20, 50], ["5", "10", "20", "50"])
-    left.set_ylim(floor / 2, 2)
+        axis.set_xticks([], minor=True)
+    left.set_ylim(floor / 4, 2)
     left.set_ylabel("sliced energy distance to the mixture")
-    left.legend()
+    left.legend(loc="lower left")
     figure.suptitle("thin: every sampler and spacing (orange diffusers, red MONAI)")
     figure.savefig(picture, dpi=100)
 
