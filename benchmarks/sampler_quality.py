@@ -6,7 +6,8 @@ those that were among the first six of their side at one of the eight). The dist
 energy distance: the root of the mean over directions of 2 int (F - F_target)^2, with the target's
 exact distribution function. The exact flow from the same noises shows how small it can be with so
 many images. The best of each side is chosen on one half of the noises and measured on the other;
-the interval of their difference is by jackknife over blocks of noises.
+the interval of their difference is by jackknife over blocks of noises. Where a sampler that draws
+fresh noise lies below the exact flow, that is the luck of its draws: read the interval.
 
     python benchmarks/sampler_quality.py              # diffusers and MONAI where they are at hand
 """
