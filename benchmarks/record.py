@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("medidiff", "torch", "monai", "numpy", "scikit-image", "nibabel")
+PACKAGES = ("medidiff", "torch", "monai", "numpy", "scikit-image", "nibabel", "diffusers")
 
 
 @dataclass(frozen=True)

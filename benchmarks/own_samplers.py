@@ -1,0 +1,141 @@
+"""Our samplers with their spacings, as functions of the same noise and the same oracle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from medidiff.diffusion import (
+    DDIM,
+    DDPM,
+    DEIS,
+    DPM2,
+    LMS,
+    PNDM,
+    AnnealedLangevin,
+    AnySampler,
+    AnySpacing,
+    Denoise,
+    DPMSolver,
+    DPMSolverPP,
+    DPMSolverPPAncestral,
+    DPMSolverPPSDE,
+    Heun,
+    Karras,
+    LinspaceSteps,
+    PolynomialTime,
+    PredictorCorrector,
+    RhoRK,
+    Schedule,
+    SingleStepLogSNR,
+    UniformLogSNR,
+    UniformTime,
+    UniPC,
+    path,
+    sample,
+)
+from medidiff.types import Image
+
+SPACINGS: dict[str, AnySpacing] = {
+    "uniform": UniformTime(),
+    "linspace": LinspaceSteps(),
+    "quadratic": PolynomialTime(power=2.0),
+    "log-snr": UniformLogSNR(),
+    "karras": Karras(),
+}
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Unit noise for each hop and draw, of the whole batch."""
+
+    seed: int = 0
+
+    def __call__(self, like: Image, step: int, draw: int = 0) -> Image:
+        generator = torch.Generator().manual_seed(self.seed * 10**9 + (step + 1) * 10**4 + draw)
+        return torch.randn(like.shape, dtype=like.dtype, generator=generator)
+
+
+@dataclass(frozen=True)
+class Own:
+    """A sampler on a spacing; n steps cost `each` * n + `extra` calls."""
+
+    sampler: AnySampler
+    spacing: str
+    variant: str = ""
+    each: int = 1
+    extra: int = 0
+    fixed: AnySpacing | None = None
+    """A spacing that belongs to the sampler, instead of the one that is named."""
+
+    @property
+    def name(self) -> str:
+        return " ".join(
+            part for part in (type(self.sampler).__name__, self.variant, self.spacing) if part
+        )
+
+    def steps_within(self, calls: int) -> int | None:
+        """The most steps that need no more calls; None where there are none."""
+        steps = (calls - self.extra) // self.each
+        return steps if steps >= 1 else None
+
+    def run(self, oracle: Denoise, schedule: Schedule, noise: Image, steps: int) -> Image:
+        """The images that `steps` hops make from a unit noise."""
+        levels = path(self.fixed or SPACINGS[self.spacing], schedule, steps)
+        x = levels[0].sigma * noise
+        return sample(oracle, x, levels, self.sampler, Drawn(), schedule)
+
+
+def own() -> list[Own]:
+    """Every sampler that takes a path as it is given and a plain denoiser.
+
+    RK45 and the adaptive DPM-Solver choose their own counts; the consistency samplers need a
+    consistency model; AnnealedLangevin needs hundreds of calls and is here with one a level.
+    """
+    langevin = AnnealedLangevin(step_size=1e-5, sigma_last=0.01, steps=1)
+    # the last hop of a path is a plain denoise, of one call
+    made: list[tuple[Any, str, int, int]] = [
+        (DDPM(), "", 1, 0),
+        (DDPM(variance="large"), "large", 1, 0),
+        (DDIM(), "", 1, 0),
+        (DDIM(eta=1.0), "eta 1", 1, 0),
+        (Heun(), "", 2, -1),
+        (Heun(order=1), "Euler", 1, 0),
+        (DPM2(), "", 2, -1),
+        (DPM2(eta=1.0), "ancestral", 2, -1),
+        (LMS(), "", 1, 0),
+        (DPMSolverPP(), "2M", 1, 0),
+        (DPMSolverPP(rule="taylor"), "2M taylor", 1, 0),
+        (DPMSolverPP(order=3), "3M", 1, 0),
+        (DPMSolverPP(order=3, lower_order_below=0), "3M full order", 1, 0),
+        (DPMSolverPP(eta=1.0), "2M SDE", 1, 0),
+        (DPMSolverPPAncestral(), "", 2, -1),
+        (DPMSolverPPSDE(), "", 2, -1),
+        (UniPC(order=2), "2", 1, 0),
+        (UniPC(order=3), "3", 1, 0),
+        (UniPC(order=3, weights="bh1"), "3 bh1", 1, 0),
+        (DEIS(), "tAB3", 1, 0),
+        (DEIS(order=2), "tAB2", 1, 0),
+        (DEIS(variable="log-rho"), "log-rho 3", 1, 0),
+        (RhoRK(), "heun", 2, -1),
+        (RhoRK(method="kutta"), "kutta", 3, -2),
+        (PNDM(), "F", 1, 9),
+        (PNDM(start="heun"), "PLMS", 1, 1),
+        (PNDM(start="grow"), "iPNDM", 1, 0),
+        (PredictorCorrector(corrector="none"), "no corrector", 1, 0),
+        (PredictorCorrector(), "langevin", 2, 0),
+        (langevin, "", 1, 1),
+    ]
+    runs = [
+        Own(sampler, spacing, variant, each, extra)
+        for sampler, variant, each, extra in made
+        for spacing in SPACINGS
+    ]
+    for order in (2, 3):
+        stages = SingleStepLogSNR(order=order)
+        for basis, name in (("eps", f"{order}S"), ("clean", f"++{order}S")):
+            solver = DPMSolver(order=order, basis=basis)  # type: ignore[arg-type]
+            runs.append(Own(solver, "stages in log-snr", name, fixed=stages))
+    return runs

@@ -1,0 +1,336 @@
+"""How near do samplers come to the target with few calls, beside diffusers' and MONAI's?
+
+One mixture of Gaussians whose exact denoiser is known, one table of 1000 betas, the same initial
+noises for all, every count of calls from 5 to 50 (at eight of them every sampler, at the others
+those that were among the first six of their side at one of the eight). The distance is the sliced
+energy distance: the root of the mean over directions of 2 int (F - F_target)^2, with the target's
+exact distribution function. The exact flow from the same noises shows how small it can be with so
+many images. The best of each side is chosen on one half of the noises and measured on the other;
+the interval of their difference is by jackknife over blocks of noises. Where a sampler that draws
+fresh noise lies below the exact flow, that is the luck of its draws: read the interval.
+
+    python benchmarks/sampler_quality.py              # diffusers and MONAI where they are at hand
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from own_samplers import Own, own
+from peer_samplers import Peer, peers
+from record import ROOT, Measured, write_result
+
+from medidiff.conformance.oracles import Mixture
+from medidiff.diffusion import CLEAN, RK45, Discrete, counted, sample
+from medidiff.types import Image, Tensor
+
+BLOCKS = 20
+DIRECTIONS = 16
+FAULT_COUNTS = (3, 10, 50, 600, 1000)
+COARSE = (5, 6, 8, 10, 15, 20, 30, 50)
+"""Counts at which every sampler runs; between them run the finalists of both sides."""
+FINALISTS = 6
+PLAIN_SPACINGS = (
+    "uniform",
+    "stages in log-snr",
+    "trailing",
+    "leading",
+    "PNDM",
+    "DDPM",
+    "DDIM",
+    "plms",
+)
+"""Whose samplers are searched for structural faults: each once, MONAI's as they come."""
+
+
+def mixture() -> Mixture:
+    """Five modes of different weights and widths in images of 2 x 2 voxels."""
+    generator = torch.Generator().manual_seed(11)
+    means = torch.rand((5, 1, 2, 2), dtype=torch.float64, generator=generator) * 1.6 - 0.8
+    widths = torch.tensor([0.05, 0.08, 0.12, 0.2, 0.3], dtype=torch.float64)
+    weights = torch.tensor([0.3, 0.1, 0.25, 0.2, 0.15], dtype=torch.float64)
+    return Mixture(weights, means, (widths**2)[:, None, None, None].expand_as(means))
+
+
+@dataclass(frozen=True, eq=False)
+class Distance:
+    """The sliced energy distance of images to a mixture, by blocks.
+
+    Shapes: directions (D, n), grid (G,), target (D, G): the mixture's distribution functions.
+    """
+
+    directions: Tensor
+    grid: Tensor
+    target: Tensor
+
+    @staticmethod
+    def to(data: Mixture) -> Distance:
+        n = data.means[0].numel()
+        generator = torch.Generator().manual_seed(5)
+        drawn = torch.randn((DIRECTIONS, n), dtype=torch.float64, generator=generator)
+        directions = drawn / drawn.norm(dim=1, keepdim=True)
+        grid = torch.linspace(-4, 4, 801, dtype=torch.float64)
+        places = data.means.flatten(1) @ directions.T
+        widths = (data.variances.flatten(1) @ (directions**2).T).sqrt()
+        z = (grid - places[..., None]) / widths[..., None]
+        return Distance(
+            directions, grid, (data.weights[:, None, None] * torch.special.ndtr(z)).sum(0)
+        )
+
+    def functions(self, images: Image) -> Tensor:
+        """The empirical distribution function of each block, (BLOCKS, D, G).
+
+        An image that is not finite counts as infinitely far to the right.
+        """
+        values = (images.flatten(1) @ self.directions.T).nan_to_num(math.inf)
+        blocks = values.reshape(BLOCKS, -1, DIRECTIONS).transpose(1, 2)
+        ordered = blocks.sort(-1).values.contiguous()
+        places = self.grid.expand(BLOCKS, DIRECTIONS, -1).contiguous()
+        return torch.searchsorted(ordered, places, right=True).double() / blocks.shape[-1]
+
+    def __call__(self, functions: Tensor) -> float:
+        """From the mean of some blocks' functions, (blocks, D, G)."""
+        width = float(self.grid[1] - self.grid[0])
+        square = (functions.mean(0) - self.target).square().sum(-1) * width
+        return math.sqrt(2 * float(square.mean()))
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a sampler made with some calls: the functions of its blocks, and the calls it took."""
+
+    name: str
+    ours: bool
+    calls: int
+    functions: Tensor
+
+
+def exact(data: Mixture, schedule: Discrete, noise: Image) -> Image:
+    """The images of the exact flow, by an adaptive method of order 5."""
+    top, low = (schedule(torch.tensor(t, dtype=torch.float64)) for t in (1.0, 1e-3))
+    flow = RK45(relative=1e-6, absolute=1e-6)
+    return sample(data, top.sigma * noise, [top, low, CLEAN], flow, None, schedule)
+
+
+def run_one(one: Own | Peer, calls: int, data: Mixture, distance: Distance, noise: Image):
+    """Outcome, or None where the sampler cannot do with so few calls or fails."""
+    steps = one.steps_within(calls)
+    if steps is None:
+        return None
+    oracle = counted(data)
+    try:
+        images = one.run(oracle, Discrete(), noise, steps)
+    except (ValueError, IndexError):
+        return None
+    if oracle.calls > calls:
+        raise AssertionError(f"{one.name} made {oracle.calls} calls, {calls} were allowed")
+    return Outcome(one.name, isinstance(one, Own), oracle.calls, distance.functions(images))
+
+
+def compare(outcomes: Sequence[Outcome], distance: Distance) -> dict[str, object]:
+    """The best of each side, chosen on the even blocks and measured on the odd ones."""
+    sides = {}
+    for ours in (True, False):
+        side = [each for each in outcomes if each.ours == ours]
+        if side:
+            sides[ours] = min(side, key=lambda each: distance(each.functions[0::2]))
+    best = {ours: each.functions[1::2] for ours, each in sides.items()}
+    found: dict[str, object] = {
+        ("ours" if ours else "theirs"): {
+            "name": sides[ours].name,
+            "distance": distance(functions),
+            "calls": sides[ours].calls,
+        }
+        for ours, functions in best.items()
+    }
+    if len(best) == 2:
+        found["difference"] = distance(best[True]) - distance(best[False])
+        found["half_interval"] = 1.96 * _jackknife(best[True], best[False], distance)
+    return found
+
+
+def first_few(outcomes: Sequence[Outcome], distance: Distance) -> set[str]:
+    """The names of the best `FINALISTS` of each side."""
+    found: set[str] = set()
+    for ours in (True, False):
+        side = [each for each in outcomes if each.ours == ours]
+        side.sort(key=lambda each: distance(each.functions[0::2]))
+        found |= {each.name for each in side[:FINALISTS]}
+    return found
+
+
+def _jackknife(ours: Tensor, theirs: Tensor, distance: Distance) -> float:
+    """The standard error of the difference of two distances over the same blocks."""
+    count = len(ours)
+    left = []
+    for out in range(count):
+        rest = [index for index in range(count) if index != out]
+        left.append(distance(ours[rest]) - distance(theirs[rest]))
+    values = torch.tensor(left, dtype=torch.float64)
+    return math.sqrt((count - 1) / count * float((values - values.mean()).square().sum()))
+
+
+def faults(one: Own | Peer, noise: Image) -> dict[int, str]:
+    """What is structurally wrong with N(0.5, 0.2^2) at counts that do and do not divide the table.
+
+    Residual noise (a deviation above the target's by more than 10 %), a shifted mean, numbers that
+    are not finite, or an error. What is gone at 50 steps is not structural, nor is too small a
+    deviation at few steps: that is the discretisation error of a narrow target.
+    """
+    ones = torch.ones((1, 1, 1, 1), dtype=torch.float64)
+    data = Mixture(torch.ones(1, dtype=torch.float64), 0.5 * ones, 0.04 * ones)
+    found = {}
+    for steps in FAULT_COUNTS:
+        try:
+            images = one.run(data, Discrete(), noise, steps)
+        except Exception as error:  # what a peer raises is what is reported
+            found[steps] = f"{type(error).__name__}"
+            continue
+        mean, deviation = float(images.mean()), float(images.std())
+        if not math.isfinite(mean + deviation) or deviation > 0.22 or abs(mean - 0.5) > 0.02:
+            found[steps] = f"{mean:.3f} / {deviation:.3f}"
+    return found
+
+
+def plot(
+    series: dict[str, dict[int, float]], best: dict[int, dict], floor: float, picture: Path
+) -> None:
+    """Every sampler as a thin line, the best of each side as a thick one."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2, sharey=True)
+    colours = {"diffusers": "tab:orange", "monai": "tab:red"}
+    for axis, ours in ((left, True), (right, False)):
+        for name, values in series.items():
+            package = name.split()[0]
+            if ours != (package not in colours):
+                continue
+            colour = colours.get(package, "tab:blue")
+            axis.plot(list(values), list(values.values()), color=colour, alpha=0.3, linewidth=0.7)
+        for side, colour, label in (
+            ("ours", "navy", "our best"),
+            ("theirs", "saddlebrown", "the best of diffusers and MONAI"),
+        ):
+            line = {calls: row[side]["distance"] for calls, row in best.items() if side in row}
+            axis.plot(list(line), list(line.values()), color=colour, linewidth=2, label=label)
+        axis.axhline(floor, color="black", linestyle=":", label="exact flow, same noises")
+        axis.set(
+            xscale="log", yscale="log", xlabel="network calls", title="ours" if ours else "theirs"
+        )
+        axis.set_xticks([5, 10, 20, 50], ["5", "10", "20", "50"])
+        axis.set_xticks([], minor=True)
+    left.set_ylim(floor / 4, 2)
+    left.set_ylabel("sliced energy distance to the mixture")
+    left.legend(loc="lower left")
+    figure.suptitle("thin: every sampler and spacing (orange diffusers, red MONAI)")
+    figure.savefig(picture, dpi=100)
+
+
+@dataclass(eq=False)
+class Report:
+    """What has been found so far; written after every count, so that a stopped run is a result."""
+
+    images: int
+    floor: float
+    missing: list[str]
+    folder: Path
+    series: dict[str, dict[int, float]] = field(default_factory=dict)
+    best: dict[int, dict] = field(default_factory=dict)
+    checked: list[str] = field(default_factory=list)
+    wrong: dict[str, dict[int, str]] = field(default_factory=dict)
+    began: float = field(default_factory=time.perf_counter)
+
+    def write(self) -> None:
+        best = dict(sorted(self.best.items()))
+        series = {name: dict(sorted(values.items())) for name, values in self.series.items()}
+        facts = {
+            "images": self.images,
+            "exact flow": self.floor,
+            "missing": self.missing,
+            "every sampler at": [calls for calls in best if calls in COARSE],
+            "best": best,
+            "searched for structural faults": self.checked,
+            "structural faults (mean / deviation, target 0.500 / 0.200)": self.wrong,
+            "distances": {
+                name: {calls: float(f"{value:.4g}") for calls, value in values.items()}
+                for name, values in series.items()
+            },
+            "seconds": round(time.perf_counter() - self.began),
+        }
+        rows = [_row(calls, row) for calls, row in best.items()]
+        write_result("sampler_quality", rows, facts=facts, folder=self.folder)
+        plot(series, best, self.floor, self.folder / "sampler_quality.png")
+
+
+def _row(calls: int, row: dict) -> Measured:
+    """Ours is to be no farther than theirs by more than the interval."""
+    theirs = row.get("theirs")
+    return Measured(
+        f"best at {calls} calls",
+        row["ours"]["distance"],
+        "sliced energy distance",
+        "lower",
+        {theirs["name"]: theirs["distance"]} if theirs else {},
+        theirs["distance"] + row["half_interval"] if theirs else None,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=2000, help=f"a multiple of {BLOCKS}")
+    parser.add_argument("--counts", type=int, nargs="+", default=list(range(5, 51)))
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    data, schedule = mixture(), Discrete()
+    distance = Distance.to(data)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn((options.images, 1, 2, 2), dtype=torch.float64, generator=generator)
+    floor = distance(distance.functions(exact(data, schedule, noise))[1::2])
+    theirs, missing = peers()
+    for line in missing:
+        print(line)
+    everyone = [*own(), *theirs]
+    report = Report(options.images, floor, missing, options.out)
+    report.series = {one.name: {} for one in everyone}
+    finalists: set[str] = set()
+    # 8 x 8 voxels: a Langevin corrector sizes its step by norms, which one voxel does not have
+    wide = torch.randn((32, 1, 8, 8), dtype=torch.float64, generator=generator)
+
+    def at(calls: int) -> None:
+        contestants = [one for one in everyone if calls in COARSE or one.name in finalists]
+        outcomes = [run_one(one, calls, data, distance, noise) for one in contestants]
+        done = [outcome for outcome in outcomes if outcome is not None]
+        for outcome in done:
+            report.series[outcome.name][calls] = distance(outcome.functions[1::2])
+        report.best[calls] = compare(done, distance)
+        finalists.update(first_few(done, distance) if calls in COARSE else ())
+        print(calls, report.best[calls], f"{time.perf_counter() - report.began:.0f} s", flush=True)
+        report.write()
+
+    for calls in [count for count in options.counts if count in COARSE]:
+        at(calls)
+    for one in everyone:
+        if one.name.endswith(PLAIN_SPACINGS):
+            report.checked.append(one.name)
+            if found := faults(one, wide):
+                report.wrong[one.name] = found
+                print("structural:", one.name, found, flush=True)
+    report.write()
+    for calls in [count for count in options.counts if count not in COARSE]:
+        at(calls)
+
+
+if __name__ == "__main__":
+    main()
