@@ -149,7 +149,7 @@ from medidiff.diffusion.semantic import (
     weighted,
 )
 from medidiff.diffusion.simplex import SimplexNoise
-from medidiff.diffusion.spacing_tables import BetaQuantiles, GivenLevels
+from medidiff.diffusion.spacing_tables import DEAD_SIGNAL, BetaQuantiles, GivenLevels
 from medidiff.diffusion.steps import (
     AnyStepSpacing,
     GivenSteps,
@@ -177,7 +177,6 @@ from medidiff.diffusion.targets import (
     prediction_of,
 )
 from medidiff.diffusion.times import (
-    DEAD_SIGNAL,
     AnySpacing,
     AnyTimes,
     Karras,

@@ -24,7 +24,7 @@ CAUGHT_BY_NO_LAW = {
     "sde_vp_euler_maruyama_none_200": "a step of 1 / N, not of the grid",
     "sde_ve_reverse_diffusion_langevin_200": "alpha is 1 in a VE Langevin step",
     "sdg_sample_style_10": "the reference is noised too",
-    "diffpure2_ddpm_t40_fixedsmall": "purification's own noising level",
+    "diffpure2_sde_t100_dt5e-3_randt": "purification's own noising level",
 }
 
 
