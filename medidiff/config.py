@@ -34,8 +34,8 @@ from medidiff.diffusion import (
     V,
 )
 from medidiff.errors import ConfigError
-from medidiff.model import SamplingOptions
 from medidiff.networks import AnyNetwork, UNetOptions
+from medidiff.spec import SamplingOptions
 from medidiff.training.losses import AnyObjective, Denoising, loss_of
 from medidiff.training.options import TrainOptions
 

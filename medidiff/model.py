@@ -11,41 +11,28 @@ Nothing in it is executed or unpickled.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from medidiff import options
 from medidiff.data.images import save_image
-from medidiff.data.intensity import FittedIntensity
-from medidiff.data.options import Space
 from medidiff.diffusion import (
     AnySampler,
-    AnySchedule,
-    AnySpacing,
-    AnyTarget,
-    Cosine,
     Counter,
     Denoise,
     Denoiser,
-    DPMSolverPP,
     Estimate,
-    GammaTable,
     KeyedNoise,
     NoiseLevel,
-    UniformLogSNR,
-    V,
     classifier_free,
     clipped,
     counted,
@@ -55,109 +42,27 @@ from medidiff.diffusion import (
     walk,
     with_gamma,
 )
-from medidiff.errors import ModelError, OutputError
+from medidiff.errors import ModelError
+from medidiff.model_folder import (
+    FILES,
+    check_folder,
+    check_free,
+    digest,
+    folder_digest,
+    read_spec,
+    sidecar,
+    write_json,
+)
 from medidiff.networks import (
     Acceleration,
-    AnyNetwork,
-    NetworkShape,
     accelerated,
     build,
     encode_batch,
     has_bf16,
 )
+from medidiff.spec import ModelSpec, SamplingOptions, describe
 
-FORMAT = 1
-FILES = ("model.safetensors", "model.json", "card.md")
 Progress = Callable[[int, int], None]
-CARD_NOTICE = (
-    "A diffusion prior. **Research only**: not a medical device; not for diagnosis, triage or "
-    "treatment. Its images are synthetic or altered and may show anatomy that no patient has."
-)
-
-
-@dataclass(frozen=True)
-class SamplingOptions:
-    """How a model is sampled unless a call says otherwise."""
-
-    sampler: Annotated[AnySampler, Field(discriminator="kind")] = DPMSolverPP()
-    spacing: Annotated[AnySpacing, Field(discriminator="kind")] = UniformLogSNR()
-    """Where on the noise schedule the steps lie."""
-    steps: int = 20
-    clip: Literal["rederive", "keep", "none"] = "rederive"
-    """Clip clean estimates to the range of the training images; eps is then re-derived or kept."""
-
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError("steps must be at least 1")
-
-
-@dataclass(frozen=True)
-class Lineage:
-    """Where a model comes from. Subjects are counted, never named."""
-
-    parent: str | None = None
-    """Digest of the model this one was fine-tuned from."""
-    run_id: str | None = None
-    manifest_digest: str | None = None
-    config_digest: str | None = None
-    train_images: int = 0
-    train_subjects: int = 0
-    steps: int = 0
-    train_split: str = "train"
-    validation_split: str = "val"
-    holdout: float = 0.0
-    """Share of the train subjects that was held out for validation."""
-    version: str = ""
-    """medidiff's version at training."""
-
-
-@dataclass(frozen=True)
-class Gamma:
-    """Mean square of a model's noise at some times, for `OptimalVariance` of source gamma.
-
-    Source: Bao et al. 2022 (arXiv:2201.06503), eq. 8.
-    """
-
-    times: tuple[float, ...]
-    """Rising."""
-    values: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        if not 0 < len(self.times) == len(self.values):
-            raise ValueError(f"{len(self.times)} times and {len(self.values)} values of Gamma")
-
-    @property
-    def table(self) -> GammaTable:
-        """The same, to be asked at any level."""
-        return GammaTable(
-            *(torch.tensor(x, dtype=torch.float64) for x in (self.times, self.values))
-        )
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """All that sampling needs beside the weights."""
-
-    name: str
-    modality: str
-    images: tuple[str, ...]
-    """Names of the channels."""
-    space: Space
-    intensity: FittedIntensity
-    network: Annotated[AnyNetwork, Field(discriminator="kind")]
-    shape: NetworkShape
-    schedule: Annotated[AnySchedule, Field(discriminator="kind")] = Cosine()
-    target: Annotated[AnyTarget, Field(discriminator="kind")] = V()
-    sampling: SamplingOptions = SamplingOptions()
-    view: tuple[tuple[float, float], ...] | None = None
-    """Smallest and largest field of view of the training scans along each axis (voxels or mm)."""
-    spread: Literal["none", "learned", "learned-range"] = "none"
-    """What the second half of the network's channels says of the variance of a hop."""
-    gamma: Gamma | None = None
-    """What the optimal variances need; measured by the verb `gamma`."""
-    lineage: Lineage = field(default_factory=Lineage)
-    metrics: dict[str, float] = field(default_factory=dict)
-    format: Literal[1] = FORMAT
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,33 +105,6 @@ class Samples:
             save_image(file, image, self.affine, description="SYNTHETIC medidiff")
             write_json(sidecar(file), {**self.provenance, "index": index})
         return files
-
-
-def stem(file: Path) -> str:
-    """The name of a scan without its ending; dots of a DICOM folder's name stay."""
-    for ending in (".nii.gz", ".nii", ".hdr", ".img", ".nrrd", ".mha", ".mhd", ".png", ".dcm"):
-        if file.name.lower().endswith(ending):
-            return file.name[: -len(ending)]
-    return file.name
-
-
-def sidecar(file: Path) -> Path:
-    """The provenance file beside an image: scan.nii.gz -> scan.json."""
-    return file.with_name(f"{stem(file)}.json")
-
-
-def check_free(files: Sequence[Path]) -> None:
-    """Errors: OutputError if one of `files` is there already."""
-    taken = [file for file in files if file.exists()]
-    if taken:
-        raise OutputError(f"{taken[0]} is there already and is not overwritten; name another")
-
-
-def write_json(file: Path, content: object) -> None:
-    """Write JSON whole or not at all."""
-    part = file.with_name(file.name + ".part")
-    part.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    part.replace(file)
 
 
 class Model:
@@ -512,56 +390,6 @@ def check_guidance_interval(guidance: float, limits: tuple[float, float]) -> Non
         raise ModelError(f"the interval of guidance needs low < high, found {low:g} and {high:g}")
 
 
-def check_folder(place: Path) -> None:
-    """Errors: ModelError if a file of the model folder is missing or not the one that was saved."""
-    if not place.is_dir():
-        raise ModelError(f"{place} is not a model folder: no such folder")
-    missing = [name for name in (*FILES, "SHA256SUMS") if not (place / name).is_file()]
-    if missing:
-        raise ModelError(
-            f"{place} is not a whole model folder: {', '.join(missing)} missing. Copy it again."
-        )
-    lines = (place / "SHA256SUMS").read_text(encoding="ascii", errors="replace").splitlines()
-    sums = {name.strip(): value for value, _, name in (line.partition("  ") for line in lines)}
-    altered = [name for name in FILES if sums.get(name) != digest(place / name)]
-    if altered:
-        raise ModelError(
-            f"{place}: {', '.join(altered)} is not the file that was saved (its SHA-256 differs). "
-            "Fetch the model again; do not use this copy."
-        )
-
-
-def read_spec(place: Path) -> ModelSpec:
-    """The specification in `place`/model.json.
-
-    Errors: ModelError if it is of another format or does not describe a model.
-    """
-    try:
-        content = json.loads((place / "model.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{place}/model.json is not JSON: {error}") from None
-    found = content.get("format") if isinstance(content, dict) else None
-    if found != FORMAT:
-        raise ModelError(
-            f"{place}/model.json is of format {found!r}; this medidiff reads format {FORMAT}"
-        )
-    try:
-        return options.read(ModelSpec, content)
-    except options.OptionError as error:
-        raise ModelError(f"{place}/model.json: {error}") from None
-
-
-def folder_digest(place: Path) -> str:
-    """What a model folder is known by: 16 digits of the digest of its digests."""
-    return digest(place / "SHA256SUMS")[:16]
-
-
-def digest(file: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def default_device() -> torch.device:
     """A GPU when there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -579,32 +407,6 @@ class evaluating:  # noqa: N801 a context manager reads as a verb
 
     def __exit__(self, *_: object) -> None:
         self.network.train(self.was_training)
-
-
-def describe(spec: ModelSpec) -> str:
-    """The model card: facts of the specification in a page that a person reads."""
-    conditions = ", ".join(condition.name for condition in spec.shape.conditions) or "none"
-    lineage = spec.lineage
-    facts = {
-        "images": f"{spec.modality}, {', '.join(spec.images)}",
-        "grid": " x ".join(map(str, spec.space.size)),
-        "spacing (mm)": _shown(spec.space.spacing_mm),
-        "orientation": spec.space.orientation,
-        "trained on": f"{lineage.train_images} images of {lineage.train_subjects} subjects",
-        "steps": lineage.steps,
-        "conditions": conditions,
-        "parent": lineage.parent or "none",
-        "manifest digest": lineage.manifest_digest or "not recorded",
-        "made with": f"medidiff {lineage.version}",
-        **{name: f"{value:.4g}" for name, value in sorted(spec.metrics.items())},
-    }
-    table = [f"| {name} | {value} |" for name, value in facts.items()]
-    lines = [f"# {spec.name}", "", CARD_NOTICE, "", "| | |", "| --- | --- |", *table]
-    return "\n".join(lines) + "\n"
-
-
-def _shown(spacing: Sequence[float] | str) -> str:
-    return spacing if isinstance(spacing, str) else " x ".join(f"{value:g}" for value in spacing)
 
 
 def _version() -> str:

@@ -20,7 +20,8 @@ from medidiff.jobs.likelihood import (
 )
 from medidiff.jobs.reporting import Reporter
 from medidiff.jobs.splits import Splits
-from medidiff.model import Model, write_json
+from medidiff.model import Model
+from medidiff.model_folder import write_json
 from medidiff.tasks import head
 from medidiff.training.batches import Batch
 from medidiff.training.objective import PriorObjective

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from medidiff.config import Config, Loaded, dump_config, load_config
 from medidiff.errors import ModelError, OutputError
-from medidiff.model import ModelSpec, check_folder, folder_digest, write_json
+from medidiff.model_folder import check_folder, folder_digest, write_json
+from medidiff.spec import ModelSpec
 from medidiff.tracking import close_lost, complete, is_broken_off
 from medidiff.training.checkpoint import ended
 

@@ -14,7 +14,8 @@ from medidiff.errors import OutputError, TaskError
 from medidiff.jobs.cases import Mismatch, cases_of_split, check_cases
 from medidiff.jobs.reporting import Reporter
 from medidiff.jobs.splits import Splits
-from medidiff.model import Gamma, Model, evaluating
+from medidiff.model import Model, evaluating
+from medidiff.spec import Gamma
 
 PART = 16  # images at a time
 

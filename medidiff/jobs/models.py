@@ -11,7 +11,8 @@ import torch
 
 from medidiff.errors import ModelError, OutputError
 from medidiff.jobs.folder import close_interrupted
-from medidiff.model import Model, check_folder
+from medidiff.model import Model
+from medidiff.model_folder import check_folder
 from medidiff.networks import Acceleration
 from medidiff.tracking import fetch, register
 

@@ -22,7 +22,7 @@ from medidiff.diffusion import DenoisingLoss
 from medidiff.errors import ConfigError, ModelError
 from medidiff.jobs.reporting import Reporter
 from medidiff.jobs.splits import Splits
-from medidiff.model import Lineage, Model, ModelSpec
+from medidiff.model import Model
 from medidiff.networks import (
     AnyCondition,
     ClassCondition,
@@ -31,6 +31,7 @@ from medidiff.networks import (
     build,
     encode_batch,
 )
+from medidiff.spec import Lineage, ModelSpec
 from medidiff.training.batches import TrainingSet
 from medidiff.training.losses import loss_of, output_channels
 from medidiff.training.objective import PriorObjective

@@ -10,7 +10,8 @@ from pathlib import Path
 from medidiff.errors import OutputError, TaskError
 from medidiff.jobs.cases import Mismatch, case_of_files, input_digest
 from medidiff.jobs.reporting import Reporter
-from medidiff.model import Model, check_free, sidecar, stem
+from medidiff.model import Model
+from medidiff.model_folder import check_free, sidecar, stem
 from medidiff.tasks.base import Head, check_fit, finish
 from medidiff.tasks.results import Result
 

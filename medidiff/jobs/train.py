@@ -24,8 +24,9 @@ from medidiff.jobs.folder import (
 )
 from medidiff.jobs.prepare import Prepared, prepare
 from medidiff.jobs.reporting import Quiet, Reporter
-from medidiff.model import Model, ModelSpec
+from medidiff.model import Model
 from medidiff.report.pictures import sheet
+from medidiff.spec import ModelSpec
 from medidiff.tracking import Run, open_run
 from medidiff.training.loop import Job, Outcome, train
 from medidiff.training.precision import choose_device

@@ -18,7 +18,8 @@ from medidiff import options
 from medidiff.data.datasets import Case, inside, restore
 from medidiff.errors import TaskError
 from medidiff.evaluation.bootstrap import Interval
-from medidiff.model import Model, SamplingOptions
+from medidiff.model import Model
+from medidiff.spec import SamplingOptions
 from medidiff.tasks.results import Result
 
 OURS = "medidiff"

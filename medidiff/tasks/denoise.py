@@ -31,7 +31,8 @@ from medidiff.errors import TaskError
 from medidiff.evaluation.classical import DENOISERS, GAUSSIAN, RICIAN
 from medidiff.evaluation.noise_level import estimate_gaussian, estimate_rician
 from medidiff.evaluation.rician import invert_mean
-from medidiff.model import Model, SamplingOptions, evaluating
+from medidiff.model import Model, evaluating
+from medidiff.spec import SamplingOptions
 from medidiff.tasks.base import Bench, Benchmarked, Needs, Problem, Solution, stack
 from medidiff.tasks.restoration import RESTORATION_METRICS, TRUTH, WINDOW, restored, signal_zero
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from medidiff.data.images import save_image
 from medidiff.errors import OutputError
-from medidiff.model import check_free, sidecar, stem, write_json
+from medidiff.model_folder import check_free, sidecar, stem, write_json
 
 
 @dataclass(frozen=True)

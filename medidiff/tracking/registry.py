@@ -59,7 +59,7 @@ def register(
     Errors: ModelError if the folder is not a whole model; RegistryError if MLflow refuses or is
     not there; PrivacyError for a name or tags that may name a patient.
     """
-    from medidiff.model import check_folder, read_spec
+    from medidiff.model_folder import check_folder, read_spec
 
     place = Path(folder)
     check_folder(place)

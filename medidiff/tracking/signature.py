@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
 
-    from medidiff.model import ModelSpec
+    from medidiff.spec import ModelSpec
 
 DEFAULT_SAMPLER = "default"
 

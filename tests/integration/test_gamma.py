@@ -10,7 +10,7 @@ import torch
 import medidiff
 from medidiff.diffusion import DDIM, OptimalVariance
 from medidiff.errors import OutputError, TaskError
-from medidiff.model import check_folder
+from medidiff.model_folder import check_folder
 
 OPTIMAL = DDIM(variance=OptimalVariance(half_range=2.0))
 

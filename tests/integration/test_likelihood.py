@@ -22,8 +22,9 @@ from medidiff.diffusion.variance import Transition
 from medidiff.errors import DataError, TaskError
 from medidiff.jobs.likelihood import LikelihoodOptions, Likelihoods, _grey, likelihoods_of
 from medidiff.jobs.reporting import Quiet
-from medidiff.model import Model, ModelSpec
+from medidiff.model import Model
 from medidiff.networks import NetworkShape, UNetOptions, build
+from medidiff.spec import ModelSpec
 
 SIZE = 4
 BOTH = ("flow", "bound")

@@ -13,7 +13,7 @@ import medidiff
 from medidiff.config import DiffusionOptions, load_config
 from medidiff.diffusion import DDIM, DDPM, MinSNR
 from medidiff.errors import ConfigError
-from medidiff.model import read_spec
+from medidiff.model_folder import read_spec
 from medidiff.training.losses import Hybrid, Variational
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -26,8 +26,9 @@ from medidiff.data.transforms import plane
 from medidiff.errors import TaskError
 from medidiff.jobs.reporting import Quiet
 from medidiff.jobs.run import run_head
-from medidiff.model import Model, ModelSpec, SamplingOptions
+from medidiff.model import Model
 from medidiff.networks import NetworkShape, UNetOptions, build
+from medidiff.spec import ModelSpec, SamplingOptions
 from medidiff.tasks import head, head_classes, restoration
 from medidiff.tasks.base import OURS, Bench, Head, check_fit, finish
 

@@ -21,8 +21,9 @@ import pytest
 from medidiff.data.intensity import FittedIntensity
 from medidiff.data.transforms import Space
 from medidiff.diffusion import DDIM
-from medidiff.model import Model, ModelSpec
+from medidiff.model import Model
 from medidiff.networks import ClassCondition, NetworkShape, UNetOptions, build
+from medidiff.spec import ModelSpec
 from medidiff.tracking import fetch, open_run, register, sync
 
 pytestmark = [pytest.mark.services, pytest.mark.slow]

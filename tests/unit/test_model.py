@@ -10,8 +10,9 @@ import torch
 from medidiff.data.intensity import fit
 from medidiff.data.options import Percentile, Space
 from medidiff.errors import ModelError
-from medidiff.model import Model, ModelSpec, SamplingOptions
+from medidiff.model import Model
 from medidiff.networks import ClassCondition, NetworkShape, UNetOptions, build
+from medidiff.spec import ModelSpec, SamplingOptions
 
 STEPS = 6
 F = {"sex": "F"}
