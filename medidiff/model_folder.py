@@ -1,4 +1,4 @@
-"""A model as a folder of plain files with their digests, and the names of what lies beside a result."""
+"""A model as a folder of plain files with digests; names of what lies beside a result."""
 
 from __future__ import annotations
 
