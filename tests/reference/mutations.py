@@ -164,8 +164,8 @@ MUTATIONS = (
     Mutation(
         "the last Heun hop not an Euler one",
         "samplers/edm.py",
-        "if to.is_clean or self.order == 1:\n            return _euler(x, here, to), None",
-        "if self.order == 1:\n            return _euler(x, here, to), None",
+        "if to.is_clean or self.order == 1:\n            return ddim_hop(here, to), None",
+        "if self.order == 1:\n            return ddim_hop(here, to), None",
         recording("edm_churn_10"),
     ),
     Mutation(

@@ -67,6 +67,7 @@ def model_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     condition = SimpleNamespace
     spec = SimpleNamespace(
         shape=SimpleNamespace(
+            in_channels=1,
             out_channels=1,
             conditions=(
                 condition(kind="class", name="sex", values=("f", "m")),
@@ -84,8 +85,10 @@ def model_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return spec
 
     module = ModuleType("medidiff.model")
-    module.__dict__.update(Model=FakeModel, check_folder=lambda place: None, read_spec=read_spec)
+    module.__dict__.update(Model=FakeModel)
     monkeypatch.setitem(sys.modules, "medidiff.model", module)
+    monkeypatch.setattr("medidiff.model_folder.check_folder", lambda place: None)
+    monkeypatch.setattr("medidiff.model_folder.read_spec", read_spec)
     folder.mkdir()
     (folder / "model.json").write_text(json.dumps({"format": 1}))
     (folder / "model.safetensors").write_bytes(b"weights")
