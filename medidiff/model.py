@@ -167,8 +167,14 @@ class Model:
         `guidance` 1 is plain conditional sampling (Ho & Salimans 2022, arXiv:2207.12598).
         `guidance_interval`: the noise ratios (sigma / alpha; pure noise: inf) between which it is
         guided, all of them if None (Kynkaanniemi et al. 2024, arXiv:2404.07724).
-        Errors: ValueError for an interval without low < high.
+        Errors: ModelError for a model that is no prior; ValueError for an interval without low <
+        high.
         """
+        if self.spec.role != "prior":
+            raise ModelError(
+                f"{self.spec.name} is a model of role {self.spec.role!r}, which draws and denoises "
+                "nothing; give a prior"
+            )
         target, network = self.spec.target, self._called
         two = self.spec.spread != "none"
         networks = [counted(Denoiser(network, target, condition, concat, two))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 import torch
 from pydantic import Field
@@ -29,6 +29,8 @@ from medidiff.networks import (
 
 FORMAT = 1
 
+Role: TypeAlias = Literal["prior", "classifier", "encoder", "autoencoder"]
+"""What a model's network is: a denoiser, a classifier or an encoder of noisy images, a codec."""
 
 CARD_NOTICE = (
     "A diffusion prior. **Research only**: not a medical device; not for diagnosis, triage or "
@@ -107,6 +109,7 @@ class ModelSpec:
     intensity: FittedIntensity
     network: Annotated[AnyNetwork, Field(discriminator="kind")]
     shape: NetworkShape
+    role: Role = "prior"
     schedule: Annotated[AnySchedule, Field(discriminator="kind")] = Cosine()
     target: Annotated[AnyTarget, Field(discriminator="kind")] = V()
     sampling: SamplingOptions = SamplingOptions()

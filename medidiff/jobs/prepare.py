@@ -34,7 +34,7 @@ from medidiff.networks import (
 from medidiff.spec import Lineage, ModelSpec
 from medidiff.training.batches import TrainingSet
 from medidiff.training.losses import loss_of, output_channels
-from medidiff.training.objective import PriorObjective
+from medidiff.training.objective import Objective, PriorObjective
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Prepared:
 
     spec: ModelSpec
     network: nn.Module
-    objective: PriorObjective
+    objective: Objective
     train: TrainingSet
     validation: TrainingSet
     files: Mapping[int, str]

@@ -20,7 +20,7 @@ from medidiff.networks import accelerated
 from medidiff.training.batches import Batch, TrainingSet, augmented, training_batches
 from medidiff.training.checkpoint import load_checkpoint, save_checkpoint
 from medidiff.training.ema import AveragedWeights
-from medidiff.training.objective import Objective
+from medidiff.training.objective import Memory, Objective
 from medidiff.training.optimiser import learning_rate, make_optimiser, set_learning_rate
 from medidiff.training.options import TrainOptions
 from medidiff.training.precision import Precision, choose_precision
@@ -69,6 +69,8 @@ class State:
     average: AveragedWeights
     optimiser: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
+    memory: Memory | None = None
+    """The objective's own."""
     best_weights: dict[str, Tensor] | None = None
     step: int = 0
     watch: Watch = field(default_factory=Watch)
@@ -80,6 +82,7 @@ class State:
             "optimiser": self.optimiser.state_dict(),
             "scaler": self.scaler.state_dict(),
             "best": self.best_weights,
+            "memory": None if self.memory is None else self.memory.state_dict(),
         }
         save_checkpoint(folder, self.step, tensors, {"watch": vars(self.watch)})
 
@@ -93,6 +96,8 @@ class State:
         self.optimiser.load_state_dict(tensors["optimiser"])
         self.scaler.load_state_dict(tensors["scaler"])
         self.best_weights = tensors["best"]
+        if self.memory is not None:
+            self.memory.load_state_dict(tensors["memory"])
         self.step, self.watch = facts["step"], Watch(**facts["watch"])
         return True
 
@@ -139,8 +144,10 @@ def train(
     precision = choose_precision(options.precision, device)
     network.to(device).train()
     forward = accelerated(network, options.acceleration)
-    optimiser = make_optimiser(network, options)
-    state = State(network, AveragedWeights(network, options.ema), optimiser, precision.scaler())
+    trainable, memory = job.objective.trainable(network), job.objective.memory
+    optimiser = make_optimiser(trainable, options)
+    average = AveragedWeights(network, options.ema)
+    state = State(network, average, optimiser, precision.scaler(), memory)
     state.load(job.folder, device)
     checks = Checks(job.train, job.validation, options, device)
     last_step = state.step if state.watch.ended else options.steps
@@ -154,12 +161,14 @@ def train(
             batch = augmented(batch, job.augment, options.seed, step)
         loss = forward_backward(forward, state, job.objective, batch, options, precision, step)
         state.scaler.unscale_(state.optimiser)
-        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), options.clip_norm)
+        norm = torch.nn.utils.clip_grad_norm_(trainable, options.clip_norm)
         state.scaler.step(state.optimiser)
         state.scaler.update()
         state.optimiser.zero_grad(set_to_none=True)
         state.step = step + 1
         state.average.update(network, state.step)
+        if memory is not None:
+            memory.after_step(network, batch, loss, options.seed, step)
         # a scaled fp16 loss overflows now and then, and the scaler then skips the step
         losses.add(step, loss, batch, None if state.scaler.is_enabled() else norm)
 

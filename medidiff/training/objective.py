@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +19,35 @@ VALIDATION = -1
 """The step that validation noise is keyed by; training has 0, 1, ..."""
 
 
+class Memory(Protocol):
+    """What an objective learns from step to step beside the network: a history of losses, a teacher
+    that follows, an adversary with an optimiser of its own. It is saved with every checkpoint."""
+
+    def after_step(
+        self, network: nn.Module, batch: Batch, loss: Tensor, seed: int, step: int
+    ) -> None:
+        """Take in a finished optimiser step. Shapes: loss (batch,), detached."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors, numbers and plain containers of them."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
 class Objective(Protocol):
     """A loss over a batch whose random draws are keyed by (seed, step, place in the global
     batch)."""
+
+    @property
+    def memory(self) -> Memory | None:
+        """What changes from step to step beside the network, if anything does."""
+        ...
+
+    def trainable(self, network: nn.Module) -> list[nn.Parameter]:
+        """What the optimiser changes: of the network, and of the objective's own."""
+        ...
 
     def loss(self, module: nn.Module, batch: Batch, seed: int, step: int) -> Tensor:
         """Loss of each image (batch,): the loop divides by the global count."""
@@ -30,6 +56,11 @@ class Objective(Protocol):
     def loss_by_level(self, module: nn.Module, batch: Batch, levels: int, seed: int) -> Tensor:
         """Mean unweighted error (levels,) at levels evenly spaced in time, low noise first."""
         ...
+
+
+def unfrozen(network: nn.Module) -> list[nn.Parameter]:
+    """The parameters of a network that ask for a gradient."""
+    return [parameter for parameter in network.parameters() if parameter.requires_grad]
 
 
 @dataclass(frozen=True)
@@ -43,6 +74,10 @@ class PriorObjective:
     """What is minimised, where it is not the denoising loss, which validates all the same."""
     two_heads: bool = False
     """Whether the network gives a spread beside its prediction."""
+    memory: Memory | None = None
+
+    def trainable(self, network: nn.Module) -> list[nn.Parameter]:
+        return unfrozen(network)
 
     def loss(self, module: nn.Module, batch: Batch, seed: int, step: int) -> Tensor:
         places = range(batch.first, batch.first + len(batch.clean))

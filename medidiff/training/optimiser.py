@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -10,9 +11,8 @@ from torch import nn
 from medidiff.training.options import TrainOptions
 
 
-def make_optimiser(network: nn.Module, options: TrainOptions) -> torch.optim.AdamW:
+def make_optimiser(trainable: Sequence[nn.Parameter], options: TrainOptions) -> torch.optim.AdamW:
     """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) over the trainable parameters."""
-    trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
     return torch.optim.AdamW(
         trainable,
         lr=options.learning_rate,
