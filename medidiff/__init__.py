@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     __version__: str
     from medidiff.api import (
+        average,
         benchmark,
         check,
         demo,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from medidiff.model import Model
 
 _PLACE = {
+    "average": "medidiff.api",
     "benchmark": "medidiff.api",
     "check": "medidiff.api",
     "demo": "medidiff.api",
@@ -50,6 +52,7 @@ __all__ = [
     "MedidiffError",
     "Model",
     "__version__",
+    "average",
     "benchmark",
     "check",
     "demo",

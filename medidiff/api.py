@@ -24,6 +24,7 @@ import torch
 from medidiff.config import Loaded, load_config, schema
 from medidiff.data.privacy import names_kept_private
 from medidiff.errors import MedidiffError, TaskError
+from medidiff.jobs.average import average_run
 from medidiff.jobs.benchmark import Table, benchmark_head
 from medidiff.jobs.cases import Mismatch
 from medidiff.jobs.demo import DemoResult, run_demo
@@ -57,6 +58,7 @@ __all__ = [
     "Model",
     "Result",
     "Table",
+    "average",
     "benchmark",
     "check",
     "demo",
@@ -330,6 +332,16 @@ def gamma(
             mismatch=mismatch,
             report=report,
         )
+
+
+def average(run: PathLike, out: PathLike, *, std: float) -> Path:
+    """The model of a finished run, its weights averaged over another length, in the folder `out`.
+
+    `std` is the relative standard deviation of the average (Karras et al. 2024, arXiv:2312.02696).
+    The run must have kept snapshots (`train.ema.kind=power`).
+    Errors: ModelError, OutputError; TrainingError for a length that the snapshots do not span.
+    """
+    return average_run(Path(run), Path(out), std)
 
 
 def sync(folder: PathLike) -> int:

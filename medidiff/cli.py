@@ -309,6 +309,20 @@ def gamma(
 
 
 @app.command()
+def average(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run", metavar="RUN")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the model")],
+    std: Annotated[
+        float, typer.Option(help="Length: relative standard deviation, a share of the training")
+    ],
+) -> None:
+    """The model of a run with its weights averaged over another length (train.ema.kind=power)."""
+    from medidiff import api
+
+    typer.echo(f"Model: {api.average(run, out, std=std)}")
+
+
+@app.command()
 def sync(
     folder: Annotated[Path, typer.Argument(help="A run's folder, or one above many")],
 ) -> None:

@@ -5,6 +5,7 @@ origin.json       digests of the scans and the parent that it was started with
 run.json          MLflow run, process (see tracking)
 journal.jsonl     all that was logged, also where no server is reached
 checkpoints/      what a resumed run needs
+snapshots/        averaged weights of some steps, where the length is chosen afterwards
 samples/          sample grids during training
 model/            the finished model
 """
@@ -41,6 +42,10 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    @property
+    def snapshots(self) -> Path:
+        return self.path / "snapshots"
 
     @property
     def samples(self) -> Path:

@@ -108,12 +108,15 @@ def _run(
             ready.validation,
             config.data.augment,
             folder.checkpoints,
+            folder.snapshots,
             run.log,
             lambda network, step: draw_samples(network, step, ready.spec, config, folder, run),
             lambda step, steps, loss: report.progress("training", step, steps, f"loss {loss:.4f}"),
         )
         found = train(ready.network, job, config.train, device, stop)
         report.say(f"{found.reason} (step {found.step}, weights of step {found.best_step})")
+        if found.losses:
+            report.say(lengths_tried(found))
         finished(found, ready.spec, folder, run)
 
 
@@ -122,11 +125,22 @@ def finished(outcome: Outcome, spec: ModelSpec, folder: RunFolder, run: Run) -> 
     lineage = dataclasses.replace(spec.lineage, steps=outcome.best_step, run_id=run.run_id)
     loss = outcome.validation_loss
     metrics = {"validation_loss": loss} if math.isfinite(loss) else {}
+    if outcome.std is not None:
+        metrics["average_std"] = outcome.std
     model = Model(dataclasses.replace(spec, lineage=lineage, metrics=metrics), outcome.network)
     model.save(folder.model)
     run.artifact(folder.model, "model")
     run.tag({"model_digest": model.digest, "ended": outcome.reason})
     return model
+
+
+def lengths_tried(outcome: Outcome) -> str:
+    """The validation loss of each length of average, the chosen one marked."""
+    lines = [
+        f"  {std:<6g} {loss:.5f}{'  <- the model' if std == outcome.std else ''}"
+        for std, loss in outcome.losses.items()
+    ]
+    return "\n".join(["length of average (relative std), validation loss", *lines])
 
 
 def draw_samples(

@@ -17,48 +17,21 @@ from medidiff.data.options import Augment
 from medidiff.diffusion import uniforms
 from medidiff.errors import TrainingError
 from medidiff.networks import accelerated
+from medidiff.training.averages import Averages, make_averages
 from medidiff.training.batches import Batch, TrainingSet, augmented, training_batches
 from medidiff.training.checkpoint import load_checkpoint, save_checkpoint
-from medidiff.training.ema import AveragedWeights
 from medidiff.training.objective import Memory, Objective
 from medidiff.training.optimiser import learning_rate, make_optimiser, set_learning_rate
 from medidiff.training.options import TrainOptions
 from medidiff.training.precision import Precision, choose_precision
 from medidiff.training.stop import Stopped, StopSignal
+from medidiff.training.watch import Watch
 
 Log = Callable[[Mapping[str, float], int], None]
 NOT_FINITE = (
     "the {} at step {} is not finite for manifest rows {}. Look at these images (the private log "
     "names them) or lower train.learning_rate."
 )
-MEMORISING = "stopped early: the validation loss no longer falls while the training loss does"
-
-
-@dataclass
-class Watch:
-    """The validation gap as training goes on, and when to stop because of it."""
-
-    best: float = math.inf
-    best_train: float = math.inf
-    best_step: int = 0
-    worse: int = 0
-    """Validations in a row without a new best."""
-    last: float = math.nan
-    """The latest validation loss."""
-    ended: str = ""
-    """Why the training ended, once it has."""
-
-    def note(self, validation: float, train: float, step: int, tolerance: float) -> bool:
-        """Take in one validation; true if it is a new best."""
-        self.last = validation
-        if validation < self.best * (1 - tolerance):
-            self.best, self.best_train, self.best_step, self.worse = validation, train, step, 0
-            return True
-        self.worse += 1
-        return False
-
-    def memorising(self, train: float, patience: int) -> bool:
-        return 0 < patience <= self.worse and train < self.best_train
 
 
 @dataclass
@@ -66,25 +39,24 @@ class State:
     """All that changes during a training."""
 
     network: nn.Module
-    average: AveragedWeights
+    averages: Averages
     optimiser: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     memory: Memory | None = None
     """The objective's own."""
-    best_weights: dict[str, Tensor] | None = None
     step: int = 0
     watch: Watch = field(default_factory=Watch)
 
     def save(self, folder: Path) -> None:
         tensors: dict[str, Any] = {
             "network": self.network.state_dict(),
-            "average": self.average.network.state_dict(),
+            "averages": self.averages.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "best": self.best_weights,
             "memory": None if self.memory is None else self.memory.state_dict(),
         }
         save_checkpoint(folder, self.step, tensors, {"watch": vars(self.watch)})
+        self.averages.tidy({self.watch.best_step, self.step})
 
     def load(self, folder: Path, device: torch.device) -> bool:
         found = load_checkpoint(folder, device)
@@ -92,10 +64,9 @@ class State:
             return False
         tensors, facts = found
         self.network.load_state_dict(tensors["network"])
-        self.average.network.load_state_dict(tensors["average"])
+        self.averages.load_state_dict(tensors["averages"])
         self.optimiser.load_state_dict(tensors["optimiser"])
         self.scaler.load_state_dict(tensors["scaler"])
-        self.best_weights = tensors["best"]
         if self.memory is not None:
             self.memory.load_state_dict(tensors["memory"])
         self.step, self.watch = facts["step"], Watch(**facts["watch"])
@@ -112,6 +83,8 @@ class Job:
     augment: Augment
     folder: Path
     """Where checkpoints go."""
+    snapshots: Path
+    """Where snapshots of averaged weights go."""
     log: Log
     draw_samples: Callable[[nn.Module, int], None]
     """Called with the averaged network every `sample_every` steps."""
@@ -129,6 +102,10 @@ class Outcome:
     best_step: int
     validation_loss: float
     reason: str
+    std: float | None = None
+    """Length of the average that was chosen, where several were tried,"""
+    losses: Mapping[float, float] = field(default_factory=dict)
+    """and the validation loss of each."""
 
 
 def train(
@@ -146,8 +123,8 @@ def train(
     forward = accelerated(network, options.acceleration)
     trainable, memory = job.objective.trainable(network), job.objective.memory
     optimiser = make_optimiser(trainable, options)
-    average = AveragedWeights(network, options.ema)
-    state = State(network, average, optimiser, precision.scaler(), memory)
+    averages = make_averages(options.ema, network, job.snapshots, options.steps)
+    state = State(network, averages, optimiser, precision.scaler(), memory)
     state.load(job.folder, device)
     checks = Checks(job.train, job.validation, options, device)
     last_step = state.step if state.watch.ended else options.steps
@@ -166,7 +143,7 @@ def train(
         state.scaler.update()
         state.optimiser.zero_grad(set_to_none=True)
         state.step = step + 1
-        state.average.update(network, state.step)
+        state.averages.update(network, state.step)
         if memory is not None:
             memory.after_step(network, batch, loss, options.seed, step)
         # a scaled fp16 loss overflows now and then, and the scaler then skips the step
@@ -184,11 +161,12 @@ def train(
                 },
                 state.step,
             )
-        if due.validate and validated(state, job, checks, options):
-            state.watch.ended = MEMORISING
-            break
+        if due.validate:
+            state.watch.ended = validated(state, job, checks, options)
+            if state.watch.ended:
+                break
         if due.sample:
-            job.draw_samples(state.average.network, state.step)
+            job.draw_samples(state.averages.network, state.step)
         if due.save or stopping:
             state.save(job.folder)
         if due.validate or due.sample or due.save:
@@ -199,17 +177,27 @@ def train(
                 "run the same command with --resume to go on"
             )
     state.watch.ended = state.watch.ended or "all steps done"
+    best = options.keep == "best" and state.watch.best_step > 0
+    if not best:
+        state.averages.keep(state.step)
     state.save(job.folder)
-    return outcome(state, options)
+    return outcome(state, job, checks, best)
 
 
-def outcome(state: State, options: TrainOptions) -> Outcome:
-    """The averaged weights that `keep` asks for, and the validation loss of just these."""
-    chosen, watch = state.average.network, state.watch
-    if options.keep == "best" and state.best_weights is not None:
-        chosen.load_state_dict(state.best_weights)
-        return Outcome(chosen, state.step, watch.best_step, watch.best, watch.ended)
-    return Outcome(chosen, state.step, state.step, watch.last, watch.ended)
+def outcome(state: State, job: Job, checks: Checks, best: bool) -> Outcome:
+    """The averaged weights of the best or the last step, and the validation loss of just these."""
+    watch = state.watch
+    step, loss = (watch.best_step, watch.best) if best else (state.step, watch.last)
+
+    def measure(network: nn.Module) -> float:
+        return checks.measure(job.objective, network)["validation"].mean().item()
+
+    choice = state.averages.choose(step, measure)
+    if choice.std is not None:
+        losses = {f"validation_loss_by_length.{std:g}": x for std, x in choice.losses.items()}
+        job.log(losses, state.step)
+        loss = choice.losses[choice.std]
+    return Outcome(choice.network, state.step, step, loss, watch.ended, choice.std, choice.losses)
 
 
 def forward_backward(
@@ -228,16 +216,29 @@ def forward_backward(
     return loss.detach()
 
 
-def validated(state: State, job: Job, checks: Checks, options: TrainOptions) -> bool:
-    """Measure the averaged weights at every noise level; true if training should stop."""
-    metrics, validation, train_loss = checks.measure(job.objective, state.average.network)
-    job.log(metrics, state.step)
-    if state.watch.note(validation, train_loss, state.step, options.early_stop.tolerance):
-        state.best_weights = {
-            name: value.detach().clone()
-            for name, value in state.average.network.state_dict().items()
-        }
-    return state.watch.memorising(train_loss, options.early_stop.patience)
+def validated(state: State, job: Job, checks: Checks, options: TrainOptions) -> str:
+    """Measure the averaged weights at every noise level; why training should stop, or ""."""
+    losses = checks.measure(job.objective, state.averages.network)
+    job.log(loss_metrics(losses), state.step)
+    stop = options.early_stop
+    if state.watch.note(losses["validation"].tolist(), losses["train"].tolist(), state.step, stop):
+        state.averages.keep(state.step)
+    return state.watch.memorising(stop.patience)
+
+
+def loss_metrics(losses: Mapping[str, Tensor]) -> dict[str, float]:
+    """What is logged of the losses by noise level of both splits."""
+    metrics = {
+        f"{split}_loss_by_level.{index}": value
+        for split, values in losses.items()
+        for index, value in enumerate(values.tolist())
+    }
+    validation, train = float(losses["validation"].mean()), float(losses["train"].mean())
+    return metrics | {
+        "validation_loss": validation,
+        "train_loss_fixed": train,
+        "validation_gap": validation - train,
+    }
 
 
 class Checks:
@@ -254,10 +255,8 @@ class Checks:
         self.batches = {"train": train.first(count), "validation": validation.first(count)}
         self.options, self.device = options, device
 
-    def measure(
-        self, objective: Objective, network: nn.Module
-    ) -> tuple[dict[str, float], float, float]:
-        """(metrics, mean validation loss, mean loss on training images)."""
+    def measure(self, objective: Objective, network: nn.Module) -> dict[str, Tensor]:
+        """The mean losses by level, (levels,) in float64, of "train" and "validation"."""
         means: dict[str, Tensor] = {}
         for split, batch in self.batches.items():
             parts = [
@@ -268,18 +267,7 @@ class Checks:
                 for part in _parts(batch, self.options.batch)
             ]
             means[split] = (torch.stack(parts).sum(0) / len(batch.clean)).double().cpu()
-        metrics = {
-            f"{split}_loss_by_level.{index}": float(value)
-            for split, values in means.items()
-            for index, value in enumerate(values)
-        }
-        validation, train = float(means["validation"].mean()), float(means["train"].mean())
-        metrics |= {
-            "validation_loss": validation,
-            "train_loss_fixed": train,
-            "validation_gap": validation - train,
-        }
-        return metrics, validation, train
+        return means
 
 
 class Due:

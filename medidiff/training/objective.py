@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from medidiff.diffusion import DenoisingLoss, UniformTimes, training_noise, training_uniforms
+from medidiff.diffusion import DenoisingLoss, training_noise, training_uniforms
 from medidiff.diffusion.denoiser import heads
 from medidiff.networks.conditions import drop
 from medidiff.training.batches import Batch
@@ -54,7 +54,7 @@ class Objective(Protocol):
         ...
 
     def loss_by_level(self, module: nn.Module, batch: Batch, levels: int, seed: int) -> Tensor:
-        """Mean unweighted error (levels,) at levels evenly spaced in time, low noise first."""
+        """Mean unweighted error (levels,) at `levels` quantiles of the levels that are trained."""
         ...
 
 
@@ -94,9 +94,8 @@ class PriorObjective:
         eps = training_noise(seed, VALIDATION, places)(batch.clean, 0)
         middle = (torch.arange(levels, dtype=torch.float64) + 0.5) / levels
         means, network = [], FirstHead(module) if self.two_heads else module
-        # unweighted and evenly over time, whatever is trained: so that runs can be compared
         for draw in middle:
-            level = UniformTimes().levels(self.denoising.schedule, draw.expand(len(batch.clean)))
+            level = self.denoising.levels(draw.expand(len(batch.clean)))
             loss = self.denoising.loss_at(
                 network, batch.clean, level, eps, batch.condition, batch.concat
             )

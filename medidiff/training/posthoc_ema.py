@@ -88,26 +88,29 @@ def posthoc_coefficients(
     Source: Karras et al. 2024 (arXiv:2312.02696), eqs. 135 to 138 and algorithm 3.
     Errors: ValueError if the two lists differ in length, are empty, or lie after the target.
     """
-    if not steps or len(steps) != len(relative_stds):
-        raise ValueError(
-            f"{len(steps)} steps and {len(relative_stds)} lengths of averages: need one each"
-        )
-    if max(steps) > target_step:
-        raise ValueError(f"a snapshot of step {max(steps)} is later than step {target_step}")
-    time = torch.tensor(steps, dtype=torch.float64)
-    power = torch.tensor([power_exponent(std) for std in relative_stds], dtype=torch.float64)
-    overlaps = _overlap(time[:, None], power[:, None], time[None, :], power[None, :])
-    wanted_time, wanted_power = (
-        torch.tensor([each], dtype=torch.float64)
-        for each in (target_step, power_exponent(target_std))
-    )
-    wanted = _overlap(time[:, None], power[:, None], wanted_time, wanted_power)
+    overlaps, wanted, _ = _overlaps(steps, relative_stds, target_step, target_std)
     # snapshots close in time are nearly parallel: least squares by singular values, not a solve
     return torch.linalg.lstsq(overlaps, wanted, driver="gelsd").solution[:, 0]
 
 
+def profile_error(
+    steps: Sequence[float],
+    relative_stds: Sequence[float],
+    target_step: float,
+    target_std: float,
+) -> float:
+    """How far the combination's profile is from the target's: root mean square over time, relative.
+
+    0 for a snapshot's own profile. Arguments and errors as `posthoc_coefficients`.
+    """
+    overlaps, wanted, whole = _overlaps(steps, relative_stds, target_step, target_std)
+    found = posthoc_coefficients(steps, relative_stds, target_step, target_std)[:, None]
+    rest = whole - 2 * found.T @ wanted + found.T @ overlaps @ found
+    return math.sqrt(max(0.0, float(rest / whole)))
+
+
 def combined(snapshots: Sequence[Mapping[str, Tensor]], coefficients: Tensor) -> dict[str, Tensor]:
-    """The sum of snapshots times their coefficients, in float64 and then in their own dtype.
+    """The sum of snapshots times their coefficients, in float64, given in float32 or their dtype.
 
     What is not floating-point is the last snapshot's.
     Errors: ValueError if the counts differ or the snapshots hold different names.
@@ -124,8 +127,35 @@ def combined(snapshots: Sequence[Mapping[str, Tensor]], coefficients: Tensor) ->
         total = torch.zeros_like(last, dtype=torch.float64)
         for snapshot, coefficient in zip(snapshots, coefficients.tolist(), strict=True):
             total += coefficient * snapshot[name].double()
-        result[name] = total.to(last.dtype)
+        result[name] = total.to(torch.promote_types(last.dtype, torch.float32))
     return result
+
+
+def _overlaps(
+    steps: Sequence[float],
+    relative_stds: Sequence[float],
+    target_step: float,
+    target_std: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The integrals of products of profiles: among snapshots, with the target, of the target."""
+    if not steps or len(steps) != len(relative_stds):
+        raise ValueError(
+            f"{len(steps)} steps and {len(relative_stds)} lengths of averages: need one each"
+        )
+    if max(steps) > target_step:
+        raise ValueError(f"a snapshot of step {max(steps)} is later than step {target_step}")
+    time = torch.tensor(steps, dtype=torch.float64)[:, None]
+    power = torch.tensor([power_exponent(std) for std in relative_stds], dtype=torch.float64)
+    power = power[:, None]
+    wanted_time, wanted_power = (
+        torch.tensor([[each]], dtype=torch.float64)
+        for each in (target_step, power_exponent(target_std))
+    )
+    return (
+        _overlap(time, power, time.T, power.T),
+        _overlap(time, power, wanted_time, wanted_power),
+        _overlap(wanted_time, wanted_power, wanted_time, wanted_power),
+    )
 
 
 def _overlap(time_a: Tensor, power_a: Tensor, time_b: Tensor, power_b: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ SMALL = {
     "train.batch": "3",
     "train.learning_rate": "1e-2",
     "train.warmup_steps": "1",
-    "train.ema": "0.5",
+    "train.ema": "{kind: exponential, decay: 0.5}",
     "train.log_every": "2",
     "train.validate_every": "2",
     "train.validation_levels": "2",
@@ -57,6 +57,8 @@ SMALL = {
 }
 HARSH = {"train.validate_every": "1", "train.early_stop.tolerance": "0.9", "train.keep": "best"}
 """Under which no second validation is a new best."""
+GENTLE = {"train.validate_every": "1", "train.early_stop.patience": "1", "train.keep": "best"}
+"""Under which one gap at a noise level stops the training."""
 CHURN = {"sampling.sampler": "{kind: heun, churn: 2}"}
 
 # key -> (value that shows its effect, what must be set besides)
@@ -132,7 +134,10 @@ SHOWN: dict[str, tuple[str, dict[str, str]]] = {
     "train.warmup_steps": ("4", {}),
     "train.rate": ("constant", {}),
     "train.clip_norm": ("1e-9", {}),
-    "train.ema": ("0.0", {}),
+    "train.ema[exponential].decay": ("0.0", {}),
+    "train.ema[power].stds": ("[0.06, 0.1]", {"train.ema": "{kind: power}"}),
+    "train.ema[power].snapshots": ("16", {"train.ema": "{kind: power}", "train.steps": "40"}),
+    "train.ema[power].lengths": ("[0.1]", {"train.ema": "{kind: power}"}),
     "train.condition_dropout": ("0.9", {}),
     "train.precision": ("bf16", {}),
     "train.seed": ("1", {}),
@@ -144,6 +149,7 @@ SHOWN: dict[str, tuple[str, dict[str, str]]] = {
     "train.sample_images": ("2", {}),
     "train.early_stop.patience": ("1", HARSH),
     "train.early_stop.tolerance": ("0.0", HARSH),
+    "train.early_stop.rise": ("0.0", {**GENTLE, "train.steps": "30"}),
     "train.keep": ("last", HARSH),
     "sampling.sampler[ddim].eta": ("1.0", {"sampling.sampler": "{kind: ddim}"}),
     "sampling.sampler[heun].churn": ("0.5", CHURN),

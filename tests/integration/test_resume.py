@@ -46,13 +46,22 @@ def status_of(run: Path) -> tuple[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
+@pytest.mark.parametrize(
+    ("number", "ema"),
+    [
+        (signal.SIGTERM, "{kind: exponential}"),
+        (signal.SIGKILL, "{kind: exponential}"),
+        (signal.SIGKILL, "{kind: power, snapshots: 8}"),
+    ],
+    ids=["SIGTERM", "SIGKILL", "SIGKILL-power"],
+)
 def test_a_stopped_run_goes_on_as_if_it_had_never_stopped(
-    number: signal.Signals, flat: Path, place: Path
+    number: signal.Signals, ema: str, flat: Path, place: Path
 ) -> None:
-    whole, parts = place / f"whole-{number}", place / f"parts-{number}"
-    subprocess.run(command(flat, whole), check=True, capture_output=True)
-    process = subprocess.Popen(command(flat, parts), stderr=subprocess.PIPE, text=True)
+    whole, parts = place / f"whole-{number}-{len(ema)}", place / f"parts-{number}-{len(ema)}"
+    average = ("--change", f"train.ema={ema}")
+    subprocess.run(command(flat, whole, *average), check=True, capture_output=True)
+    process = subprocess.Popen(command(flat, parts, *average), stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not (parts / "checkpoints" / "latest.json").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -64,7 +73,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_never_stopped(
         assert process.returncode == 75
         assert "--resume" in text
         assert status == "KILLED"
-    subprocess.run(command(flat, parts, "--resume"), check=True, capture_output=True)
+    subprocess.run(command(flat, parts, *average, "--resume"), check=True, capture_output=True)
     assert status_of(parts) == (run_id, "FINISHED")
     assert losses(parts) == losses(whole)
     ours, theirs = (load_file(run / "model" / "model.safetensors") for run in (parts, whole))

@@ -14,11 +14,11 @@ from torch import nn
 from medidiff.errors import TrainingError
 from medidiff.training.checkpoint import POINTER, load_checkpoint, save_checkpoint
 from medidiff.training.ema import AveragedWeights
-from medidiff.training.loop import Watch
 from medidiff.training.optimiser import learning_rate
-from medidiff.training.options import TrainOptions
+from medidiff.training.options import EarlyStop, TrainOptions
 from medidiff.training.precision import choose_precision
 from medidiff.training.stop import StopSignal
+from medidiff.training.watch import Watch
 
 CPU = torch.device("cpu")
 
@@ -104,14 +104,36 @@ def test_a_spent_budget_asks_for_a_stop() -> None:
 
 
 def test_memorising_is_a_validation_loss_that_rises_while_the_training_loss_falls() -> None:
-    watch = Watch()
-    assert watch.note(1.0, 1.0, 1, 0.0)
-    assert not watch.note(1.1, 0.9, 2, 0.0)
-    assert not watch.memorising(0.9, patience=2)
-    assert not watch.note(1.2, 0.8, 3, 0.0)
-    assert watch.memorising(0.8, patience=2)
-    assert not watch.memorising(1.1, patience=2), "both losses rise: that is not memorising"
-    assert not watch.memorising(0.8, patience=0)
+    watch, options = Watch(), EarlyStop(patience=2, rise=10.0)
+    assert watch.note([1.0], [1.0], 1, options)
+    assert not watch.note([1.1], [0.9], 2, options)
+    assert not watch.memorising(2)
+    assert not watch.note([1.2], [0.8], 3, options)
+    assert watch.memorising(2)
+    assert not watch.memorising(0)
+    assert not watch.note([1.2], [1.1], 4, options)
+    assert not watch.memorising(2), "both losses rise: that is not memorising"
+
+
+def test_memorising_at_one_noise_level_stops_the_training_though_the_mean_still_falls() -> None:
+    watch, options = Watch(), EarlyStop(patience=2, rise=0.05)
+    assert watch.note([9.0, 0.01], [9.0, 0.01], 1, options)
+    assert watch.note([8.0, 0.0104], [8.0, 0.009], 2, options), "within the tolerance"
+    assert not watch.note([7.0, 0.0106], [7.0, 0.008], 3, options), "a gap is no best"
+    assert not watch.memorising(2)
+    assert not watch.note([6.0, 0.012], [6.0, 0.007], 4, options)
+    assert "noise level 2 of 2 (1 is the least noise)" in watch.memorising(2)
+    assert "20%" in watch.memorising(2)
+    assert watch.best_step == 2
+    assert not watch.memorising(3)
+
+
+def test_a_level_that_rises_once_or_in_both_splits_has_no_lasting_gap() -> None:
+    watch, options = Watch(), EarlyStop(patience=2, rise=0.05)
+    for step, (validation, train) in enumerate([(1.0, 1.0), (1.2, 0.9), (0.99, 0.9), (1.2, 0.95)]):
+        watch.note([validation], [train], step + 1, options)
+        assert not watch.memorising(2)
+    assert watch.gaps == [0]
 
 
 def test_a_cpu_trains_in_fp32_and_only_fp16_scales_its_loss() -> None:

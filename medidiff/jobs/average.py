@@ -1,0 +1,44 @@
+"""The verb `average`: the model of a run with its weights averaged over another length."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from medidiff.errors import ModelError, OutputError
+from medidiff.jobs.folder import RunFolder
+from medidiff.model import Model
+from medidiff.training.snapshots import reconstructed, snapshots_until
+
+
+def average_run(place: Path, out: Path, std: float) -> Path:
+    """The finished run's model in `out`, its weights averaged over a relative std; gives the
+    folder.
+
+    The step is the one of the run's model, whose samples and card it otherwise has.
+    Errors: OutputError if `out` holds something or the run kept no snapshots; ModelError if the
+    run has no model; TrainingError if its snapshots do not span that length.
+    """
+    run = RunFolder(place)
+    if out.exists() and any(out.iterdir()):
+        raise OutputError(f"{out} already holds files; name another folder")
+    if not 0 < std < 0.2886:
+        raise ModelError(f"the relative std of an average lies between 0 and 0.2886, found {std}")
+    if not run.model.is_dir():
+        raise ModelError(f"{place} holds no finished run: it has no model/")
+    model = Model.load(run.model, "cpu", acceleration="none")
+    step = model.spec.lineage.steps
+    found = snapshots_until(run.snapshots, step)
+    if not found:
+        raise OutputError(
+            f"{place} kept no snapshots of averaged weights; train with train.ema.kind=power"
+        )
+    model.network.load_state_dict(reconstructed(found, step, std), strict=False)
+    metrics = {name: value for name, value in model.spec.metrics.items() if name not in MEASURED}
+    return Model(replace(model.spec, metrics={**metrics, "average_std": std}), model.network).save(
+        out
+    )
+
+
+MEASURED = ("validation_loss", "average_std")
+"""Metrics that belong to the average that was replaced."""
