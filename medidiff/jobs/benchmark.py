@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Literal
 
 from medidiff import options
 from medidiff.data.datasets import Case
@@ -70,6 +71,7 @@ def benchmark_head(
     limit: int | None,
     mismatch: Mismatch,
     report: Reporter,
+    baselines: Literal["tuned", "none"] = "tuned",
 ) -> Table:
     """Run `head` and its baselines on `split`; nothing is chosen on it.
 
@@ -99,30 +101,31 @@ def benchmark_head(
         cases(split),
         seed=seed,
         samples=n,
+        baselines=baselines,
         progress=lambda what, done, total: report.progress(what, done, total),
     )
     misfits = check_cases(model, manifest, [*train, *bench.validation, *bench.test], mismatch)
     found = head.benchmark(bench)
-    table = make_table(head, found)
+    table = make_table(head, found, head.baselines() if baselines == "tuned" else ())
     if out is not None:
         protocol = {"split": split, "seed": seed, "samples": n, "rows_that_do_not_fit": misfits}
         save_table(table, found, head, model, protocol, out)
     return table
 
 
-def make_table(head: Head, found: Benchmarked) -> Table:
-    """The rows of a benchmark, summarised over subjects."""
+def make_table(head: Head, found: Benchmarked, baselines: Sequence[str]) -> Table:
+    """The rows of a benchmark, summarised over subjects and compared with the `baselines`."""
     rows = found.rows
     summaries: list[Summary] = []
     differences: list[Difference] = []
     for metric, meaning in head.metrics().items():
         means = summarise(rows, metric)
         summaries += means
-        if all(item.interval.n == 1 for item in means):
+        if not baselines or all(item.interval.n == 1 for item in means):
             continue  # a population is measured once: there is nothing to pair or to resample
         better: Better = "higher" if meaning.endswith("higher") else "lower"
         differences += paired_difference(
-            rows, metric, ours=OURS, better=better, baselines=head.baselines()
+            rows, metric, ours=OURS, better=better, baselines=baselines
         )
     references = beside_real(found)
     text = plain_text(summaries, differences, references)
