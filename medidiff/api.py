@@ -294,9 +294,7 @@ def evaluate(
         )
 
 
-def register(
-    source: PathLike, name: str, *, alias: str | None = None, force: bool = False
-) -> int:
+def register(source: PathLike, name: str, *, alias: str | None = None, force: bool = False) -> int:
     """Register a model folder or run in MLflow as a version of `name`; gives the version.
 
     Errors: ModelError for a model that the memorisation guard found over-trained, unless `force`.

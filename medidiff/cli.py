@@ -16,8 +16,8 @@ import typer
 from medidiff.errors import ConfigError, MedidiffError
 
 NOTICE = "Research only: not a medical device, not for diagnosis."
-RESERVED = {"task", "model", "input", "n", "seed", "mismatch", "progress", "limit", "out", "baselines"}
-RESERVED |= {"manifest", "split", "validation_split", "holdout"}
+RESERVED = {"task", "model", "input", "n", "seed", "mismatch", "progress", "limit", "out"}
+RESERVED |= {"manifest", "split", "validation_split", "holdout", "baselines"}
 app = typer.Typer(
     help=f"Diffusion priors for medical images: train, track in MLflow, put to work. {NOTICE}",
     no_args_is_help=True,

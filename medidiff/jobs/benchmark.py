@@ -106,16 +106,18 @@ def benchmark_head(
     )
     misfits = check_cases(model, manifest, [*train, *bench.validation, *bench.test], mismatch)
     found = head.benchmark(bench)
-    table = make_table(head, found, head.baselines() if baselines == "tuned" else ())
+    table = make_table(head, found)
     if out is not None:
         protocol = {"split": split, "seed": seed, "samples": n, "rows_that_do_not_fit": misfits}
         save_table(table, found, head, model, protocol, out)
     return table
 
 
-def make_table(head: Head, found: Benchmarked, baselines: Sequence[str]) -> Table:
-    """The rows of a benchmark, summarised over subjects and compared with the `baselines`."""
+def make_table(head: Head, found: Benchmarked) -> Table:
+    """The rows of a benchmark, summarised over subjects and compared with the baselines run."""
     rows = found.rows
+    run = {row["method"] for row in rows}
+    baselines = [name for name in head.baselines() if name in run]
     summaries: list[Summary] = []
     differences: list[Difference] = []
     for metric, meaning in head.metrics().items():

@@ -30,7 +30,7 @@ from medidiff.jobs.reporting import Reporter
 from medidiff.jobs.splits import Splits
 from medidiff.model import Model, evaluating
 from medidiff.model_folder import digest, write_json
-from medidiff.report.pictures import comparison
+from medidiff.report.pictures import sheet
 from medidiff.training.objective import FirstHead
 
 LEVELS = 8
@@ -230,21 +230,24 @@ def losses_by_case(model: Model, cases: Sequence[Case], seed: int, report: Repor
 def draw_pairs(
     found: Memorisation, made: Tensor, train: Tensor, picture: Path, model: Model
 ) -> None:
-    """The generated images that lie nearest to training, each beside its partner."""
-    rows, captions = [], []
+    """The generated images that lie nearest to training, each followed by its partner."""
+    images, titles = [], []
     for space in found.nearness:
         for sample, partner, distance in space.pairs(PAIRS):
-            rows.append({"sample": made[sample], "nearest training image": train[partner]})
-            said = f"{space.space} {distance:.3g} (unseen: {space.smallest_unseen:.3g} or more)"
-            captions.append({"sample": f"number {sample}", "nearest training image": said})
-    affine = model.spec.space.affine() if model.spec.space.dims == 3 else None
-    comparison(
-        rows,
+            images += [made[sample], train[partner]]
+            titles += [f"sample {sample}", f"{distance:.3g}"]
+    bounds = ", ".join(f"{space.space} {space.smallest_unseen:.3g}" for space in found.nearness)
+    volumes = model.spec.space.dims == 3
+    sheet(
+        images,
         picture,
         window=(-1.0, 1.0),
-        captions=captions,
-        affine=affine,
-        title=f"{model.spec.name}: the samples nearest to training",
+        columns=12 if volumes else 8,
+        titles=titles,
+        affine=model.spec.space.affine() if volumes else None,
+        title=f"{model.spec.name}: samples nearest to training, each with its training image and "
+        f"distance\n({' then '.join(space.space for space in found.nearness)}; "
+        f"nearest unseen images: {bounds})",
     )
 
 
