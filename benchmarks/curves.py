@@ -1,8 +1,10 @@
-"""A run's losses as a picture: training, validation, and both by noise level at the end."""
+"""A run's losses: as a picture (training, validation, both by noise level at the end), and as
+numbers."""
 
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 
 
@@ -11,12 +13,7 @@ def plot_curves(run: Path, picture: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    series: dict[str, list[tuple[int, float]]] = {}
-    for line in (run / "journal.jsonl").read_text(encoding="utf-8").splitlines():
-        event = json.loads(line)
-        if event["kind"] == "metrics":
-            for name, value in event["metrics"].items():
-                series.setdefault(name, []).append((event["step"], float(value)))
+    series = read_series(run)
     figure = Figure(figsize=(10, 3.5), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
@@ -35,3 +32,32 @@ def plot_curves(run: Path, picture: Path) -> None:
     right.set(yscale="log", xlabel="noise level (low to high)", title="last validation, by level")
     right.legend()
     figure.savefig(picture, dpi=90)
+
+
+def read_series(run: Path) -> dict[str, list[tuple[int, float]]]:
+    """Metric -> (step, value) in the order in which the run logged them."""
+    series: dict[str, list[tuple[int, float]]] = {}
+    for line in (run / "journal.jsonl").read_text(encoding="utf-8").splitlines():
+        event = json.loads(line)
+        if event["kind"] == "metrics":
+            for name, value in event["metrics"].items():
+                series.setdefault(name, []).append((event["step"], float(value)))
+    return series
+
+
+def levels_of_best(run: Path) -> dict[str, list[float]]:
+    """The losses of both splits by noise level, low noise first, at the best validation."""
+    series = read_series(run)
+    best = min(series["validation_loss"], key=lambda point: point[1])[0]
+    found: dict[str, list[float]] = {}
+    for split in ("train", "validation"):
+        names = [name for name in series if name.startswith(f"{split}_loss_by_level.")]
+        names.sort(key=lambda name: int(name.rsplit(".", 1)[1]))
+        found[split] = [dict(series[name])[best] for name in names]
+    return found
+
+
+def training_rate(run: Path) -> float:
+    """Images a second, median over what the run logged (the first stretch starts up)."""
+    rates = [value for _, value in read_series(run)["images_per_second"]]
+    return statistics.median(rates[1:] or rates)

@@ -212,6 +212,7 @@ def benchmark(
     seed: int = 0,
     limit: int | None = None,
     mismatch: Mismatch = "refuse",
+    baselines: Literal["tuned", "none"] = "tuned",
     progress: Progress = "none",
     **task_options: object,  # as in `run`
 ) -> Table:
@@ -220,7 +221,7 @@ def benchmark(
 
     Split names and the held-out share are those of the training unless stated.
     With `out`, writes table.md, summary.json, rows.csv (a row a subject and method) and a picture
-    there.
+    there. `baselines` "none" measures the network alone: seconds instead of minutes.
     Errors: TaskError, ManifestError, OutputError; DataError naming all rows whose scans do not fit
     the model (`mismatch="warn"` warns instead).
     """
@@ -238,6 +239,7 @@ def benchmark(
             limit=limit,
             mismatch=mismatch,
             report=report,
+            baselines=baselines,
         )
 
 
@@ -256,6 +258,7 @@ def evaluate(
     probes: int = 8,
     bound_steps: int = 1000,
     bit_depth: int | None = None,
+    memorisation: bool = False,
     progress: Progress = "none",
 ) -> Evaluation:
     """How good the prior itself is: its loss by noise level on a split, and its samples beside
@@ -265,6 +268,9 @@ def evaluate(
     flow's; above 4096 values an image estimated with `probes` random sign fields) and "bound" (the
     variational bound of `bound_steps` steps). Nats a value, in model and in intensity units; bits
     only where the scans hold whole intensities 0 .. 2^`bit_depth` - 1.
+    `memorisation` asks the guard: the nearest training scan of each of the `n` samples (500 say
+    something) beside unseen scans, and what the loss tells of who was trained on. Its verdict is
+    left in the folder that the model was loaded from, where `register` reads it.
     Errors: ManifestError, OutputError; TaskError for options of no meaning; DataError as
     `benchmark`, and for intensities that are not those of the bit depth.
     """
@@ -286,12 +292,16 @@ def evaluate(
             mismatch=mismatch,
             report=report,
             likelihood=asked if likelihood else None,
+            memorisation=memorisation,
         )
 
 
-def register(source: PathLike, name: str, *, alias: str | None = None) -> int:
-    """Register a model folder or run in MLflow as a version of `name`; gives the version."""
-    return register_model(source, name, alias)
+def register(source: PathLike, name: str, *, alias: str | None = None, force: bool = False) -> int:
+    """Register a model folder or run in MLflow as a version of `name`; gives the version.
+
+    Errors: ModelError for a model that the memorisation guard found over-trained, unless `force`.
+    """
+    return register_model(source, name, alias, force)
 
 
 def export(

@@ -17,7 +17,7 @@ from medidiff.errors import ConfigError, MedidiffError
 
 NOTICE = "Research only: not a medical device, not for diagnosis."
 RESERVED = {"task", "model", "input", "n", "seed", "mismatch", "progress", "limit", "out"}
-RESERVED |= {"manifest", "split", "validation_split", "holdout"}
+RESERVED |= {"manifest", "split", "validation_split", "holdout", "baselines"}
 app = typer.Typer(
     help=f"Diffusion priors for medical images: train, track in MLflow, put to work. {NOTICE}",
     no_args_is_help=True,
@@ -180,6 +180,10 @@ def benchmark(
     seed: Seed = 0,
     limit: Annotated[int | None, typer.Option(help="At most this many scans of a split")] = None,
     mismatch: MismatchChoice = "refuse",
+    baselines: Annotated[
+        Literal["tuned", "none"],
+        typer.Option("--baselines", help="none: the network alone, seconds instead of minutes"),
+    ] = "tuned",
     acceleration: AccelerationChoice = "auto",
 ) -> None:
     """A task against its baselines on one split: a table, JSON, and a CSV with a row a subject."""
@@ -197,6 +201,7 @@ def benchmark(
         seed=seed,
         limit=limit,
         mismatch=mismatch,
+        baselines=baselines,
         progress="bars",
         **_settings(setting),
     )
@@ -229,6 +234,12 @@ def evaluate(
         int | None,
         typer.Option(help="Add bits: the scans hold whole intensities of so many bits"),
     ] = None,
+    memorisation: Annotated[
+        bool,
+        typer.Option(
+            "--memorisation", help="Ask the memorisation guard; --n 500 samples say something"
+        ),
+    ] = False,
 ) -> None:
     """How good a prior is: loss by noise level on a split, samples beside real images."""
     from medidiff import api
@@ -253,6 +264,7 @@ def evaluate(
         probes=probes,
         bound_steps=bound_steps,
         bit_depth=bit_depth,
+        memorisation=memorisation,
         progress="bars",
     )
     typer.echo(found.text)
@@ -263,11 +275,14 @@ def register(
     source: ModelName,
     name: Annotated[str, typer.Option(help="Name in the registry")],
     alias: Annotated[str | None, typer.Option(help="Alias of this version, e.g. champion")] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also a model that was found over-trained")
+    ] = False,
 ) -> None:
     """Register a model or run in MLflow (the server of MLFLOW_TRACKING_URI, else ./mlflow.db)."""
     from medidiff import api
 
-    _registered(api.register(source, name, alias=alias), name, alias)
+    _registered(api.register(source, name, alias=alias, force=force), name, alias)
 
 
 @app.command()

@@ -120,11 +120,14 @@ class Model:
         network: nn.Module,
         *,
         digest: str = "unsaved",
+        folder: Path | None = None,
         acceleration: Acceleration = "auto",
     ) -> None:
         self.spec = spec
         self.network = network
         self.digest = digest
+        self.folder = folder
+        """Where the model was loaded from or saved to; None for one that was not yet."""
         self._called = accelerated(network, acceleration)
 
     @property
@@ -352,7 +355,7 @@ class Model:
         if place.exists():
             place.rmdir()
         part.replace(place)
-        self.digest = folder_digest(place)
+        self.digest, self.folder = folder_digest(place), place
         return place
 
     @classmethod
@@ -384,7 +387,9 @@ class Model:
         network.to(device)
         if acceleration == "auto" and has_bf16(device):
             network.to(torch.bfloat16)
-        return cls(spec, network, digest=folder_digest(place), acceleration=acceleration)
+        return cls(
+            spec, network, digest=folder_digest(place), folder=place, acceleration=acceleration
+        )
 
 
 def check_guidance_interval(guidance: float, limits: tuple[float, float]) -> None:

@@ -30,6 +30,7 @@ __all__ = [
     "kernel_distance",
     "kernel_test",
     "memorisation_ratio",
+    "nearest",
     "nearest_distances",
     "pairwise_similarity",
     "precision",
@@ -130,10 +131,16 @@ def coverage(real: Tensor, generated: Tensor, k: int = 5) -> float:
     return float(_within(real, generated, k).any(1).double().mean())
 
 
+def nearest(queries: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
+    """(distance, place) of the nearest reference of each query, (queries,) each."""
+    _check_pair(queries, references, 1)
+    found = _distances(queries, references).min(1)
+    return found.values, found.indices
+
+
 def nearest_distances(queries: Tensor, references: Tensor) -> Tensor:
     """The distance of each query to its nearest reference, (queries,)."""
-    _check_pair(queries, references, 1)
-    return _distances(queries, references).amin(1)
+    return nearest(queries, references)[0]
 
 
 def memorisation_ratio(generated: Tensor, train: Tensor, test: Tensor) -> float:

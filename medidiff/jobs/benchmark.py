@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Literal
 
 from medidiff import options
 from medidiff.data.datasets import Case
@@ -70,6 +71,7 @@ def benchmark_head(
     limit: int | None,
     mismatch: Mismatch,
     report: Reporter,
+    baselines: Literal["tuned", "none"] = "tuned",
 ) -> Table:
     """Run `head` and its baselines on `split`; nothing is chosen on it.
 
@@ -99,6 +101,7 @@ def benchmark_head(
         cases(split),
         seed=seed,
         samples=n,
+        baselines=baselines,
         progress=lambda what, done, total: report.progress(what, done, total),
     )
     misfits = check_cases(model, manifest, [*train, *bench.validation, *bench.test], mismatch)
@@ -111,18 +114,20 @@ def benchmark_head(
 
 
 def make_table(head: Head, found: Benchmarked) -> Table:
-    """The rows of a benchmark, summarised over subjects."""
+    """The rows of a benchmark, summarised over subjects and compared with the baselines run."""
     rows = found.rows
+    run = {row["method"] for row in rows}
+    baselines = [name for name in head.baselines() if name in run]
     summaries: list[Summary] = []
     differences: list[Difference] = []
     for metric, meaning in head.metrics().items():
         means = summarise(rows, metric)
         summaries += means
-        if all(item.interval.n == 1 for item in means):
+        if not baselines or all(item.interval.n == 1 for item in means):
             continue  # a population is measured once: there is nothing to pair or to resample
         better: Better = "higher" if meaning.endswith("higher") else "lower"
         differences += paired_difference(
-            rows, metric, ours=OURS, better=better, baselines=head.baselines()
+            rows, metric, ours=OURS, better=better, baselines=baselines
         )
     references = beside_real(found)
     text = plain_text(summaries, differences, references)

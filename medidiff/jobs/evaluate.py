@@ -18,6 +18,7 @@ from medidiff.jobs.likelihood import (
     likelihoods_of,
     save_likelihoods,
 )
+from medidiff.jobs.memorisation import Memorisation, memorisation_of
 from medidiff.jobs.reporting import Reporter
 from medidiff.jobs.splits import Splits
 from medidiff.model import Model
@@ -40,6 +41,8 @@ class Evaluation:
     text: str
     likelihood: Likelihoods | None = None
     """Of the split's scans, where it was asked for."""
+    memorisation: Memorisation | None = None
+    """What the memorisation guard found, where it was asked for."""
 
 
 def evaluate_model(
@@ -54,9 +57,10 @@ def evaluate_model(
     mismatch: Mismatch,
     report: Reporter,
     likelihood: LikelihoodOptions | None = None,
+    memorisation: bool = False,
 ) -> Evaluation:
-    """Losses, sample quality and likelihood on `split`; with `out`, evaluation.json and
-    likelihood.md, .json and .csv beside what `benchmark` writes.
+    """Losses, sample quality, likelihood and memorisation on `split`; with `out`, evaluation.json,
+    likelihood.md, .json and .csv, memorisation.json and nearest.png beside what `benchmark` writes.
 
     Errors: as `benchmark_head`; TaskError for n < 2.
     """
@@ -85,7 +89,20 @@ def evaluate_model(
         write_json(out / "evaluation.json", {"losses_by_level": losses, "split": split})
         if found is not None:
             save_likelihoods(found, out)
-    return Evaluation(losses, table, "\n\n".join(parts), found)
+    guarded = None
+    if memorisation:
+        guarded = memorisation_of(
+            model,
+            manifest,
+            split=split,
+            splits=splits,
+            n=n,
+            seed=seed,
+            report=report,
+            out=out,
+        )
+        parts += [guarded.text]
+    return Evaluation(losses, table, "\n\n".join(parts), found, guarded)
 
 
 def losses_on_split(

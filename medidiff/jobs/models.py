@@ -11,22 +11,27 @@ import torch
 
 from medidiff.errors import ModelError, OutputError
 from medidiff.jobs.folder import close_interrupted
+from medidiff.jobs.memorisation import check_memorisation
+from medidiff.jobs.pretrained import SHIPPED, shipped_folder, shipped_names
 from medidiff.model import Model
 from medidiff.model_folder import check_folder
 from medidiff.networks import Acceleration
 from medidiff.tracking import fetch, register
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
-SHIPPED = Path(__file__).resolve().parent.parent / "pretrained"
 
 
-def model_folder(name: str | os.PathLike[str]) -> Path:
+def model_folder(name: str | os.PathLike[str], shipped: Path = SHIPPED) -> Path:
     """The folder of a model given as a folder, a run's folder, a run id, `models:/name@alias` or a
     shipped name.
 
+    A shipped name means the shipped model wherever it is said; a folder of the same name is meant
+    by a path (./brain-t1-2d, or a Path).
     Errors: ModelError, RegistryError.
     """
     text = os.fspath(name)
+    if isinstance(name, str) and text in shipped_names(shipped):
+        return shipped_folder(text, shipped)
     if text.startswith(("models:/", "runs:/")):
         return fetch(text)
     place = Path(text)
@@ -42,12 +47,9 @@ def model_folder(name: str | os.PathLike[str]) -> Path:
         raise ModelError(f"{text} is not a model folder: it holds no model.json")
     if RUN_ID.fullmatch(text):
         return fetch(f"runs:/{text}")
-    shipped = sorted(path.name for path in SHIPPED.glob("*/") if (path / "model.json").is_file())
-    if text in shipped:
-        return SHIPPED / text
     raise ModelError(
-        f"no model {text!r}: it is not a folder, a run id or a models:/NAME@ALIAS"
-        + (f"; shipped models are {', '.join(shipped)}" if shipped else "")
+        f"no model {text!r}: it is not a folder, a run id, a models:/NAME@ALIAS or a shipped name "
+        f"({', '.join(shipped_names(shipped)) or 'none is in this installation'})"
     )
 
 
@@ -62,13 +64,17 @@ def load_model(
     return Model.load(model_folder(name), device, acceleration)
 
 
-def register_model(source: str | os.PathLike[str], name: str, alias: str | None) -> int:
+def register_model(
+    source: str | os.PathLike[str], name: str, alias: str | None, force: bool = False
+) -> int:
     """Make a model a version of the registered model `name`; gives the version.
 
-    Errors: ModelError for a folder that is not whole, RegistryError for the server's refusal.
+    Errors: ModelError for a folder that is not whole, and for a model that was found over-trained
+    unless `force`; RegistryError for the server's refusal.
     """
     folder = model_folder(source)
     check_folder(folder)
+    check_memorisation(folder, force)
     return register(folder, name, alias=alias)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -89,6 +89,8 @@ class Bench:
     seed: int = 0
     batch: int = 16
     samples: int = 1
+    baselines: Literal["tuned", "none"] = "tuned"
+    """"none" leaves them out: their tuning costs minutes, the network's share seconds."""
     progress: Progress = lambda what, done, total: None
 
 

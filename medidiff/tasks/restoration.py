@@ -58,8 +58,10 @@ def restored(
     The noise level `sigma` (window widths) is known to all methods.
 
     Baselines are tuned on the validation scans, degraded alike, in the region where they are
-    judged.
+    judged. With the bench's `baselines` "none" there are none, and no other process is started.
     """
+    if bench.baselines == "none":
+        return _restored(head, sigma, setting, bench, (), corrections, None)
     with single_threaded_processes() as pool:
         return _restored(head, sigma, setting, bench, baselines, corrections, pool)
 
@@ -71,11 +73,13 @@ def _restored(
     bench: Bench,
     baselines: Sequence[Baseline],
     corrections: Sequence[BiasCorrection],
-    pool: Executor,
+    pool: Executor | None,
 ) -> Benchmarked:
     rows: list[Row] = []
     examples: list[Mapping[str, Tensor]] = []
-    tuned = _tuned(head, sigma, setting, bench, baselines, corrections, pool)
+    tuned = []
+    if pool is not None:
+        tuned = _tuned(head, sigma, setting, bench, baselines, corrections, pool)
     for first in range(0, len(bench.test), bench.batch):
         cases = bench.test[first : first + bench.batch]
         clean = torch.stack([case.images for case in cases])
