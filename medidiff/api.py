@@ -2,7 +2,7 @@
 
     import medidiff
 
-    model = medidiff.load("models:/brain-t1@champion")
+    model = medidiff.load("brain-t1-2d")
     images = model.sample(n=4, steps=20, seed=0)
     result = medidiff.run("denoise", model, "scan.nii.gz", sigma=0.1, seed=0)
     result.save("scan-denoised.nii.gz")
@@ -35,6 +35,7 @@ from medidiff.jobs.gamma import add_gamma
 from medidiff.jobs.likelihood import LikelihoodOptions, Method
 from medidiff.jobs.models import export_model, load_model, model_folder, register_model
 from medidiff.jobs.prepare import check_data
+from medidiff.jobs.pretrained import Shipped, shipped_models
 from medidiff.jobs.reporting import Quiet, Reporter, reporter
 from medidiff.jobs.run import run_head
 from medidiff.jobs.splits import Splits
@@ -57,6 +58,7 @@ __all__ = [
     "MedidiffError",
     "Model",
     "Result",
+    "Shipped",
     "Table",
     "average",
     "benchmark",
@@ -67,6 +69,7 @@ __all__ = [
     "export",
     "gamma",
     "load",
+    "models",
     "register",
     "run",
     "schema",
@@ -129,8 +132,10 @@ def load(
     device: str | torch.device | None = None,
     acceleration: Acceleration = "auto",
 ) -> Model:
-    """The model that is called `name`: a folder, a run's folder, an MLflow run id, or
-    `models:/NAME@ALIAS`.
+    """The model that is called `name`: a shipped name such as "brain-t1-2d" (see `models`), a
+    folder, a run's folder, an MLflow run id, or `models:/NAME@ALIAS`.
+
+    A shipped name comes first; a folder of the same name is given as a path ("./brain-t1-2d").
 
     On a GPU `acceleration` "auto" takes bfloat16 weights, fused kernels and CUDA graphs where the
     card has them; "none" is plain torch in the weights' own precision.
@@ -309,6 +314,11 @@ def export(
 ) -> Path:
     """A plain, self-contained copy of a model in the folder `out`."""
     return export_model(model, Path(out), dtype)
+
+
+def models() -> list[Shipped]:
+    """The models that come with this installation; `load` takes their names."""
+    return shipped_models()
 
 
 def gamma(

@@ -33,7 +33,9 @@ Changes = Annotated[
 ModelName = Annotated[
     str,
     typer.Argument(
-        help="Model folder, run folder, MLflow run id or models:/NAME@ALIAS", metavar="MODEL"
+        help="Shipped name (see `medidiff models`), model or run folder, MLflow run id or "
+        "models:/NAME@ALIAS",
+        metavar="MODEL",
     ),
 ]
 Settings = Annotated[
@@ -268,6 +270,14 @@ def evaluate(
         progress="bars",
     )
     typer.echo(found.text)
+
+
+@app.command()
+def models() -> None:
+    """List the models that come with this installation: data, licence, what they are for."""
+    from medidiff.jobs.pretrained import shipped_models, shipped_text
+
+    typer.echo(shipped_text(shipped_models()))
 
 
 @app.command()

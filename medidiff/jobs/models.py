@@ -57,11 +57,12 @@ def load_model(
     name: str | os.PathLike[str] | Model,
     device: str | torch.device | None = None,
     acceleration: Acceleration = "auto",
+    shipped: Path = SHIPPED,
 ) -> Model:
     """The model that `name` says, on `device` (default: a GPU when there is one)."""
     if isinstance(name, Model):
         return name
-    return Model.load(model_folder(name), device, acceleration)
+    return Model.load(model_folder(name, shipped), device, acceleration)
 
 
 def register_model(
