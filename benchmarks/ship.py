@@ -55,15 +55,15 @@ def ship(
     model.spec = replace(model.spec, metrics=model.spec.metrics | main_figures(measured))
     ready = place.with_name(f"{name}.ready")
     shutil.rmtree(ready, ignore_errors=True)
-    model.save(ready, card(model, measured, written, place), dtype="bfloat16")
-    shutil.copyfile(verdict, ready / FILE)
-    found = check_memorisation(ready, force)
-    if found == "not checked" and not force:
+    try:
+        model.save(ready, card(model, measured, written, place), dtype="bfloat16")
+        shutil.copyfile(verdict, ready / FILE)
+        if check_memorisation(ready, force) == "not checked" and not force:
+            raise ModelError(f"{verdict} is about other weights; evaluate the bf16 ones themselves")
+        for file in ready.iterdir():
+            file.replace(place / file.name)
+    finally:
         shutil.rmtree(ready)
-        raise ModelError(f"{verdict} is about other weights; evaluate the bf16 weights themselves")
-    for file in ready.iterdir():
-        file.replace(place / file.name)
-    ready.rmdir()
     return place
 
 
