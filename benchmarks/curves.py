@@ -45,18 +45,6 @@ def read_series(run: Path) -> dict[str, list[tuple[int, float]]]:
     return series
 
 
-def levels_of_best(run: Path) -> dict[str, list[float]]:
-    """The losses of both splits by noise level, low noise first, at the best validation."""
-    series = read_series(run)
-    best = min(series["validation_loss"], key=lambda point: point[1])[0]
-    found: dict[str, list[float]] = {}
-    for split in ("train", "validation"):
-        names = [name for name in series if name.startswith(f"{split}_loss_by_level.")]
-        names.sort(key=lambda name: int(name.rsplit(".", 1)[1]))
-        found[split] = [dict(series[name])[best] for name in names]
-    return found
-
-
 def training_rate(run: Path) -> float:
     """Images a second, median over what the run logged (the first stretch starts up)."""
     rates = [value for _, value in read_series(run)["images_per_second"]]

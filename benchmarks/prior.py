@@ -19,14 +19,17 @@ import time
 from pathlib import Path
 
 import torch
-from curves import levels_of_best, plot_curves, training_rate
+from curves import plot_curves, training_rate
 from record import ROOT, Measured, direction, write_result
 from sampling_rate import STEPS, images_per_second
 from weights import split
 
 from medidiff import api
 from medidiff.config import load_config
-from medidiff.jobs.memorisation import Memorisation
+from medidiff.jobs.cases import cases_of_split
+from medidiff.jobs.memorisation import Memorisation, losses_by_case
+from medidiff.jobs.reporting import reporter
+from medidiff.jobs.splits import Splits
 from medidiff.model_folder import write_json
 from medidiff.report.pictures import sheet
 from medidiff.tasks.base import OURS
@@ -164,7 +167,7 @@ def evaluate(args: argparse.Namespace, run: Path, model: api.Model) -> None:
     rows += guarded(found.memorisation)
     (args.out / f"{prefix}_nearest.png").write_bytes((folder / "nearest.png").read_bytes())
     facts = about(args, model) | {
-        "losses_by_level": {**levels_of_best(run), "test": list(found.losses)},
+        "losses_by_level": losses_by_level(args, model, found.memorisation),
         "noise_ratios": [level.noise_ratio for level in found.memorisation.membership],
         "memorisation": brief(found.memorisation),
     }
@@ -204,6 +207,23 @@ def denoised(args: argparse.Namespace, model: api.Model) -> list[Measured]:
         goal = GOALS.get(ours.setting) if wanted else None
         rows.append(Measured(what, ours.interval.mean, unit, "higher", peers, goal))
     return rows
+
+
+def losses_by_level(
+    args: argparse.Namespace, model: api.Model, found: Memorisation
+) -> dict[str, list[float]]:
+    """The final weights' loss on the three splits at the guard's levels, with the same noises."""
+    lineage = model.spec.lineage
+    splits = Splits(lineage.train_split, lineage.validation_split, lineage.holdout)
+    report = reporter()
+    cases = cases_of_split(model, args.manifest, lineage.validation_split, splits, report)
+    validation = losses_by_case(model, cases, 0, report).mean(0)
+    report.close()
+    return {
+        "train": [level.train_loss for level in found.membership],
+        "validation": validation.tolist(),
+        "test": [level.unseen_loss for level in found.membership],
+    }
 
 
 def guarded(found: Memorisation) -> list[Measured]:
