@@ -29,7 +29,7 @@ class MemorisationLimits:
 
     near_copies: int = 0
     """Generated images at less than half the distance of the nearest unseen image, at most."""
-    copied_share: float = 0.05
+    copied_share: float = 0.1
     """Share of generated images nearer to training than 99 % of the unseen ones, at most; .01 for a
     prior that copies nothing."""
     nearest_ratio: float = 0.8
