@@ -112,6 +112,16 @@ def sample(
         tuple[float, float] | None,
         typer.Option(help="Guide between these noise ratios (sigma / alpha) only: LOW HIGH"),
     ] = None,
+    noise: Annotated[
+        Literal["keyed", "brownian"] | None,
+        typer.Option(help="Of a stochastic sampler: its own for each step, or one Brownian path"),
+    ] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", "-s", help="A sampling option, e.g. sampler='{kind: ddim}'; repeat for more"
+        ),
+    ] = None,
     seed: Seed = 0,
     acceleration: AccelerationChoice = "auto",
 ) -> None:
@@ -128,6 +138,7 @@ def sample(
         guidance=guidance,
         guidance_interval=guidance_interval,
         seed=seed,
+        changes=_settings(setting) | ({} if noise is None else {"noise": {"kind": noise}}),
     )
     typer.echo(
         f"{len(files)} synthetic images in {out} ({nfe} network calls each); "

@@ -36,7 +36,7 @@ from medidiff.diffusion import (
 from medidiff.errors import ConfigError
 from medidiff.networks import AnyNetwork, UNetOptions
 from medidiff.spec import SamplingOptions
-from medidiff.training.losses import AnyObjective, Denoising, loss_of
+from medidiff.training.losses import AnyObjective, Denoising, check_loss
 from medidiff.training.options import TrainOptions
 
 
@@ -83,12 +83,13 @@ class DiffusionOptions:
     times: Annotated[AnyTimes, Field(discriminator="kind")] = UniformTimes()
     weight: Annotated[AnyWeight, Field(discriminator="kind")] = UniformWeight()
     objective: Annotated[AnyObjective, Field(discriminator="kind")] = Denoising()
-    """What is minimised; hybrid and variational teach the network its variance too."""
+    """What is minimised; hybrid and variational teach the network its variance too, consistency
+    makes a student for samples in two calls."""
 
     def __post_init__(self) -> None:
         noise = torch.tensor(self.schedule.t_max, dtype=torch.float64)
         self.target.multipliers(self.schedule(noise))  # sampling begins there
-        loss_of(self.objective, self.target, self.schedule, self.times, self.weight)
+        check_loss(self.objective, self.target, self.schedule, self.times, self.weight)
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ from medidiff.networks import (
     encode_batch,
     has_bf16,
 )
-from medidiff.spec import ModelSpec, SamplingOptions, describe
+from medidiff.spec import AnyNoise, ModelSpec, SamplingOptions, describe
 
 Progress = Callable[[int, int], None]
 
@@ -214,8 +214,9 @@ class Model:
         sampling = sampling or self.spec.sampling
         levels = path(sampling.spacing, self.spec.schedule, sampling.steps, begin)
         before = denoise.calls
+        source = sampling.noise.of(noise)
         for index, state in walk(
-            denoise, x, levels, sampling.sampler, noise, schedule=self.spec.schedule
+            denoise, x, levels, sampling.sampler, source, schedule=self.spec.schedule
         ):
             x = state
             if progress is not None:
@@ -231,6 +232,7 @@ class Model:
         guidance_interval: tuple[float, float] | None = None,
         steps: int | None = None,
         sampler: AnySampler | None = None,
+        noise: AnyNoise | None = None,
         seed: int = 0,
         batch: int = 16,
         progress: Progress | None = None,
@@ -256,6 +258,7 @@ class Model:
             sampling,
             steps=sampling.steps if steps is None else steps,
             sampler=sampler or sampling.sampler,
+            noise=noise or sampling.noise,
         )
         encoded = self.condition(condition, 1)
         done: list[Tensor] = []
@@ -316,6 +319,7 @@ class Model:
                 "sampler": options.tree(sampling.sampler),
                 "spacing": options.tree(sampling.spacing),
                 "steps": sampling.steps,
+                "noise": options.tree(sampling.noise),
             }
         return {
             "kind": kind,

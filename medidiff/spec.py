@@ -16,9 +16,13 @@ from medidiff.diffusion import (
     AnySchedule,
     AnySpacing,
     AnyTarget,
+    BrownianNoise,
+    ConsistencyTarget,
     Cosine,
     DPMSolverPP,
     GammaTable,
+    KeyedNoise,
+    NoiseSource,
     UniformLogSNR,
     V,
 )
@@ -39,6 +43,32 @@ CARD_NOTICE = (
 
 
 @dataclass(frozen=True)
+class KeyedNoiseOptions:
+    """A field of its own for each hop: another number of steps has other noise."""
+
+    kind: Literal["keyed"] = "keyed"
+
+    def of(self, noise: KeyedNoise) -> NoiseSource:
+        """The source for the images of `noise`."""
+        return noise
+
+
+@dataclass(frozen=True)
+class BrownianNoiseOptions:
+    """The increments of one Brownian path, whatever the steps: with a sampler of eta 1 the image
+    converges to one as the steps grow (see `BrownianNoise`)."""
+
+    kind: Literal["brownian"] = "brownian"
+
+    def of(self, noise: KeyedNoise) -> NoiseSource:
+        """The source for the images of `noise`, each with a path of its own."""
+        return BrownianNoise(noise.seed, noise.members)
+
+
+AnyNoise: TypeAlias = KeyedNoiseOptions | BrownianNoiseOptions
+
+
+@dataclass(frozen=True)
 class SamplingOptions:
     """How a model is sampled unless a call says otherwise."""
 
@@ -48,6 +78,8 @@ class SamplingOptions:
     steps: int = 20
     clip: Literal["rederive", "keep", "none"] = "rederive"
     """Clip clean estimates to the range of the training images; eps is then re-derived or kept."""
+    noise: Annotated[AnyNoise, Field(discriminator="kind")] = KeyedNoiseOptions()
+    """What a stochastic sampler adds. The image that sampling starts from does not depend on it."""
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -111,7 +143,8 @@ class ModelSpec:
     shape: NetworkShape
     role: Role = "prior"
     schedule: Annotated[AnySchedule, Field(discriminator="kind")] = Cosine()
-    target: Annotated[AnyTarget, Field(discriminator="kind")] = V()
+    target: Annotated[AnyTarget | ConsistencyTarget, Field(discriminator="kind")] = V()
+    """How the network is read; a consistency model's answer is the end of the flow, not a mean."""
     sampling: SamplingOptions = SamplingOptions()
     view: tuple[tuple[float, float], ...] | None = None
     """Smallest and largest field of view of the training scans along each axis (voxels or mm)."""

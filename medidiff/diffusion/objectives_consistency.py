@@ -42,6 +42,9 @@ class ConsistencyLoss:
     """Where the neighbouring levels lie."""
     distance: Literal["pseudo-huber", "squared"] = "pseudo-huber"
     """pseudo-huber: sqrt(|d|^2 + c^2) - c with c = 0.00054 sqrt(size); squared: mean square."""
+    weight: Literal["gap", "edm"] = "gap"
+    """gap: 1 / (difference of the noise ratios); edm: 1 / noise_ratio^2 + 1 / data_std^2, the one
+    of Geng et al. 2024 (arXiv:2406.14548), as in their code."""
     mean: float = -1.1
     """Mean of ln(noise_ratio) over the levels trained."""
     std: float = 2.0
@@ -67,6 +70,31 @@ class ConsistencyLoss:
         index = torch.searchsorted(share / share[-1], draw.double()).clamp_max(steps - 2)
         return _pick(whole, index), _pick(whole, index + 1)
 
+    def easy_levels(self, draw: Tensor, share: float) -> tuple[NoiseLevel, NoiseLevel]:
+        """A level of each example and a cleaner one, at any noise ratio.
+
+            ln t ~ N(mean, std^2);   r = t max(0, 1 - share (1 + 8 sigmoid(-t)))
+
+        With share 1 the cleaner level is the clean end and the loss denoises; as the share shrinks
+        the two become neighbours. Both are held at the schedule's own noise ratios.
+        Shapes: draw is (batch,), float64, in (0, 1); so are the levels.
+        Source: Geng et al. 2024 (arXiv:2406.14548), the mapping p(r|t) as in their code.
+        Errors: ValueError unless 0 < share <= 1.
+        """
+        if not 0 < share <= 1:
+            raise ValueError(f"the share of a gap lies in (0, 1], got {share}")
+        end, start = (self.schedule(torch.tensor(t, dtype=torch.float64)) for t in self._ends())
+        low, high = end.noise_ratio, start.noise_ratio.clamp_max(1e8)
+        ratio = (self.mean + self.std * torch.special.ndtri(draw.double())).exp()
+        ratio = torch.minimum(torch.maximum(ratio, 2 * low), high)
+        nearer = ratio * (1 - share * (1 + 8 * torch.sigmoid(-ratio))).clamp_min(0)
+        nearer = torch.maximum(nearer, low)
+        noisier, cleaner = (self.schedule(self.schedule.time_of(-x.log())) for x in (ratio, nearer))
+        return noisier, cleaner
+
+    def _ends(self) -> tuple[float, float]:
+        return self.schedule.t_min, self.schedule.t_max
+
     def __call__(
         self,
         student: Network,
@@ -78,7 +106,7 @@ class ConsistencyLoss:
         condition: Tensor | None = None,
         concat: Image | None = None,
     ) -> Tensor:
-        """The loss of each example: distance / gap of the noise ratios.
+        """The loss of each example: the distance of the two answers, weighed.
 
         `held` is the student itself (training) or its moving average; no gradient reaches it.
         `flow` is None for training, the teacher's step (`flow_step`) for distillation.
@@ -90,8 +118,12 @@ class ConsistencyLoss:
         with torch.no_grad():
             nearer = diffuse(clean, cleaner, eps_noise) if flow is None else flow(x, *levels)
             aim = self._read(held, nearer, cleaner, condition, concat)
-        weight = 1 / (noisier.noise_ratio - cleaner.noise_ratio)
-        return weight.to(clean) * self._distance(answer - aim)
+        return self._weight(noisier, cleaner).to(clean) * self._distance(answer - aim)
+
+    def _weight(self, noisier: NoiseLevel, cleaner: NoiseLevel) -> Tensor:
+        if self.weight == "gap":
+            return 1 / (noisier.noise_ratio - cleaner.noise_ratio)
+        return noisier.noise_ratio**-2 + self.target.data_std**-2
 
     def _read(
         self,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from medidiff.diffusion import DenoisingLoss, UniformTimes
+from medidiff.diffusion import ConsistencyTarget, DenoisingLoss, UniformTimes
 from medidiff.jobs.benchmark import Table, benchmark_head
 from medidiff.jobs.cases import Mismatch, cases_of_split
 from medidiff.jobs.likelihood import (
@@ -78,8 +78,8 @@ def evaluate_model(
         report=report,
     )
     losses = losses_on_split(model, manifest, split, splits, seed, report)
-    parts = ["loss by noise level, low noise first: " + " ".join(f"{x:.4f}" for x in losses)]
-    parts += [table.text]
+    line = " ".join(f"{x:.4f}" for x in losses) or "none (a student denoises to no mean)"
+    parts = [f"loss by noise level, low noise first: {line}", table.text]
     found = None
     if likelihood is not None:
         cases = cases_of_split(model, manifest, split, splits, report)
@@ -113,7 +113,12 @@ def losses_on_split(
     seed: int,
     report: Reporter,
 ) -> list[float]:
-    """The unweighted error at levels evenly spaced in time, on a split, conditions unknown."""
+    """The unweighted error at levels evenly spaced in time, on a split, conditions unknown.
+
+    None for a consistency model, which has no error of its prediction to speak of.
+    """
+    if isinstance(model.spec.target, ConsistencyTarget):
+        return []
     cases = cases_of_split(model, manifest, split, splits, report)
     denoising = DenoisingLoss(model.spec.target, model.spec.schedule, UniformTimes())
     two_heads = model.spec.spread != "none"

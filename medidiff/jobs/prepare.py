@@ -18,7 +18,7 @@ from medidiff.data.fitness import views
 from medidiff.data.intensity import FittedIntensity, fit
 from medidiff.data.manifest import read_manifest
 from medidiff.data.rows import Manifest, Problem, Row, raise_problems
-from medidiff.diffusion import DenoisingLoss
+from medidiff.diffusion import Consistency, DenoisingLoss, EDMTarget, UniformTime
 from medidiff.errors import ConfigError, ModelError
 from medidiff.jobs.reporting import Reporter
 from medidiff.jobs.splits import Splits
@@ -28,13 +28,22 @@ from medidiff.networks import (
     ClassCondition,
     NetworkShape,
     NumberCondition,
+    accelerated,
     build,
     encode_batch,
 )
-from medidiff.spec import Lineage, ModelSpec
+from medidiff.spec import Lineage, ModelSpec, SamplingOptions
 from medidiff.training.batches import TrainingSet
-from medidiff.training.losses import loss_of, output_channels
+from medidiff.training.consistency import ConsistencyObjective, HeldAverage, Parent
+from medidiff.training.losses import (
+    ConsistencyTraining,
+    consistency_loss,
+    loss_of,
+    output_channels,
+    student_target,
+)
 from medidiff.training.objective import Objective, PriorObjective
+from medidiff.training.precision import choose_device
 
 
 @dataclass(frozen=True)
@@ -126,20 +135,39 @@ def prepare(loaded: Loaded, parent: Model | None, report: Reporter) -> Prepared:
     network = build(spec.network, spec.shape, seed=config.train.seed)
     if parent is not None:
         network.load_state_dict(parent.network.state_dict())
-    denoising = DenoisingLoss(
-        spec.target, spec.schedule, config.diffusion.times, config.diffusion.weight
-    )
-    chosen = config.diffusion
-    trained = loss_of(chosen.objective, spec.target, spec.schedule, chosen.times, chosen.weight)
     return Prepared(
         spec,
         network,
-        PriorObjective(denoising, config.train.condition_dropout, trained, spec.spread != "none"),
+        make_objective(config, network, parent),
         training_set(manifest, train, intensity, conditions),
         training_set(manifest, validation, intensity, conditions),
         {row.number: ", ".join(map(str, row.images.values())) for row in manifest.rows},
         frozenset(row.subject for row in manifest.rows),
     )
+
+
+def make_objective(config: Config, network: nn.Module, parent: Model | None) -> Objective:
+    """What the training minimises."""
+    chosen, dropout = config.diffusion, config.train.condition_dropout
+    if isinstance(chosen.objective, ConsistencyTraining):
+        return ConsistencyObjective(
+            chosen.objective,
+            consistency_loss(chosen.objective, chosen.target, chosen.schedule),
+            config.train.steps,
+            dropout,
+            None if parent is None else frozen_parent(config, parent),
+            HeldAverage(network, decay) if (decay := chosen.objective.held_decay) else None,
+        )
+    denoising = DenoisingLoss(chosen.target, chosen.schedule, chosen.times, chosen.weight)
+    trained = loss_of(chosen.objective, chosen.target, chosen.schedule, chosen.times, chosen.weight)
+    return PriorObjective(denoising, dropout, trained, chosen.objective.spread != "none")
+
+
+def frozen_parent(config: Config, parent: Model) -> Parent:
+    """The parent as a student asks it, on the device of the training."""
+    network = parent.network.to(choose_device(config.train.device)).eval().requires_grad_(False)
+    assert isinstance(parent.spec.target, EDMTarget)  # make_spec has compared it
+    return Parent(accelerated(network, config.train.acceleration), parent.spec.target)
 
 
 def training_set(
@@ -271,7 +299,8 @@ def make_spec(
         ),
     )
     if parent is None:
-        return spec
+        check_teacher(config)
+        return as_student(spec, config)
     for name in ("modality", "images", "network", "shape", "schedule", "target", "spread"):
         ours, theirs = getattr(spec, name), getattr(parent.spec, name)
         if ours != theirs:
@@ -284,4 +313,27 @@ def make_spec(
             "fine-tuning: data.conditions must be the parent's: "
             f"{[condition.name for condition in conditions]}"
         )
-    return dataclasses.replace(spec, intensity=parent.spec.intensity)
+    return as_student(dataclasses.replace(spec, intensity=parent.spec.intensity), config)
+
+
+def check_teacher(config: Config) -> None:
+    """Errors: ConfigError if a student without a parent asks it to teach."""
+    objective = config.diffusion.objective
+    if isinstance(objective, ConsistencyTraining) and objective.teacher == "parent":
+        raise ConfigError(
+            "diffusion.objective.teacher is the parent, and none is given: name it by --from"
+        )
+
+
+def as_student(spec: ModelSpec, config: Config) -> ModelSpec:
+    """The specification with a student's target, and two calls unless other sampling is asked for.
+
+    The second call starts from the middle of the schedule's time.
+    """
+    if not isinstance(config.diffusion.objective, ConsistencyTraining):
+        return spec
+    target = student_target(config.diffusion.target, spec.schedule)
+    sampling = spec.sampling
+    if sampling == SamplingOptions():
+        sampling = SamplingOptions(Consistency(floor=target.floor), UniformTime(), steps=2)
+    return dataclasses.replace(spec, target=target, sampling=sampling)

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
+
+import torch
+from pydantic import Field
 
 from medidiff.diffusion import (
     AnySchedule,
     AnyTarget,
     AnyTimes,
     AnyWeight,
+    ConsistencyTarget,
     DenoisingLoss,
+    EDMTarget,
     HybridLoss,
     UniformSteps,
     UniformTimes,
     UniformWeight,
     VariationalLoss,
 )
+from medidiff.diffusion.objectives_consistency import ConsistencyLoss
 
 Spread: TypeAlias = Literal["none", "learned", "learned-range"]
 """A network's second output: nothing, each value's log variance, or its place between beta-tilde
@@ -75,8 +81,108 @@ class Variational:
         return self.variance if self.variance in ("learned", "learned-range") else "none"
 
 
-AnyObjective: TypeAlias = Denoising | Hybrid | Variational
+@dataclass(frozen=True)
+class EasyGaps:
+    """Two levels at any noise ratio whose gap shrinks in stages of equal length.
+
+    Source: Geng et al. 2024 (arXiv:2406.14548), "easy consistency tuning".
+    """
+
+    kind: Literal["easy"] = "easy"
+    factor: float = 4.0
+    """By how much the gap shrinks from stage to stage (the paper's q)."""
+    stages: int = 4
+    """Stages; a single one with factor 256 begins where four of 4 end."""
+
+    def __post_init__(self) -> None:
+        if not self.factor > 1 or self.stages < 1:
+            raise ValueError("easy gaps need factor > 1 and at least one stage")
+
+
+@dataclass(frozen=True)
+class DoubledLevels:
+    """Neighbours in a list of levels whose number is doubled at equal intervals.
+
+    Source: Song & Dhariwal 2024 (arXiv:2310.14189), section 3.4.
+    """
+
+    kind: Literal["doubled"] = "doubled"
+    first: int = 10
+    """Levels at the beginning,"""
+    last: int = 1280
+    """and at the end."""
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.first <= self.last:
+            raise ValueError("doubled levels need 2 <= first <= last")
+
+
+@dataclass(frozen=True)
+class ConsistencyTraining:
+    """A student that says in one call where the flow ends: for samples in one or two calls.
+
+    With a parent (`--from`) it begins as the parent. The target is the parent's, `edm`; the model's
+    own is then `consistency`.
+    Source: Song et al. 2023 (arXiv:2303.01469), algorithms 2 (teacher) and 3 (none).
+    """
+
+    kind: Literal["consistency"] = "consistency"
+    teacher: Literal["none", "parent"] = "none"
+    """Who takes the step from a level to the cleaner one: nobody, it is the same noise on the same
+    image; or the parent, by Heun's method along its flow (distillation)."""
+    gaps: Annotated[EasyGaps | DoubledLevels, Field(discriminator="kind")] = EasyGaps()
+    """How far apart the two levels are as training goes on."""
+    held_decay: float = 0.0
+    """Decay of the average of the student that is held fixed; 0 is the student itself."""
+    distance: Literal["pseudo-huber", "squared"] = "pseudo-huber"
+    """Of the two answers."""
+    mean: float = -1.1
+    """Mean of ln(noise_ratio) over the levels trained."""
+    std: float = 2.0
+    """Standard deviation of ln(noise_ratio)."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.held_decay < 1:
+            raise ValueError("held_decay lies between 0 and 1")
+        if not self.std > 0:
+            raise ValueError(f"consistency needs std > 0, got {self.std}")
+
+    @property
+    def spread(self) -> Spread:
+        """A network of one head."""
+        return "none"
+
+
+AnyObjective: TypeAlias = Denoising | Hybrid | Variational | ConsistencyTraining
 AnyLoss: TypeAlias = DenoisingLoss | HybridLoss | VariationalLoss
+
+
+def student_target(target: AnyTarget, schedule: AnySchedule) -> ConsistencyTarget:
+    """How a student of a model with this target is read: as the model, but for the boundary.
+
+    Errors: ValueError for another target than `edm`.
+    """
+    if not isinstance(target, EDMTarget):
+        raise ValueError(
+            "the consistency objective needs a target of kind 'edm', the parent's own (found "
+            f"{target.kind!r}): only that one is the identity at the end of the noise"
+        )
+    end = schedule(torch.tensor(schedule.t_min, dtype=torch.float64))
+    return ConsistencyTarget(data_std=target.data_std, floor=float(end.noise_ratio))
+
+
+def consistency_loss(
+    objective: ConsistencyTraining, target: AnyTarget, schedule: AnySchedule
+) -> ConsistencyLoss:
+    """The loss that the options say."""
+    return ConsistencyLoss(
+        student_target(target, schedule),
+        schedule,
+        distance=objective.distance,
+        weight="edm" if isinstance(objective.gaps, EasyGaps) else "gap",
+        mean=objective.mean,
+        std=objective.std,
+    )
 
 
 def output_channels(objective: AnyObjective, channels: int) -> int:
@@ -84,8 +190,27 @@ def output_channels(objective: AnyObjective, channels: int) -> int:
     return channels if objective.spread == "none" else 2 * channels
 
 
-def loss_of(
+def check_loss(
     objective: AnyObjective,
+    target: AnyTarget,
+    schedule: AnySchedule,
+    times: AnyTimes,
+    weight: AnyWeight,
+) -> None:
+    """Errors: ValueError for options that do not go together."""
+    if not isinstance(objective, ConsistencyTraining):
+        loss_of(objective, target, schedule, times, weight)
+        return
+    if times != UniformTimes() or weight != UniformWeight():
+        raise ValueError(
+            "the consistency objective has levels and a weight of its own (mean, std, gaps): "
+            f"times {times.kind!r} and weight {weight.kind!r} would be ignored; leave them out"
+        )
+    student_target(target, schedule)
+
+
+def loss_of(
+    objective: Denoising | Hybrid | Variational,
     target: AnyTarget,
     schedule: AnySchedule,
     times: AnyTimes,

@@ -83,7 +83,7 @@ class PriorObjective:
         places = range(batch.first, batch.first + len(batch.clean))
         draw = training_uniforms(seed, step, places, "level")[:, 0]
         eps = training_noise(seed, step, places)(batch.clean, 0)
-        condition = self._hidden(batch.condition, places, seed, step)
+        condition = hidden(batch.condition, self.condition_dropout, places, seed, step)
         loss = self.trained or self.denoising
         levels = loss.levels(draw)
         return loss(module, batch.clean, levels, eps, condition, batch.concat)
@@ -102,17 +102,19 @@ class PriorObjective:
             means.append(loss.mean())
         return torch.stack(means)
 
-    def _hidden(
-        self, condition: Tensor | None, places: Sequence[int], seed: int, step: int
-    ) -> Tensor | None:
-        if condition is None or self.condition_dropout == 0:
-            return condition
-        names = condition.shape[1]
-        draws = training_uniforms(seed, step, places, "condition", names + 1)
-        kept = draws >= self.condition_dropout
-        # a single value is the whole condition: one draw
-        known = kept[:, :1] if names == 1 else kept[:, 1:] & kept[:, :1]
-        return drop(condition, known.to(condition.device))
+
+def hidden(
+    condition: Tensor | None, share: float, places: Sequence[int], seed: int, step: int
+) -> Tensor | None:
+    """The conditions with a share of them hidden, whole and value by value."""
+    if condition is None or share == 0:
+        return condition
+    names = condition.shape[1]
+    draws = training_uniforms(seed, step, places, "condition", names + 1)
+    kept = draws >= share
+    # a single value is the whole condition: one draw
+    known = kept[:, :1] if names == 1 else kept[:, 1:] & kept[:, :1]
+    return drop(condition, known.to(condition.device))
 
 
 class FirstHead(nn.Module):

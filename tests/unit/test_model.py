@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -9,10 +10,18 @@ import torch
 
 from medidiff.data.intensity import fit
 from medidiff.data.options import Percentile, Space
-from medidiff.errors import ModelError
+from medidiff.diffusion import DDIM, DPMSolverPP
+from medidiff.errors import ModelError, TaskError
+from medidiff.jobs.sample import changed
 from medidiff.model import Model
 from medidiff.networks import ClassCondition, NetworkShape, UNetOptions, build
-from medidiff.spec import ModelSpec, SamplingOptions
+from medidiff.spec import (
+    AnyNoise,
+    BrownianNoiseOptions,
+    KeyedNoiseOptions,
+    ModelSpec,
+    SamplingOptions,
+)
 
 STEPS = 6
 F = {"sex": "F"}
@@ -62,3 +71,39 @@ def test_an_interval_that_says_nothing_is_refused(
 ) -> None:
     with pytest.raises(ModelError, match=said):
         model.sample(condition=F, guidance=guidance, guidance_interval=limits)
+
+
+def test_brownian_noise_gives_nearly_the_same_image_at_twice_the_steps(model: Model) -> None:
+    plain = dataclasses.replace(model.spec.shape, conditions=())
+    network = build(model.spec.network, plain).eval().requires_grad_(False)
+    free = Model(dataclasses.replace(model.spec, shape=plain), network)
+    sampler = DPMSolverPP(eta=1.0)
+
+    def change(noise: AnyNoise) -> float:
+        few, many = (
+            free.sample(2, steps=steps, sampler=sampler, noise=noise).images for steps in (20, 40)
+        )
+        return float((few - many).square().mean().sqrt())
+
+    assert change(BrownianNoiseOptions()) < 0.3 * change(KeyedNoiseOptions())
+
+
+def test_each_image_of_a_batch_has_its_own_brownian_path_and_provenance_names_it(
+    model: Model,
+) -> None:
+    sampler, noise = DPMSolverPP(eta=1.0), BrownianNoiseOptions()
+    both = model.sample(2, sampler=sampler, noise=noise)
+    alone = model.sample(2, sampler=sampler, noise=noise, batch=1)
+    torch.testing.assert_close(both.images, alone.images, rtol=1e-4, atol=1e-4)
+    assert not torch.equal(both.images[0], both.images[1])
+    assert both.provenance["noise"] == {"kind": "brownian"}
+    assert model.sample(sampler=sampler).provenance["noise"] == {"kind": "keyed"}
+    assert not torch.equal(model.sample(2, sampler=sampler).images, both.images)
+
+
+def test_sampling_options_are_changed_by_name_and_others_are_refused(model: Model) -> None:
+    now = model.spec.sampling
+    found = changed(now, {"noise": {"kind": "brownian"}, "sampler": {"kind": "ddim", "eta": 1.0}})
+    assert found == dataclasses.replace(now, noise=BrownianNoiseOptions(), sampler=DDIM(eta=1.0))
+    with pytest.raises(TaskError, match="did you mean 'noise'"):
+        changed(now, {"nose": {"kind": "brownian"}})
