@@ -36,7 +36,7 @@ from medidiff.diffusion import (
 from medidiff.errors import ConfigError
 from medidiff.networks import AnyNetwork, UNetOptions
 from medidiff.spec import SamplingOptions
-from medidiff.training.losses import AnyObjective, Denoising, check_loss
+from medidiff.training.losses import AnyObjective, ConsistencyTraining, Denoising, check_loss
 from medidiff.training.options import TrainOptions
 
 
@@ -124,6 +124,11 @@ class Config:
             raise ValueError(
                 f"sampling.sampler.variance {asked!r} needs a network that learns it: "
                 f"diffusion.objective of kind 'hybrid' with variance {asked!r} (found {spread!r})"
+            )
+        if isinstance(self.diffusion.objective, ConsistencyTraining) and self.network.dropout:
+            raise ValueError(
+                "a consistency student compares two answers of the network, which dropout would "
+                "tell apart; set network.dropout to 0 (it may differ from the parent's)"
             )
 
     def digest(self) -> str:

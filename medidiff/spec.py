@@ -156,6 +156,12 @@ class ModelSpec:
     metrics: dict[str, float] = field(default_factory=dict)
     format: Literal[1] = FORMAT
 
+    @property
+    def draws_only(self) -> bool:
+        """Whether the model's answer is the end of the flow and not the expected clean image: a
+        consistency student draws samples, and nothing that reads a mean or a score may ask it."""
+        return isinstance(self.target, ConsistencyTarget)
+
 
 def describe(spec: ModelSpec) -> str:
     """The model card: facts of the specification in a page that a person reads."""
@@ -169,6 +175,7 @@ def describe(spec: ModelSpec) -> str:
         "trained on": f"{lineage.train_images} images of {lineage.train_subjects} subjects",
         "steps": lineage.steps,
         "conditions": conditions,
+        "sampled by": f"{spec.sampling.sampler.kind}, {spec.sampling.steps} steps",
         "parent": lineage.parent or "none",
         "manifest digest": lineage.manifest_digest or "not recorded",
         "made with": f"medidiff {lineage.version}",

@@ -19,7 +19,7 @@ from medidiff.diffusion.bound import Decoder, bound_term
 from medidiff.diffusion.denoiser import Network, heads, predict
 from medidiff.diffusion.levels import CLEAN, Estimate, NoiseLevel, diffuse
 from medidiff.diffusion.schedules import AnySchedule, Discrete
-from medidiff.diffusion.targets import AnyTarget, estimate, prediction_of
+from medidiff.diffusion.targets import AnyConsistencyTarget, AnyTarget, estimate, prediction_of
 from medidiff.diffusion.times import AnyTimes, UniformSteps, UniformTimes
 from medidiff.diffusion.variance import StepVariance, ddpm_transition, small_variance
 from medidiff.diffusion.weights import AnyWeight, UniformWeight
@@ -34,7 +34,8 @@ class DenoisingLoss:
     (arXiv:2206.00364), eq. 8 for any other target.
     """
 
-    target: AnyTarget
+    target: AnyTarget | AnyConsistencyTarget
+    """A consistency model's is read like any other, away from its boundary."""
     schedule: AnySchedule
     times: AnyTimes = field(default_factory=UniformTimes)
     weight: AnyWeight = field(default_factory=UniformWeight)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from medidiff.diffusion import ConsistencyTarget, DenoisingLoss, UniformTimes
+from medidiff.diffusion import DenoisingLoss, UniformTimes
+from medidiff.errors import TaskError
 from medidiff.jobs.benchmark import Table, benchmark_head
 from medidiff.jobs.cases import Mismatch, cases_of_split
 from medidiff.jobs.likelihood import (
@@ -62,8 +63,13 @@ def evaluate_model(
     """Losses, sample quality, likelihood and memorisation on `split`; with `out`, evaluation.json,
     likelihood.md, .json and .csv, memorisation.json and nearest.png beside what `benchmark` writes.
 
-    Errors: as `benchmark_head`; TaskError for n < 2.
+    Errors: as `benchmark_head`; TaskError for n < 2, and for a likelihood of a student.
     """
+    if likelihood is not None and model.spec.draws_only:
+        raise TaskError(
+            f"{model.spec.name} is a consistency student: it has no score and so no likelihood; "
+            "ask its parent"
+        )
     table = benchmark_head(  # first: it checks the manifest and whether its scans fit
         head("synthesis", {"images": n}),
         model,
@@ -117,7 +123,7 @@ def losses_on_split(
 
     None for a consistency model, which has no error of its prediction to speak of.
     """
-    if isinstance(model.spec.target, ConsistencyTarget):
+    if model.spec.draws_only:
         return []
     cases = cases_of_split(model, manifest, split, splits, report)
     denoising = DenoisingLoss(model.spec.target, model.spec.schedule, UniformTimes())

@@ -42,6 +42,10 @@ def add_gamma(
         raise OutputError(f"{out} already holds files; name another folder")
     if model.spec.spread != "none":
         raise TaskError(f"{model.spec.name} has learned its variance; Gamma would not be used")
+    if model.spec.draws_only:
+        raise TaskError(
+            f"{model.spec.name} is a consistency student; Gamma is of its parent's noise"
+        )
     if levels < 2:
         raise TaskError(f"a Gamma table needs at least 2 levels, found {levels}")
     cases = cases_of_split(model, manifest, splits.train, splits, report)

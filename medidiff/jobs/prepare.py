@@ -28,6 +28,7 @@ from medidiff.networks import (
     ClassCondition,
     NetworkShape,
     NumberCondition,
+    UNetOptions,
     accelerated,
     build,
     encode_batch,
@@ -303,7 +304,7 @@ def make_spec(
         return as_student(spec, config)
     for name in ("modality", "images", "network", "shape", "schedule", "target", "spread"):
         ours, theirs = getattr(spec, name), getattr(parent.spec, name)
-        if ours != theirs:
+        if not _same(ours, theirs):
             raise ModelError(
                 f"fine-tuning: {name} of the configuration differs from the parent's. "
                 f"The parent has {name} = {options.tree(theirs)}; write the same."
@@ -314,6 +315,13 @@ def make_spec(
             f"{[condition.name for condition in conditions]}"
         )
     return as_student(dataclasses.replace(spec, intensity=parent.spec.intensity), config)
+
+
+def _same(ours: object, theirs: object) -> bool:
+    """Whether a model can go on from another one's; dropout is no part of its weights."""
+    if isinstance(ours, UNetOptions) and isinstance(theirs, UNetOptions):
+        return dataclasses.replace(ours, dropout=theirs.dropout) == theirs
+    return ours == theirs
 
 
 def check_teacher(config: Config) -> None:

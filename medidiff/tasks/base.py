@@ -16,7 +16,6 @@ from torch import Tensor
 
 from medidiff import options
 from medidiff.data.datasets import Case, inside, restore
-from medidiff.diffusion import ConsistencyTarget
 from medidiff.errors import TaskError
 from medidiff.evaluation.bootstrap import Interval
 from medidiff.model import Model
@@ -147,7 +146,7 @@ def check_fit(head: Head, model: Model) -> None:
             f"{head.kind} needs a model conditioned on {wanted} image channels; "
             f"{model.spec.name} is conditioned on {found}"
         )
-    if head.needs().input_images and isinstance(model.spec.target, ConsistencyTarget):
+    if head.needs().input_images and model.spec.draws_only:
         raise TaskError(
             f"{head.kind} needs a model whose answer is the expected clean image; "
             f"{model.spec.name} is a consistency student, which only draws samples. Use its parent."

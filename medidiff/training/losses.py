@@ -89,10 +89,11 @@ class EasyGaps:
     """
 
     kind: Literal["easy"] = "easy"
-    factor: float = 4.0
+    factor: float = 256.0
     """By how much the gap shrinks from stage to stage (the paper's q)."""
-    stages: int = 4
-    """Stages; a single one with factor 256 begins where four of 4 end."""
+    stages: int = 1
+    """Stages. The single one of factor 256, the authors' for short trainings, is where four of
+    factor 4 end."""
 
     def __post_init__(self) -> None:
         if not self.factor > 1 or self.stages < 1:
@@ -168,7 +169,8 @@ def student_target(target: AnyTarget, schedule: AnySchedule) -> ConsistencyTarge
             f"{target.kind!r}): only that one is the identity at the end of the noise"
         )
     end = schedule(torch.tensor(schedule.t_min, dtype=torch.float64))
-    return ConsistencyTarget(data_std=target.data_std, floor=float(end.noise_ratio))
+    floor = float(f"{float(end.noise_ratio):.12g}")  # 0.002 and not 0.0020000000000000013
+    return ConsistencyTarget(data_std=target.data_std, floor=floor)
 
 
 def consistency_loss(

@@ -59,6 +59,9 @@ HARSH = {"train.validate_every": "1", "train.early_stop.tolerance": "0.9", "trai
 """Under which no second validation is a new best."""
 GENTLE = {"train.validate_every": "1", "train.early_stop.patience": "1", "train.keep": "best"}
 """Under which one gap at a noise level stops the training."""
+STUDENT = {"diffusion.target": "{kind: edm}", "diffusion.objective": "{kind: consistency}"}
+EASY = {**STUDENT, "diffusion.objective": "{kind: consistency, gaps: {kind: easy}}"}
+DOUBLED = {**STUDENT, "diffusion.objective": "{kind: consistency, gaps: {kind: doubled}}"}
 CHURN = {"sampling.sampler": "{kind: heun, churn: 2}"}
 
 # key -> (value that shows its effect, what must be set besides)
@@ -127,6 +130,14 @@ SHOWN: dict[str, tuple[str, dict[str, str]]] = {
         "large",
         {"diffusion.objective": "{kind: variational}"},
     ),
+    "diffusion.objective[consistency].gaps[easy].factor": ("4.0", EASY),
+    "diffusion.objective[consistency].gaps[easy].stages": ("2", EASY),
+    "diffusion.objective[consistency].gaps[doubled].first": ("20", DOUBLED),
+    "diffusion.objective[consistency].gaps[doubled].last": ("80", DOUBLED),
+    "diffusion.objective[consistency].held_decay": ("0.5", STUDENT),
+    "diffusion.objective[consistency].distance": ("squared", STUDENT),
+    "diffusion.objective[consistency].mean": ("1.0", STUDENT),
+    "diffusion.objective[consistency].std": ("0.5", STUDENT),
     "train.steps": ("3", {}),
     "train.batch": ("2", {}),
     "train.learning_rate": ("1e-3", {}),
@@ -164,6 +175,7 @@ SHOWN: dict[str, tuple[str, dict[str, str]]] = {
 }
 # key -> the test that shows its effect
 ELSEWHERE = {
+    "diffusion.objective[consistency].teacher": "test_a_teacher_needs_a_parent",
     "data.manifest": "test_a_manifest_that_cannot_be_used",
     "data.space.dims": "test_a_scan_is_denoised_onto_its_own_grid_with_provenance",
     "data.cache": "test_scans_are_kept_or_read_again",
@@ -297,7 +309,10 @@ def test_a_key_changed_alone_changes_what_a_run_gives(key: str, observe: Observe
 def test_each_kind_of_a_choice_gives_something_else(union: str, observe: Observe) -> None:
     names = [kind for key, kind in kinds() if key == union]
     # every target can be read at the start of this schedule
-    besides = {"diffusion.schedule": "{kind: vp-linear}"} if union == "diffusion.target" else {}
+    besides = {
+        "diffusion.target": {"diffusion.schedule": "{kind: vp-linear}"},
+        "diffusion.objective": {"diffusion.target": "{kind: edm}"},  # the one that all can have
+    }.get(union, {})
     found = [observe(SMALL, besides, {union: f"{{kind: {kind}}}"}) for kind in names]
     assert all(found.count(item) == 1 for item in found)
 
