@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal, TypeAlias
 
 import torch
@@ -63,8 +64,8 @@ class ConsistencyLoss:
         """
         if steps < 2:
             raise ValueError(f"consistency needs at least 2 levels, got {steps}")
-        whole = path(self.spacing, self.schedule, steps)[:-1]
-        logs = torch.stack([-level.half_log_snr for level in whole])
+        whole = _whole(self.spacing, self.schedule, steps)
+        logs = -whole.half_log_snr
         edges = torch.special.erf((logs - self.mean) / (math.sqrt(2) * self.std))
         share = (edges[:-1] - edges[1:]).cumsum(0)
         index = torch.searchsorted(share / share[-1], draw.double()).clamp_max(steps - 2)
@@ -171,9 +172,15 @@ def level_curriculum(step: int, steps: int, first: int = 10, last: int = 1280) -
     return min(first * 2 ** (step // max(stage, 1)), last) + 1
 
 
-def _pick(levels: list[NoiseLevel], index: Tensor) -> NoiseLevel:
+@lru_cache(maxsize=32)  # a thousand levels take longer to make than a step of training
+def _whole(spacing: AnySpacing, schedule: AnySchedule, steps: int) -> NoiseLevel:
+    levels = path(spacing, schedule, steps)[:-1]
     return NoiseLevel(
-        torch.stack([level.t for level in levels])[index],
-        torch.stack([level.alpha for level in levels])[index],
-        torch.stack([level.sigma for level in levels])[index],
+        torch.stack([level.t for level in levels]),
+        torch.stack([level.alpha for level in levels]),
+        torch.stack([level.sigma for level in levels]),
     )
+
+
+def _pick(levels: NoiseLevel, index: Tensor) -> NoiseLevel:
+    return NoiseLevel(levels.t[index], levels.alpha[index], levels.sigma[index])

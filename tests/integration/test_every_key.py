@@ -133,7 +133,7 @@ SHOWN: dict[str, tuple[str, dict[str, str]]] = {
     "diffusion.objective[consistency].gaps[easy].factor": ("4.0", EASY),
     "diffusion.objective[consistency].gaps[easy].stages": ("2", EASY),
     "diffusion.objective[consistency].gaps[doubled].first": ("20", DOUBLED),
-    "diffusion.objective[consistency].gaps[doubled].last": ("80", DOUBLED),
+    "diffusion.objective[consistency].gaps[doubled].last": ("20", DOUBLED),
     "diffusion.objective[consistency].held_decay": ("0.5", STUDENT),
     "diffusion.objective[consistency].distance": ("squared", STUDENT),
     "diffusion.objective[consistency].mean": ("1.0", STUDENT),
