@@ -168,7 +168,8 @@ def frozen_parent(config: Config, parent: Model) -> Parent:
     """The parent as a student asks it, on the device of the training."""
     network = parent.network.to(choose_device(config.train.device)).eval().requires_grad_(False)
     assert isinstance(parent.spec.target, EDMTarget)  # make_spec has compared it
-    return Parent(accelerated(network, config.train.acceleration), parent.spec.target)
+    replayed = accelerated(network, config.train.acceleration)
+    return Parent(network, parent.spec.target, replayed)
 
 
 def training_set(

@@ -42,9 +42,8 @@ class Parent:
 
     network: nn.Module
     target: EDMTarget
-
-    def denoiser(self, batch: Batch, condition: Tensor | None) -> Denoiser:
-        return Denoiser(self.network, self.target, condition, batch.concat)
+    replayed: nn.Module | None = None
+    """The network as training calls it, in training's precision."""
 
 
 class HeldAverage:
@@ -150,14 +149,16 @@ class ConsistencyObjective:
     def _flow(self, batch: Batch, condition: Tensor | None) -> FlowStep | None:
         if self.options.teacher == "none" or self.parent is None:
             return None
-        return flow_step(self.parent.denoiser(batch, condition))
+        network = self.parent.replayed or self.parent.network
+        return flow_step(Denoiser(network, self.parent.target, condition, batch.concat))
 
     def _end_of_flow(
         self, batch: Batch, x: Tensor, level: NoiseLevel, key: Sequence[object]
     ) -> Tensor:
         assert self.parent is not None
         if tuple(key) not in self._ends:
-            denoise = self.parent.denoiser(batch, batch.condition)
+            parent = self.parent
+            denoise = Denoiser(parent.network, parent.target, batch.condition, batch.concat)
             levels = path(Karras(), self.consistency.schedule, FLOW_STEPS, level)
             self._ends[tuple(key)] = sample(denoise, x, levels, Heun()).cpu()
         return self._ends[tuple(key)].to(x.device)

@@ -174,6 +174,7 @@ def test_a_student_begins_as_its_parent_but_for_the_boundary(untrained: Parent) 
     parent = untrained
     target = student_target(TARGET, SCHEDULE)
     assert target == ConsistencyTarget(data_std=TARGET.data_std, floor=SCHEDULE.sigma_min)
+    assert student_target(TARGET, EDM(sigma_min=0.01)).floor == 0.01
     level = SCHEDULE(torch.linspace(0, 1, 64, dtype=torch.float64))
     x = diffuse(gaussian(64, 0), level, torch.randn(64, 2, 1, 1))
     ours, theirs = (Denoiser(parent.network, each)(x, level).clean for each in (target, TARGET))
@@ -206,6 +207,20 @@ def test_easy_gaps_shrink_from_stage_to_stage_and_the_last_ones_are_neighbours()
     for gaps in (EasyGaps(), DoubledLevels()):
         other = objective_of(dataclasses.replace(options, gaps=gaps), None, 100, nn.Identity())
         assert (other.levels(draw, 99)[0].noise_ratio.diff() > 0).all(), "low noise first"
+
+
+def test_a_parent_that_teaches_takes_the_step_and_one_that_does_not_is_not_asked(
+    untrained: Parent,
+) -> None:
+    batch, losses, calls = Batch(gaussian(8, 0), None, range(8)), [], []
+    for teacher in ("parent", "none"):
+        network = copy.deepcopy(untrained.network).requires_grad_(True)
+        asked = untrained.network.register_forward_hook(lambda *_: calls.append(teacher))  # noqa: B023
+        options = ConsistencyTraining(teacher=teacher)  # type: ignore[arg-type]
+        losses.append(objective_of(options, untrained, 10, network).loss(network, batch, 0, 0))
+        asked.remove()
+    assert calls == ["parent", "parent"], "Heun's method takes two calls"
+    assert not torch.allclose(losses[0], losses[1], rtol=1e-3)
 
 
 def test_the_held_average_is_remembered_and_lags_behind_the_student(untrained: Parent) -> None:
