@@ -107,3 +107,14 @@ def test_what_would_fail_later_fails_when_it_is_read(
 ) -> None:
     with pytest.raises(ConfigError, match=said):
         load_config(write(tmp_path, SHORT), [change])
+
+
+@pytest.mark.parametrize("name", ["brain-t1-2d", "hippocampus-3d"])
+def test_a_student_s_configuration_goes_with_its_parent_s(name: str) -> None:
+    parent, student = (
+        load_config(ROOT / "configs" / f"{each}.yaml").config for each in (name, f"{name}-student")
+    )
+    assert (student.data, student.network) == (parent.data, parent.network)
+    for part in ("schedule", "target"):
+        assert getattr(student.diffusion, part) == getattr(parent.diffusion, part)
+    assert student.diffusion.objective.kind == "consistency"
