@@ -60,6 +60,11 @@ def convolve(x: Tensor, layer: Conv) -> Field:
     """The convolution of a tensor."""
     if not usable(x):
         return Field(layer(x))
+    if _is_thin(x, layer, layer.in_channels):
+        from medidiff.networks.kernels.thin import widen
+
+        data, moments = widen(x, layer.weight.to(x.dtype))
+        return Field(data, _bias(layer), moments)
     return Field(_bare_convolution(x, layer), _bias(layer))
 
 
@@ -103,6 +108,17 @@ def norm_silu_convolve(
         return convolve(F.dropout(y, dropout), layer)
     with _made_again(y, again):
         return convolve(y, layer)
+
+
+def norm_silu_project(x: Field, norm: nn.GroupNorm, layer: Conv) -> Tensor:
+    """The convolution of `norm_silu` to a few channels, as a tensor."""
+    if not (usable(x.data) and _is_thin(x.data, layer, layer.out_channels)):
+        return layer(norm_silu([x], norm))
+    from medidiff.networks.kernels.norm import fold
+    from medidiff.networks.kernels.thin import narrow
+
+    folded = fold([_part(x)], norm.weight, norm.bias, None, norm.num_groups, norm.eps)
+    return narrow(x.data, folded, layer.weight.to(x.data.dtype), layer.bias)
 
 
 def added(x: Field, other: Field) -> Field:
@@ -313,6 +329,16 @@ def _bare_convolution(x: Tensor, layer: Conv) -> Tensor:
     function = F.conv2d if x.ndim == 4 else F.conv3d
     y = function(x, weight, None, layer.stride, layer.padding)  # type: ignore[arg-type]
     return y.contiguous(memory_format=last(x))
+
+
+def _is_thin(x: Tensor, layer: Conv, channels: int) -> bool:
+    """Whether a layer from or to so few channels goes through a kernel of its own."""
+    if torch.is_grad_enabled() or x.dtype not in (torch.float16, torch.bfloat16):
+        return False
+    from medidiff.networks.kernels.thin import is_thin
+
+    whole = layer.kernel_size[0] == 3 and layer.stride[0] == 1
+    return whole and is_thin(channels, layer.weight)
 
 
 def _bias(layer: Conv) -> Tensor | None:

@@ -18,12 +18,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal, TypeAlias
 
 import torch
 
 from medidiff.diffusion.levels import Estimate, NoiseLevel, half_log_snr_gap, scale
 from medidiff.types import Image, Tensor
+
+_TERMS = 21  # of a series within the unit disc: the next one is below 1e-19
 
 Basis: TypeAlias = Literal["clean", "eps"]
 """Which output of the network is held or extrapolated over a hop."""
@@ -48,10 +51,15 @@ def phi_weight(order: int, z: Tensor) -> Tensor:
 
 
 def _series(order: int, z: Tensor) -> Tensor:
-    total = torch.zeros_like(z)
-    for power in range(20, -1, -1):
-        total = total * z + 1 / math.factorial(order + power)
-    return total
+    powers = torch.arange(_TERMS, device=z.device)
+    return (z[..., None] ** powers * _factors(order).to(z.device)).sum(-1)
+
+
+@cache
+def _factors(order: int) -> Tensor:
+    return torch.tensor(
+        [1 / math.factorial(order + power) for power in range(_TERMS)], dtype=torch.float64
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -179,6 +179,43 @@ def test_a_pointwise_layer_of_two_parts_is_added_with_its_moments(case: int) -> 
     torch.testing.assert_close(moments.square, again.square, rtol=1e-4, atol=1e-4 * spread)
 
 
+@where_kernels_run
+@pytest.mark.parametrize("case", range(6))
+def test_thin_layers_are_their_convolutions(case: int) -> None:
+    from medidiff.networks.kernels import norm as fused
+    from medidiff.networks.kernels import thin
+
+    dims, few, many, batch = (2, 3)[case % 2], 1 + case // 3, (8, 130, 64)[case % 3], 1 + case % 2
+    space = (5, 9) if dims == 2 else (3, 6, 4)
+    convolution = F.conv2d if dims == 2 else F.conv3d
+    last = torch.channels_last if dims == 2 else torch.channels_last_3d
+    generator = torch.Generator().manual_seed(case)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator).to(DEVICE, HALF)
+
+    x, weight = draw(batch, few, *space), draw(many, few, *[3] * dims)
+    assert thin.is_thin(few, weight)
+    wide, moments = thin.widen(x, weight)
+    expected = convolution(x.double(), weight.double(), padding=1)
+    bound = 1e-2 if DEVICE == "cuda" else 2e-3
+    assert wide.is_contiguous(memory_format=last)
+    assert (wide.double() - expected).abs().max() < bound * expected.abs().max()
+    again = fused.moments_of(wide)
+    torch.testing.assert_close(moments.mean, again.mean, rtol=1e-4, atol=1e-4)
+    spread = float(again.square.max())
+    torch.testing.assert_close(moments.square, again.square, rtol=1e-4, atol=1e-4 * spread)
+
+    back, bias = draw(few, many, *[3] * dims), draw(few)
+    known = torch.randn(2, batch, many, generator=generator).to(DEVICE)
+    folded = fused.Folded(known[0], known[1], known, known)
+    ours = thin.narrow(wide, folded, back, bias)
+    gain, add = (each.double().reshape(batch, many, *[1] * dims) for each in known)
+    activated = F.silu(gain * wide.double() + add)
+    expected = convolution(activated, back.double(), bias.double(), padding=1)
+    assert (ours.double() - expected).abs().max() < bound * expected.abs().max()
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_replayed_graph_gives_what_the_call_gives() -> None:
