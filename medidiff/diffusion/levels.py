@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias
 
 import torch
@@ -27,12 +28,12 @@ class NoiseLevel:
     alpha: Tensor
     sigma: Tensor
 
-    @property
+    @cached_property
     def noise_ratio(self) -> Tensor:
         """sigma / alpha, what EDM and k-diffusion call sigma; inf where alpha is 0."""
         return self.sigma / self.alpha
 
-    @property
+    @cached_property
     def half_log_snr(self) -> Tensor:
         """log(alpha / sigma), DPM-Solver's lambda; inf on a clean level, -inf on pure noise."""
         return self.alpha.log() - self.sigma.log()

@@ -137,13 +137,7 @@ def pointwise(parts: Sequence[Field], layer: Conv, onto: Field) -> Field:
     weight = layer.weight.flatten(1).to(onto.data.dtype)
     second = parts[1].data if len(parts) == 2 else None
     data, *moments = _AddProduct.apply(onto.data, parts[0].data, second, weight)
-    offset = _sum_of_offsets(onto.offset, _bias(layer))
-    for part, columns in zip(
-        parts, weight.split([part.channels for part in parts], dim=1), strict=True
-    ):
-        if part.offset is not None:
-            known = _exact(part.offset)
-            offset = _sum_of_offsets(offset, F.linear(known, columns.to(known.dtype)))
+    offset = _offset_of_product(parts, weight, onto.offset, _bias(layer))
     return Field(data, offset, _moments(moments))
 
 
@@ -333,7 +327,7 @@ def _bare_convolution(x: Tensor, layer: Conv) -> Tensor:
 
 def _is_thin(x: Tensor, layer: Conv, channels: int) -> bool:
     """Whether a layer from or to so few channels goes through a kernel of its own."""
-    if torch.is_grad_enabled() or x.dtype not in (torch.float16, torch.bfloat16):
+    if not _in_inference(x):
         return False
     from medidiff.networks.kernels.thin import is_thin
 
@@ -353,7 +347,33 @@ def _exact(vector: Tensor) -> Tensor:
 def _sum_of_offsets(one: Tensor | None, other: Tensor | None) -> Tensor | None:
     if one is None or other is None:
         return one if other is None else other
+    if _in_inference(other):
+        from medidiff.networks.kernels.offsets import sum_of_offsets
+
+        return sum_of_offsets(one, other)
     return _exact(one) + other
+
+
+def _offset_of_product(
+    parts: Sequence[Field], weight: Tensor, onto: Tensor | None, bias: Tensor | None
+) -> Tensor | None:
+    """onto + bias + weight times the parts' offsets. Shapes: weight (C, sum of the parts' C_i)."""
+    widths = [part.channels for part in parts]
+    if _in_inference(weight):
+        from medidiff.networks.kernels.offsets import sum_of_offsets
+
+        return sum_of_offsets(onto, bias, weight, [part.offset for part in parts], widths)
+    offset = _sum_of_offsets(onto, bias)
+    for part, columns in zip(parts, weight.split(widths, dim=1), strict=True):
+        if part.offset is not None:
+            known = _exact(part.offset)
+            offset = _sum_of_offsets(offset, F.linear(known, columns.to(known.dtype)))
+    return offset
+
+
+def _in_inference(x: Tensor) -> bool:
+    """Whether nothing is kept for a gradient and half precision is enough."""
+    return not torch.is_grad_enabled() and x.dtype in (torch.float16, torch.bfloat16)
 
 
 def _offset_gradient(grad: Tensor, offset: Tensor) -> Tensor:

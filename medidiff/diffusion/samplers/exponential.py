@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Literal, TypeAlias
 
 import torch
@@ -74,17 +74,17 @@ class Hop:
     basis: Basis = "clean"
     eta: float | Tensor = 0.0
 
-    @property
+    @cached_property
     def gap(self) -> Tensor:
         """h, inf from pure noise."""
         return half_log_snr_gap(self.now, self.to)
 
-    @property
+    @cached_property
     def rate(self) -> Tensor:
         """z, the argument of the phi functions."""
         return -(1 + self.eta) * self.gap if self.basis == "clean" else self.gap
 
-    @property
+    @cached_property
     def gain(self) -> Tensor:
         """What multiplies the weighted sum of predictions."""
         return self.to.alpha if self.basis == "clean" else -(1 + self.eta) * self.to.sigma
@@ -117,7 +117,7 @@ class Hop:
         """A coefficient of a higher-order term: 0 from pure noise, where there is no such term."""
         return torch.where(self.gap.isfinite(), value, 0.0)
 
-    @property
+    @cached_property
     def fresh(self) -> Tensor:
         """Deviation of the noise that the hop adds, 0 at eta 0.
 
@@ -129,7 +129,7 @@ class Hop:
         from_pure = (self._damping > 0).to(power.dtype)
         return self.to.sigma * torch.where(self.gap.isfinite(), power, from_pure).sqrt()
 
-    @property
+    @cached_property
     def _damping(self) -> Tensor:
         """eta h, 0 without noise even where h is infinite."""
         eta = torch.as_tensor(self.eta, dtype=self.gap.dtype, device=self.gap.device)

@@ -20,7 +20,7 @@ kernels: Any = triton_norm  # kernel[grid](...) is a call that no type checker k
 
 _ROWS = 64  # rows of a tile in a pass that writes
 _SUM_ROWS = 32  # rows of a tile in a pass that sums: its sums lie in registers
-_PROGRAMS = 2048  # programs that keep a large card busy in a pass over a field
+_PROGRAMS = 1024  # programs of a pass that sums: all of them at once on a large card
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,10 +90,11 @@ def add_product(onto: Tensor, a: Tensor, b: Tensor | None, weight: Tensor) -> Mo
         for _ in range(2)
     )
     block = channel_block(channels)
-    kernels.pointwise_kernel[(chunks, triton.cdiv(channels, block), batch)](
+    kernels.pointwise_kernel[(triton.cdiv(channels, block), chunks, batch)](
         onto, a, a if b is None else b, weight, mean, square,
         rows, a.shape[1], 0 if b is None else b.shape[1], channels, chunk_rows,
-        BLOCK_ROWS=128, BLOCK_CHANNELS=block, BLOCK_INNER=64, num_warps=8, num_stages=3,
+        BLOCK_ROWS=128, BLOCK_CHANNELS=block, BLOCK_INNER=32 if block > 64 else 64,
+        num_warps=4, num_stages=3,
     )  # fmt: skip
     return Moments(mean, square, chunk_rows)
 

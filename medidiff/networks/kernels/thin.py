@@ -17,7 +17,7 @@ from medidiff.types import Tensor
 kernels: Any = triton_thin  # kernel[grid](...) is a call that no type checker knows
 
 _MOST = 64  # numbers of a voxel's neighbourhood that are worth a matrix product of their own
-_ROWS = 128
+_ROWS = 64
 _VOXELS = 512
 
 

@@ -180,6 +180,36 @@ def test_a_pointwise_layer_of_two_parts_is_added_with_its_moments(case: int) -> 
 
 
 @where_kernels_run
+@pytest.mark.parametrize(
+    ("style", "dims"),
+    [("adm", 2), ("monai", 2), ("monai", 3), ("ncsn++", 3)] + ([] if INTERPRETED else [("adm", 3)]),
+)
+def test_without_a_gradient_half_precision_gives_the_plain_network(style: str, dims: int) -> None:
+    from medidiff.networks import NetworkShape, UNetOptions, build
+    from medidiff.networks.kernels import plain
+
+    monai = {"modulation": "shift", "resampling": "convolution", "middle_attention": "always"}
+    ncsn = {"taps": "fir", "progressive_input": "residual"}
+    options = UNetOptions(
+        channels=(16, 24), attention=(False, style == "adm"), blocks=1, groups=4,
+        **(monai if style == "monai" else ncsn if style == "ncsn++" else {}),
+    )  # fmt: skip
+    network = build(options, NetworkShape(dims=2 if dims == 2 else 3, out_channels=2))
+    generator = torch.Generator().manual_seed(1)
+    for weight in network.parameters():
+        weight.data = (torch.randn(weight.shape, generator=generator) * 0.1).to(HALF)
+    network = network.to(DEVICE)
+    x = torch.randn(2, 1, *[8] * dims, generator=generator).to(DEVICE, HALF)
+    label = torch.tensor([3.0, 700.0], device=DEVICE)
+    with torch.no_grad():
+        half = network(x, label)
+        with plain():
+            exact = network.double()(x.double(), label.double())
+    assert half.shape == exact.shape
+    assert (half.double() - exact).norm() < 1e-2 * exact.norm()
+
+
+@where_kernels_run
 @pytest.mark.parametrize("case", range(6))
 def test_thin_layers_are_their_convolutions(case: int) -> None:
     from medidiff.networks.kernels import norm as fused
