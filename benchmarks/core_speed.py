@@ -1,10 +1,14 @@
 """What does a sampler's own arithmetic cost beside the network, and does it wait for the GPU?
 
-Every sampler that a configuration can name, on 16 images of 256 x 256. Its network is replaced by
-a stored estimate, so what is left is its own arithmetic with its noise: milliseconds for each
-network call that it would make, by the clock (the CPU's launches included, which a real network
-hides) and by the GPU's busy time. The share is of a recorded 2d256 call on the same GPU. A step
-synchronises if torch's own check refuses it.
+Every sampler that a configuration can name, on 16 images of 256 x 256, for each network call that
+it makes:
+
+    gpu      the GPU's work of its own arithmetic and noise: the network replaced by an estimate
+    clock    the same by the clock, with the CPU's launches, which nothing hides there
+    beside   what a call takes longer in a walk with the network than the network's calls in a row
+
+The rows are `gpu` as a share of a recorded 2d256 call on the same GPU. A step synchronises if
+torch's own check refuses it.
 
     python benchmarks/core_speed.py --out benchmarks/results
 """
@@ -113,7 +117,7 @@ class Cost:
     clock_ms: float
     gpu_ms: float
     beside_ms: float
-    """What a call takes longer in a walk with the network than the network alone."""
+    """What a call takes longer in a walk with the network than the network's calls in a row."""
     calls_a_hop: float
     synchronises: bool
     where: str
@@ -186,7 +190,22 @@ def busy(make: Callable[[], Walk]) -> float:
     return sum(row.self_device_time_total for row in seen.key_averages()) / 1e3 / calls
 
 
-def cost(sampler: AnySampler, network: Graphed, alone: float, like: Tensor, repeats: int) -> Cost:
+def calls_in_a_row(network: Graphed, inputs: tuple[Tensor, Tensor], count: int = 14) -> float:
+    """Milliseconds of a network call by the clock, without a pause between the calls."""
+    times = []
+    for _ in range(3):
+        torch.cuda.synchronize()
+        begin = time.perf_counter()
+        for _ in range(count):
+            network(*inputs)
+        torch.cuda.synchronize()
+        times.append(1e3 * (time.perf_counter() - begin) / count)
+    return statistics.median(times)
+
+
+def cost(
+    sampler: AnySampler, network: Graphed, in_a_row: float, like: Tensor, repeats: int
+) -> Cost:
     clean, eps = torch.tanh(torch.randn_like(like)), torch.randn_like(like)
     stored = Stored(Estimate(clean, eps, torch.rand_like(like)))
 
@@ -202,7 +221,7 @@ def cost(sampler: AnySampler, network: Graphed, alone: float, like: Tensor, repe
 
     found, where = waits(own)
     ms, calls = clock(own, repeats)
-    beside = clock(whole, max(1, repeats // 4))[0] - alone
+    beside = clock(whole, max(1, repeats // 4))[0] - in_a_row
     return Cost(ms, busy(own), beside, calls, found, where)
 
 
@@ -219,16 +238,18 @@ def main() -> None:
     like, label = described.inputs(torch.float32)
     with torch.no_grad():
         alone = call_time(recorded, (like.bfloat16(), label), 20)
+        in_a_row = calls_in_a_row(recorded, (like.bfloat16(), label))
         noise = KeyedNoise(0, members(len(like)))
         facts: dict[str, object] = {
             "network": f"2d256, batch {len(like)}, recorded, bfloat16",
             "network call ms": alone,
+            "network call in a row ms": in_a_row,
             "one noise field ms": call_time(lambda: noise(like, 1), (), 20),  # type: ignore[arg-type]
             "samplers": {},
         }
         rows = []
         for name in options.only:
-            found = cost(SAMPLERS[name], recorded, alone, like, options.repeats)
+            found = cost(SAMPLERS[name], recorded, in_a_row, like, options.repeats)
             share = 100 * found.gpu_ms / alone
             rows.append(Measured(name, share, "% of a call", "lower", {}, GOAL))
             facts["samplers"][name] = vars(found) | {  # type: ignore[index]

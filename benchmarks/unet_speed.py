@@ -19,9 +19,10 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -183,21 +184,35 @@ def convolution_limit(network: nn.Module, inputs: tuple[Tensor, ...], repeats: i
     return total, flop
 
 
-def worst_difference(ours: nn.Module, theirs: nn.Module, inputs: tuple[Tensor, ...]) -> dict:
-    """Relative to the largest value: outputs and all gradients, in the networks' dtype."""
-    aim = torch.randn_like(inputs[0])
-    results = []
-    for network in (ours, theirs):
-        network.zero_grad()
-        y = network(*inputs)
-        (y * aim).sum().backward()
-        results.append(y.detach())
-    mine = {name: weight.grad for name, weight in ours.named_parameters()}
-    other = from_monai({name: weight.grad for name, weight in theirs.named_parameters()})
-    worst = max(relative(mine[name], other[name]) for name in mine if name in other)
-    for network in (ours, theirs):
-        network.zero_grad(set_to_none=True)
-    return {"output": relative(*results), "gradients": worst}
+def gradients(network: nn.Module, x: Tensor, label: Tensor, toward: Tensor) -> dict[str, Tensor]:
+    """The output and all gradients of a network in the dtype of its weights, by our names."""
+    dtype = next(network.parameters()).dtype
+    network.zero_grad()
+    output = network(x.to(dtype), label.to(dtype))
+    (output * toward.to(dtype)).sum().backward()
+    found = {name: weight.grad for name, weight in network.named_parameters()}
+    if not any(name.startswith("embedding.") for name in found):
+        found = from_monai(found)
+    network.zero_grad(set_to_none=True)
+    known = {name: grad.detach() for name, grad in found.items() if grad is not None}
+    return {"output": output.detach(), **known}
+
+
+def distances(ours: dict[str, Tensor], truth: dict[str, Tensor]) -> dict[str, object]:
+    """|ours - truth| / |truth| of the output and over the gradients, by Euclid's norm."""
+    apart = {
+        name: float((ours[name].double() - truth[name].double()).norm() / truth[name].norm())
+        for name in truth
+        if name in ours
+    }
+    output = apart.pop("output")
+    worst = max(apart, key=lambda name: apart[name])
+    return {
+        "output": output,
+        "gradients, median": statistics.median(apart.values()),
+        "gradients, worst": apart[worst],
+        "worst gradient": worst,
+    }
 
 
 def relative(ours: Tensor, theirs: Tensor) -> float:
@@ -346,6 +361,29 @@ def measure_training(network: Network, report: Report) -> None:
         print(profile_copies(train_step(ours, inputs, torch.bfloat16)), flush=True)
 
 
+def measure_agreement(network: Network, report: Report) -> None:
+    """Both networks in float32 (no TF32) against each other and against MONAI's in float64.
+
+    On a smaller grid, since float64 is slow, toward a field with a mean: the gradient of the last
+    bias is its sum.
+    """
+    batch, space = (2, (64, 64)) if network.dims == 2 else (1, (32, 32, 32))
+    x = torch.randn(batch, 1, *space, device="cuda")
+    label, toward = torch.full((batch,), 500.0, device="cuda"), torch.randn_like(x) + 1
+    theirs, ours = network.monai().cuda().eval(), with_same_weights(network)
+    torch.backends.cudnn.allow_tf32 = False
+    mine, other = (gradients(each, x, label, toward) for each in (ours, theirs))
+    truth = gradients(theirs.double(), x, label, toward)
+    torch.backends.cudnn.allow_tf32 = True
+    report.about(network.name)["float32"] = {
+        "grid": [batch, 1, *space],
+        "ours to MONAI's": distances(mine, other),
+        "ours to MONAI's in float64": distances(mine, truth),
+        "MONAI's to MONAI's in float64": distances(other, truth),
+    }
+    report.write()
+
+
 def with_same_weights(network: Network) -> nn.Module:
     """Our network with the weights of MONAI's, as it is made here."""
     ours = network.ours().cuda().eval()
@@ -372,8 +410,7 @@ def parts(options: argparse.Namespace) -> Iterator[tuple[Network, Callable, tupl
         if "first sample" in network.goals:
             yield network, measure_first_sample, ("first sample",)
     for network in NETWORKS:
-        if "agreement" in options.facts:
-            yield network, measure_agreement, ("call",)
+        yield network, measure_agreement, ("agreement",)
     for network in NETWORKS:
         if options.best:
             yield network, measure_peer_at_best, ("call",)
@@ -384,7 +421,9 @@ def main() -> None:
     parser.add_argument("--best", action="store_true", help="compile the peer, which takes minutes")
     parser.add_argument("--no-peers", dest="peers", action="store_false")
     parser.add_argument("--profile", action="store_true", help="print where the time goes")
-    parser.add_argument("--only", default="", help="rows that begin so, such as '3d96' or '2d256 c'")
+    parser.add_argument(
+        "--only", default="", help="rows that begin so, such as '3d96' or '2d256 c'"
+    )
     parser.add_argument("--seconds", type=float, default=600.0, help="begin no part after these")
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--out", type=Path)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
@@ -31,6 +31,11 @@ _ROUNDS = 10
 
 Key: TypeAlias = tuple[str | int, ...]
 """What a draw is for: names and numbers, hashed together with the seed."""
+
+UnitNumbers: TypeAlias = Callable[[Tensor, int, Tensor], Tensor | None]
+"""(words of the keys, count, like) -> (keys, count) numbers, or None where it cannot make them."""
+
+_faster: UnitNumbers | None = None
 
 
 class NoiseSource(Protocol):
@@ -84,9 +89,7 @@ def gaussians(seed: int, keys: Sequence[Key], count: int, like: Tensor) -> Tenso
     Shapes: (len(keys), count), on the device of `like`; computed in float64 if `like` is float64,
     else in float32, then cast to its dtype. Number i does not depend on `count`.
     """
-    exact = torch.float64 if like.dtype == torch.float64 else torch.float32
-    words = _words(key_words("gaussian", seed, keys), count + count % 2, like.device)
-    unit = (words.to(exact) + 0.5) * 2.0**-32
+    unit = _unit_numbers(key_words("gaussian", seed, keys), count + count % 2, like)
     radius = (-2 * unit[:, 0::2].log()).sqrt()
     angle = 2 * math.pi * unit[:, 1::2]
     pairs = torch.stack((radius * angle.cos(), radius * angle.sin()), dim=-1)
@@ -149,6 +152,21 @@ class TapeNoise:
 
     def __call__(self, like: Image, step: int, draw: int = 0) -> Image:
         return self.fields[step][draw].to(like)
+
+
+def take_unit_numbers_from(faster: UnitNumbers) -> None:
+    """Let `faster` make the numbers of `gaussians` where it can: the same ones, bit by bit."""
+    global _faster
+    _faster = faster
+
+
+def _unit_numbers(keys: Tensor, count: int, like: Tensor) -> Tensor:
+    """(len(keys), count) numbers in (0, 1), in float64 if `like` is, else in float32."""
+    found = None if _faster is None else _faster(keys, count, like)
+    if found is not None:
+        return found
+    exact = torch.float64 if like.dtype == torch.float64 else torch.float32
+    return (_words(keys, count, like.device).to(exact) + 0.5) * 2.0**-32
 
 
 def _round_keys(key: Sequence[Tensor], like: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ def offset_kernel(
     ONE: tl.constexpr, OTHER: tl.constexpr, A: tl.constexpr, B: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr, BLOCK_INNER: tl.constexpr,
 ):  # fmt: skip
-    """one + other + weight [of_a, of_b] in float32; weight is (channels, channels_a + channels_b)."""
+    """one + other + weight [of_a, of_b] in float32; weight is (C, C_a + C_b)."""
     block, image = tl.program_id(0), tl.program_id(1)
     column = block * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
     inside = column < channels

@@ -109,7 +109,7 @@ def meet_kernel(
     w, h, d = row % width, (row // width) % height, row // (width * height)
     field = (image * tl.num_programs(1) + channel).to(tl.int64)
     total = tl.zeros([BLOCK], tl.float32)
-    for tap in tl.static_range(TAPS):
+    for tap in tl.static_range(TAPS):  # pyright: ignore[reportGeneralTypeIssues]
         at_w = w + (tap % 3 - 1)
         at_h = h + ((tap // 3) % 3 - 1)
         at_d = d + (tap // 9 - (1 if TAPS == 27 else 0))

@@ -304,6 +304,20 @@ def test_weights_that_were_moved_and_two_calls_before_the_way_back_are_not_repla
         torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-3 * float(two.abs().max()))
 
 
+@where_kernels_run
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("count", [1, 2, 7, 4099])
+def test_noise_by_the_kernel_is_that_of_torch_bit_by_bit(count: int, dtype: torch.dtype) -> None:
+    from medidiff.diffusion import KeyedNoise
+    from medidiff.networks.kernels import plain
+
+    noise = KeyedNoise(7, [("a", 0), ("b", 3), ("", 2**40)])
+    like = torch.empty(3, 1, count, 1, dtype=dtype, device=DEVICE)
+    ours = noise(like, 4)
+    with plain():
+        assert torch.equal(ours, noise(like, 4))
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_noise_on_a_gpu_is_the_noise_of_a_cpu() -> None:
