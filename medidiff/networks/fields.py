@@ -415,4 +415,8 @@ def _repeat(x: Tensor) -> Tensor:
 
 
 def _mean_pool(x: Tensor) -> Tensor:
-    return F.avg_pool2d(x, 2) if x.ndim == 4 else F.avg_pool3d(x, 2)
+    if x.ndim == 4:
+        return F.avg_pool2d(x, 2)
+    if x.is_cpu and x.dtype in (torch.float16, torch.bfloat16):  # torch has no such kernel
+        return F.avg_pool3d(x.float(), 2).to(x.dtype)
+    return F.avg_pool3d(x, 2)

@@ -17,12 +17,12 @@ pytestmark = [
 OPTIONS = UNetOptions(channels=(32, 64), attention=(False, True), blocks=1)
 
 
-def network(dims: int = 2, std: float = 0.1) -> torch.nn.Module:
+def network(dims: int = 2) -> torch.nn.Module:
     made = build(OPTIONS, NetworkShape(dims=2 if dims == 2 else 3)).cuda()
     generator = torch.Generator("cuda").manual_seed(0)
     for weight in made.parameters():
         if weight.ndim > 1:
-            torch.nn.init.normal_(weight, std=std, generator=generator)
+            torch.nn.init.normal_(weight, std=0.1, generator=generator)
     return made
 
 
@@ -36,32 +36,35 @@ def relative(ours: Tensor, exact: Tensor) -> float:
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_a_recorded_call_in_bfloat16_is_the_plain_one_in_float32(dims: int) -> None:
-    made = network(dims, std=0.05).eval()
+def test_a_recorded_call_in_bfloat16_is_as_exact_as_the_plain_one(dims: int) -> None:
+    made = network(dims).eval()
     x, label = inputs(dims)
     with torch.no_grad(), plain():
         exact = made(x, label)
-    made.to(torch.bfloat16)
+        plainly = made.to(torch.bfloat16)(x.bfloat16(), label)
     recorded = accelerated(made, "auto")
     with torch.no_grad():
         first, again = (recorded(x.bfloat16(), label) for _ in range(2))
     assert torch.equal(first, again)
-    assert relative(first, exact) < 1e-2
+    assert relative(first, exact) < 1.2 * relative(plainly, exact)
 
 
-def test_gradients_under_autocast_are_the_plain_ones_to_bfloat16() -> None:
-    made = network(std=0.05).train()
+def test_gradients_under_autocast_are_as_exact_as_the_plain_ones() -> None:
+    made = network().train()
     x, label = inputs()
-    gradients = []
-    for call in (Graphed(made), accelerated(made, "none")):
+
+    def gradient(call: torch.nn.Module, dtype: torch.dtype) -> Tensor:
         made.zero_grad()
-        half = torch.autocast("cuda", torch.bfloat16, cache_enabled=False)
-        with half:
+        with torch.autocast("cuda", dtype, enabled=dtype != torch.float32, cache_enabled=False):
             loss = call(x, label).float().square().mean()
         loss.backward()
-        gradients.append([weight.grad.clone() for weight in made.parameters()])  # type: ignore[union-attr]
-    for ours, plainly in zip(*gradients, strict=True):
-        assert relative(ours, plainly) < 5e-2
+        grads = [weight.grad for weight in made.parameters()]
+        return torch.cat([grad.flatten() for grad in grads if grad is not None])
+
+    exact = gradient(accelerated(made, "none"), torch.float32)
+    plainly = gradient(accelerated(made, "none"), torch.bfloat16)
+    ours = gradient(Graphed(made), torch.bfloat16)
+    assert relative(ours, exact) < 1.2 * relative(plainly, exact)
 
 
 def test_a_gradient_for_the_image_is_the_networks_own() -> None:
@@ -97,19 +100,24 @@ def test_another_shape_in_training_and_another_mode_are_not_replayed_wrongly() -
         ours.sum().backward()
 
 
-def test_an_optimisers_step_reaches_the_recording() -> None:
-    made = network().train()
-    recorded = Graphed(made)
-    optimiser = torch.optim.AdamW(made.parameters(), lr=1e-2, fused=True)
-    x, label = inputs()
-    losses = []
-    for _ in range(6):
-        loss = (recorded(x, label) - x).square().mean()
-        loss.backward()
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-        losses.append(float(loss.detach()))
-    assert losses[-1] < losses[0]
-    recorded.eval()
-    with torch.no_grad():
-        torch.testing.assert_close(recorded(x, label), made(x, label), rtol=1e-3, atol=1e-3)
+def test_an_optimisers_steps_reach_the_recording() -> None:
+    weights = []
+    for record in (True, False):
+        made = network().train()
+        call = Graphed(made) if record else made
+        optimiser = torch.optim.SGD(made.parameters(), lr=1e-3)
+        generator = torch.Generator("cuda").manual_seed(1)
+        x = torch.randn(2, 1, 24, 24, device="cuda", generator=generator)
+        label = torch.tensor([3.0, 700.0], device="cuda")
+        before = torch.cat([weight.detach().flatten().clone() for weight in made.parameters()])
+        for _ in range(4):
+            (call(x, label) - x).square().mean().backward()
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+        after = torch.cat([weight.detach().flatten() for weight in made.parameters()])
+        weights.append(after - before)
+        assert isinstance(call, torch.nn.Module)
+        call.eval()
+        with torch.no_grad():
+            torch.testing.assert_close(call(x, label), made(x, label), rtol=1e-3, atol=1e-3)
+    assert relative(weights[0], weights[1]) < 1e-2

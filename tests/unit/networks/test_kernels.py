@@ -182,7 +182,7 @@ def test_a_pointwise_layer_of_two_parts_is_added_with_its_moments(case: int) -> 
 @where_kernels_run
 @pytest.mark.parametrize(
     ("style", "dims"),
-    [("adm", 2), ("monai", 2), ("monai", 3), ("ncsn++", 3)] + ([] if INTERPRETED else [("adm", 3)]),
+    [("adm", 2), ("monai", 2), ("adm", 3), ("monai", 3), ("ncsn++", 3)],
 )
 def test_without_a_gradient_half_precision_gives_the_plain_network(style: str, dims: int) -> None:
     from medidiff.networks import NetworkShape, UNetOptions, build
