@@ -271,6 +271,7 @@ class Report:
         self.begin = time.perf_counter()
         self.rows: dict[str, Measured] = {}
         self.peers: dict[str, dict[str, float]] = {}
+        self.weights: dict[str, dict[str, Tensor]] = {}
         self.facts: dict[str, object] = {
             "statistic": "median by CUDA events",
             "repeats": options.repeats,
@@ -325,7 +326,7 @@ def measure_peer_at_best(network: Network, report: Report) -> None:
 def measure_call(network: Network, report: Report) -> None:
     """Our denoiser call with bf16 weights, and what its convolutions alone cost."""
     repeats, facts = report.options.repeats, report.about(network.name)
-    ours = with_same_weights(network)
+    ours = with_same_weights(network, report)
     x, label = network.inputs(torch.bfloat16)
     with torch.no_grad(), plain():
         exact = ours(x[:1].float(), label[:1])
@@ -347,7 +348,7 @@ def measure_call(network: Network, report: Report) -> None:
 
 def measure_training(network: Network, report: Report) -> None:
     """Our training step: fp32 masters, bf16 autocast, AdamW."""
-    ours = with_same_weights(network).to(memory_format=network.last).train()
+    ours = with_same_weights(network, report).to(memory_format=network.last).train()
     inputs = network.inputs(torch.float32)
     step, memory = train_cost(Graphed(ours), inputs, torch.bfloat16, report.options.repeats)
     facts = report.about(network.name)
@@ -370,7 +371,7 @@ def measure_agreement(network: Network, report: Report) -> None:
     batch, space = (2, (64, 64)) if network.dims == 2 else (1, (32, 32, 32))
     x = torch.randn(batch, 1, *space, device="cuda")
     label, toward = torch.full((batch,), 500.0, device="cuda"), torch.randn_like(x) + 1
-    theirs, ours = network.monai().cuda().eval(), with_same_weights(network)
+    theirs, ours = network.monai().cuda().eval(), with_same_weights(network, report)
     torch.backends.cudnn.allow_tf32 = False
     mine, other = (gradients(each, x, label, toward) for each in (ours, theirs))
     truth = gradients(theirs.double(), x, label, toward)
@@ -384,10 +385,12 @@ def measure_agreement(network: Network, report: Report) -> None:
     report.write()
 
 
-def with_same_weights(network: Network) -> nn.Module:
+def with_same_weights(network: Network, report: Report) -> nn.Module:
     """Our network with the weights of MONAI's, as it is made here."""
     ours = network.ours().cuda().eval()
-    ours.load_state_dict(from_monai(network.monai().state_dict()))
+    if network.name not in report.weights:
+        report.weights[network.name] = from_monai(network.monai().state_dict())
+    ours.load_state_dict(report.weights[network.name])
     return ours
 
 
