@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property, reduce
 from typing import Literal, TypeAlias
 
 import torch
@@ -27,6 +27,7 @@ from medidiff.diffusion.levels import Estimate, NoiseLevel, half_log_snr_gap, sc
 from medidiff.types import Image, Tensor
 
 _TERMS = 21  # of a series within the unit disc: the next one is below 1e-19
+_LARGEST = 709.0  # whose exponential is finite
 
 Basis: TypeAlias = Literal["clean", "eps"]
 """Which output of the network is held or extrapolated over a hop."""
@@ -38,28 +39,34 @@ def phi(order: int, z: Tensor) -> Tensor:
     Shapes: any, float64. Range: 0 at z = -inf for k >= 1.
     Source: Hochbruck & Ostermann 2010 (doi:10.1017/S0962492910000048), eq. 2.10.
     """
-    far = z.exp()
-    for k in range(1, order + 1):
-        far = (far - 1 / math.factorial(k - 1)) / z
-    return torch.where(z.abs() < 1, _series(order, z.clamp(-1, 1)), far)
+    return _each(lambda number: _phi(order, number), z)
 
 
 def phi_weight(order: int, z: Tensor) -> Tensor:
     """|z| phi_k(z) for k >= 1, finite at z = -inf, where it is 1/(k-1)!."""
-    far = z.sign() * (phi(order - 1, z) - 1 / math.factorial(order - 1))
-    return torch.where(z.abs() < 1, z.abs() * phi(order, z), far)
+    return _each(lambda number: _phi_weight(order, number), z)
 
 
-def _series(order: int, z: Tensor) -> Tensor:
-    powers = torch.arange(_TERMS, device=z.device)
-    return (z[..., None] ** powers * _factors(order).to(z.device)).sum(-1)
+def _phi(order: int, z: float) -> float:
+    if abs(z) < 1:
+        powers = range(_TERMS - 1, -1, -1)
+        return reduce(lambda sum_, k: sum_ * z + 1 / math.factorial(order + k), powers, 0.0)
+    value = math.exp(z) if z < _LARGEST else math.inf
+    for k in range(order):
+        value = (value - 1 / math.factorial(k)) / z
+    return value
 
 
-@cache
-def _factors(order: int) -> Tensor:
-    return torch.tensor(
-        [1 / math.factorial(order + power) for power in range(_TERMS)], dtype=torch.float64
-    )
+def _phi_weight(order: int, z: float) -> float:
+    if abs(z) < 1:
+        return abs(z) * _phi(order, z)
+    return math.copysign(1, z) * (_phi(order - 1, z) - 1 / math.factorial(order - 1))
+
+
+def _each(function: Callable[[float], float], z: Tensor) -> Tensor:
+    """The function of every number: a level has few, for which torch takes ten times as long."""
+    values = [function(number) for number in z.reshape(-1).tolist()]
+    return torch.tensor(values, dtype=torch.float64, device=z.device).reshape(z.shape)
 
 
 @dataclass(frozen=True, eq=False)
