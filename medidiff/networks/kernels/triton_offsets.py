@@ -21,8 +21,8 @@ def offset_kernel(
     if ONE:
         total += tl.load(one + image * one_stride + column, mask=inside, other=0.0).to(tl.float32)
     if OTHER:
-        place = other + image * other_stride + column
-        total += tl.load(place, mask=inside, other=0.0).to(tl.float32)
+        second = other + image * other_stride + column
+        total += tl.load(second, mask=inside, other=0.0).to(tl.float32)
     row = weight + column[:, None] * (channels_a + channels_b)
     inner = tl.arange(0, BLOCK_INNER)
     if A:
