@@ -182,7 +182,8 @@ def test_a_pointwise_layer_of_two_parts_is_added_with_its_moments(case: int) -> 
 @where_kernels_run
 @pytest.mark.parametrize(
     ("style", "dims"),
-    [("adm", 2), ("monai", 2), ("adm", 3), ("monai", 3), ("ncsn++", 3)],
+    [("adm", 2), ("monai", 3)]
+    + ([] if INTERPRETED else [("monai", 2), ("adm", 3), ("ncsn++", 2), ("ncsn++", 3)]),
 )
 def test_without_a_gradient_half_precision_gives_the_plain_network(style: str, dims: int) -> None:
     from medidiff.networks import NetworkShape, UNetOptions, build
@@ -199,7 +200,7 @@ def test_without_a_gradient_half_precision_gives_the_plain_network(style: str, d
     for weight in network.parameters():
         weight.data = (torch.randn(weight.shape, generator=generator) * 0.1).to(HALF)
     network = network.to(DEVICE)
-    x = torch.randn(2, 1, *[8] * dims, generator=generator).to(DEVICE, HALF)
+    x = torch.randn(2, 1, *[12 - 3 * dims] * dims, generator=generator).to(DEVICE, HALF)
     label = torch.tensor([3.0, 700.0], device=DEVICE)
     with torch.no_grad():
         half = network(x, label)
