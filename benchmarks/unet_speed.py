@@ -3,9 +3,12 @@
 Two networks (2d256: batch 16 of 1x256x256; 3d96: batch 2 of 1x96x96x96): a denoiser call, a
 training step, the peak memory, the time to the first sample, and what the convolutions alone cost.
 The peer in its tutorials' way is fp16 autocast; at its best it has bf16 weights, channels last and
-torch.compile with CUDA graphs, which takes minutes (`--best`).
+torch.compile with CUDA graphs, which takes a minute a network (`--best`, last in the run).
 
-    python benchmarks/unet_speed.py --best --out benchmarks/results
+    python benchmarks/unet_speed.py --best --seconds 400 --out benchmarks/results
+
+The result is written after every part, so a run that is cut keeps what it has measured; no part is
+begun after `--seconds`, and what was left out is named in the facts.
 """
 
 from __future__ import annotations
@@ -16,9 +19,10 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -180,21 +184,35 @@ def convolution_limit(network: nn.Module, inputs: tuple[Tensor, ...], repeats: i
     return total, flop
 
 
-def worst_difference(ours: nn.Module, theirs: nn.Module, inputs: tuple[Tensor, ...]) -> dict:
-    """Relative to the largest value: outputs and all gradients, in the networks' dtype."""
-    aim = torch.randn_like(inputs[0])
-    results = []
-    for network in (ours, theirs):
-        network.zero_grad()
-        y = network(*inputs)
-        (y * aim).sum().backward()
-        results.append(y.detach())
-    mine = {name: weight.grad for name, weight in ours.named_parameters()}
-    other = from_monai({name: weight.grad for name, weight in theirs.named_parameters()})
-    worst = max(relative(mine[name], other[name]) for name in mine if name in other)
-    for network in (ours, theirs):
-        network.zero_grad(set_to_none=True)
-    return {"output": relative(*results), "gradients": worst}
+def gradients(network: nn.Module, x: Tensor, label: Tensor, toward: Tensor) -> dict[str, Tensor]:
+    """The output and all gradients of a network in the dtype of its weights, by our names."""
+    dtype = next(network.parameters()).dtype
+    network.zero_grad()
+    output = network(x.to(dtype), label.to(dtype))
+    (output * toward.to(dtype)).sum().backward()
+    found = {name: weight.grad for name, weight in network.named_parameters()}
+    if not any(name.startswith("embedding.") for name in found):
+        found = from_monai(found)
+    network.zero_grad(set_to_none=True)
+    known = {name: grad.detach() for name, grad in found.items() if grad is not None}
+    return {"output": output.detach(), **known}
+
+
+def distances(ours: dict[str, Tensor], truth: dict[str, Tensor]) -> dict[str, object]:
+    """|ours - truth| / |truth| of the output and over the gradients, by Euclid's norm."""
+    apart = {
+        name: float((ours[name].double() - truth[name].double()).norm() / truth[name].norm())
+        for name in truth
+        if name in ours
+    }
+    output = apart.pop("output")
+    worst = max(apart, key=lambda name: apart[name])
+    return {
+        "output": output,
+        "gradients, median": statistics.median(apart.values()),
+        "gradients, worst": apart[worst],
+        "worst gradient": worst,
+    }
 
 
 def relative(ours: Tensor, theirs: Tensor) -> float:
@@ -242,84 +260,163 @@ def seconds_to_first_sample() -> float:
     return time.perf_counter() - begin
 
 
-def call_cost(
-    network: Network, ours: nn.Module, options: argparse.Namespace, facts: dict[str, object]
-) -> tuple[float, float]:
-    """Milliseconds of a denoiser call with bf16 weights, and the FLOP of its convolutions."""
-    halved = network.ours().cuda()
-    halved.load_state_dict(ours.state_dict())
-    halved = halved.to(torch.bfloat16, memory_format=network.last).eval()
+USUAL, BEST = "MONAI, fp16 autocast", "MONAI, best"
+
+
+class Report:
+    """The rows and facts so far, written whenever they grow."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.begin = time.perf_counter()
+        self.rows: dict[str, Measured] = {}
+        self.peers: dict[str, dict[str, float]] = {}
+        self.weights: dict[str, dict[str, Tensor]] = {}
+        self.facts: dict[str, object] = {
+            "statistic": "median by CUDA events",
+            "repeats": options.repeats,
+            USUAL: "the tutorials' way: contiguous, fp16 autocast",
+            BEST: "bf16 weights, channels last, torch.compile reduce-overhead",
+        }
+
+    def about(self, network: str) -> dict[str, Any]:
+        """The facts of a network."""
+        return cast(dict[str, Any], self.facts.setdefault(network, {}))
+
+    def ours(self, what: str, value: float, unit: str, goal: float) -> None:
+        self.rows[what] = Measured(what, value, unit, "lower", self.peers.get(what, {}), goal)
+        self.write()
+
+    def peer(self, what: str, who: str, value: float) -> None:
+        self.peers.setdefault(what, {})[who] = value
+        if what in self.rows:
+            self.rows[what] = replace(self.rows[what], peers=self.peers[what])
+        print(f"{what:<20} {value:8.2f} {who}", flush=True)
+        self.write()
+
+    def write(self) -> None:
+        write_result(
+            "unet_speed", list(self.rows.values()), facts=self.facts, folder=self.options.out
+        )
+
+
+def measure_peer(network: Network, report: Report) -> None:
+    """MONAI's network in its tutorials' way."""
+    repeats = report.options.repeats
+    theirs, inputs = network.monai().cuda().eval(), network.inputs(torch.float32)
+    with torch.autocast("cuda", dtype=torch.float16):
+        report.peer(f"{network.name} call", USUAL, call_time(theirs, inputs, repeats))
+    step, gib = train_cost(theirs.train(), inputs, torch.float16, max(3, repeats // 4))
+    report.peer(f"{network.name} train step", USUAL, step)
+    report.peer(f"{network.name} train memory", USUAL, gib)
+
+
+def measure_peer_at_best(network: Network, report: Report) -> None:
+    """MONAI's network compiled; the first call compiles."""
+    theirs = network.monai().to("cuda", torch.bfloat16, memory_format=network.last).eval()
+    compiled = torch.compile(theirs, mode="reduce-overhead")
+    inputs, begin = network.inputs(torch.bfloat16), time.perf_counter()
+    call_time(compiled, inputs, 1)
+    report.about(network.name)["MONAI, best: seconds to compile"] = time.perf_counter() - begin
+    cost = call_time(compiled, inputs, report.options.repeats)
+    report.peer(f"{network.name} call", BEST, cost)
+    torch._dynamo.reset()
+
+
+def measure_call(network: Network, report: Report) -> None:
+    """Our denoiser call with bf16 weights, and what its convolutions alone cost."""
+    repeats, facts = report.options.repeats, report.about(network.name)
+    ours = with_same_weights(network, report)
     x, label = network.inputs(torch.bfloat16)
-    call = call_time(Graphed(halved), (x, label), options.repeats)
-    eager = call_time(halved, (x, label), options.repeats)
-    with torch.no_grad():
+    with torch.no_grad(), plain():
         exact = ours(x[:1].float(), label[:1])
+    halved = ours.to(torch.bfloat16, memory_format=network.last)
+    with torch.no_grad():
         facts["bf16 difference"] = relative(halved(x[:1], label[:1]), exact)
-    limit, flop = convolution_limit(halved, (x, label), max(5, options.repeats // 4))
-    facts |= {"eager call ms": eager, "convolutions ms": limit, "convolution TFLOP": flop / 1e12}
+    call = call_time(Graphed(halved), (x, label), repeats)
+    facts["eager call ms"] = call_time(halved, (x, label), repeats)
+    limit, flop = convolution_limit(halved, (x, label), max(5, repeats // 4))
+    facts["parameters"] = sum(weight.numel() for weight in ours.parameters())
+    facts["fused kernels"] = available()
+    facts |= {"convolutions ms": limit, "convolution TFLOP": flop / 1e12}
     facts["MFU of the call"] = flop / (call * 1e-3) / MATRIX_PRODUCT
-    print(f"{network.name}: call {call:.1f} ms, eager {eager:.1f}, convolutions {limit:.1f}")
-    if options.profile:
+    report.ours(f"{network.name} call", call, "ms", network.goals["call"])
+    if report.options.profile:
         with torch.no_grad():
             print(profile(lambda: halved(x, label)), flush=True)
-    return call, flop
 
 
-def measure(network: Network, options: argparse.Namespace) -> tuple[list[Measured], dict]:
-    theirs = network.monai().cuda().eval()
-    ours = network.ours().cuda()
-    ours.load_state_dict(from_monai(theirs.state_dict()))
-    ours = ours.to(memory_format=network.last).eval()
-    facts: dict[str, object] = {
-        "parameters": sum(weight.numel() for weight in ours.parameters()),
-        "fused kernels": available(),
-    }
-    small = tuple(each[:2] for each in network.inputs(torch.float32))
-    torch.backends.cudnn.allow_tf32 = False
-    if network.dims == 2:
-        facts["fp32 difference"] = worst_difference(ours, theirs, small)
-    torch.backends.cudnn.allow_tf32 = True
-
-    call, flop = call_cost(network, ours, options, facts)
+def measure_training(network: Network, report: Report) -> None:
+    """Our training step: fp32 masters, bf16 autocast, AdamW."""
+    ours = with_same_weights(network, report).to(memory_format=network.last).train()
     inputs = network.inputs(torch.float32)
-    step, memory = train_cost(Graphed(ours).train(), inputs, torch.bfloat16, options.repeats)
-    facts["MFU of the step"] = 3 * flop / (step * 1e-3) / MATRIX_PRODUCT
-    print(f"{network.name}: train step {step:.1f} ms, {memory:.1f} GiB", flush=True)
-    if options.profile:
+    step, memory = train_cost(Graphed(ours), inputs, torch.bfloat16, report.options.repeats)
+    facts = report.about(network.name)
+    if "convolution TFLOP" in facts:
+        flop = 3e12 * facts["convolution TFLOP"]
+        facts["MFU of the step"] = flop / (step * 1e-3) / MATRIX_PRODUCT
+    report.ours(f"{network.name} train step", step, "ms", network.goals["train step"])
+    report.ours(f"{network.name} train memory", memory, "GiB", network.goals["train memory"])
+    if report.options.profile:
         print(profile(train_step(ours, inputs, torch.bfloat16)), flush=True)
         print(profile_copies(train_step(ours, inputs, torch.bfloat16)), flush=True)
-    del ours
-    peers = peer_costs(theirs, network, options) if options.peers else {}
-    return [
-        Measured(f"{network.name} call", call, "ms", "lower", peers.get("call", {}),
-                 network.goals["call"]),
-        Measured(f"{network.name} train step", step, "ms", "lower", peers.get("step", {}),
-                 network.goals["train step"]),
-        Measured(f"{network.name} train memory", memory, "GiB", "lower", peers.get("memory", {}),
-                 network.goals["train memory"]),
-    ], facts  # fmt: skip
 
 
-def peer_costs(theirs: nn.Module, network: Network, options: argparse.Namespace) -> dict:
-    """MONAI's network in its tutorials' way, and at its best where asked."""
-    inputs, usual, best = network.inputs(torch.float32), "MONAI, fp16 autocast", "MONAI, best"
-    with torch.autocast("cuda", dtype=torch.float16):
-        call = {usual: call_time(theirs, inputs, options.repeats)}
-    cost, gib = train_cost(theirs.train(), inputs, torch.float16, max(3, options.repeats // 4))
-    step, memory = {usual: cost}, {usual: gib}
-    if options.best:
-        torch.cuda.empty_cache()
-        compiled = network.monai().to("cuda", torch.bfloat16, memory_format=network.last).eval()
-        compiled = torch.compile(compiled, mode="reduce-overhead")
-        begin = time.perf_counter()
-        call[best] = call_time(compiled, network.inputs(torch.bfloat16), options.repeats)
-        print(
-            f"{network.name}: peer's call compiled in {time.perf_counter() - begin:.0f} s",
-            flush=True,
-        )
-        torch._dynamo.reset()
-    print(f"{network.name}: peer {call}, {step}, {memory}", flush=True)
-    return {"call": call, "step": step, "memory": memory}
+def measure_agreement(network: Network, report: Report) -> None:
+    """Both networks in float32 (no TF32) against each other and against MONAI's in float64.
+
+    On a smaller grid, since float64 is slow, toward a field with a mean: the gradient of the last
+    bias is its sum.
+    """
+    batch, space = (2, (64, 64)) if network.dims == 2 else (1, (32, 32, 32))
+    x = torch.randn(batch, 1, *space, device="cuda")
+    label, toward = torch.full((batch,), 500.0, device="cuda"), torch.randn_like(x) + 1
+    theirs, ours = network.monai().cuda().eval(), with_same_weights(network, report)
+    torch.backends.cudnn.allow_tf32 = False
+    mine, other = (gradients(each, x, label, toward) for each in (ours, theirs))
+    truth = gradients(theirs.double(), x, label, toward)
+    torch.backends.cudnn.allow_tf32 = True
+    report.about(network.name)["float32"] = {
+        "grid": [batch, 1, *space],
+        "ours to MONAI's": distances(mine, other),
+        "ours to MONAI's in float64": distances(mine, truth),
+        "MONAI's to MONAI's in float64": distances(other, truth),
+    }
+    report.write()
+
+
+def with_same_weights(network: Network, report: Report) -> nn.Module:
+    """Our network with the weights of MONAI's, as it is made here."""
+    ours = network.ours().cuda().eval()
+    if network.name not in report.weights:
+        report.weights[network.name] = from_monai(network.monai().state_dict())
+    ours.load_state_dict(report.weights[network.name])
+    return ours
+
+
+def measure_first_sample(network: Network, report: Report) -> None:
+    """A process of its own from its start to one denoiser call."""
+    begin = time.perf_counter()
+    subprocess.run([sys.executable, __file__, "--first"], check=True)
+    took = time.perf_counter() - begin
+    report.ours(f"{network.name} first sample", took, "s", network.goals["first sample"])
+
+
+def parts(options: argparse.Namespace) -> Iterator[tuple[Network, Callable, tuple[str, ...]]]:
+    """What is measured, in order: each part with the rows that it gives."""
+    steps = ("train step", "train memory")
+    for network in NETWORKS:
+        if options.peers:
+            yield network, measure_peer, ("call", *steps)
+        yield network, measure_call, ("call",)
+        yield network, measure_training, steps
+        if "first sample" in network.goals:
+            yield network, measure_first_sample, ("first sample",)
+    for network in NETWORKS:
+        yield network, measure_agreement, ("agreement",)
+    for network in NETWORKS:
+        if options.best:
+            yield network, measure_peer_at_best, ("call",)
 
 
 def main() -> None:
@@ -327,7 +424,10 @@ def main() -> None:
     parser.add_argument("--best", action="store_true", help="compile the peer, which takes minutes")
     parser.add_argument("--no-peers", dest="peers", action="store_false")
     parser.add_argument("--profile", action="store_true", help="print where the time goes")
-    parser.add_argument("--only", choices=[network.name for network in NETWORKS])
+    parser.add_argument(
+        "--only", default="", help="rows that begin so, such as '3d96' or '2d256 c'"
+    )
+    parser.add_argument("--seconds", type=float, default=600.0, help="begin no part after these")
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--first", action="store_true", help=argparse.SUPPRESS)
@@ -336,19 +436,21 @@ def main() -> None:
         return first_sample()
     warnings.filterwarnings("ignore", message=".*lr_scheduler.*")
     torch.backends.cudnn.benchmark = True
-    rows: list[Measured] = []
-    facts: dict[str, object] = {"statistic": "median by CUDA events", "repeats": options.repeats}
-    for network in NETWORKS:
-        if options.only in (None, network.name):
-            found, facts[network.name] = measure(network, options)
-            rows += found
-            torch.cuda.empty_cache()
-    if options.only in (None, "2d256"):
-        first = seconds_to_first_sample()
-        rows.append(Measured("2d256 first sample", first, "s", "lower", {}, 20.0))
-    for row in rows:
+    report = Report(options)
+    late: list[str] = []
+    for network, part, rows in parts(options):
+        if not any(f"{network.name} {row}".startswith(options.only) for row in rows):
+            continue
+        if time.perf_counter() - report.begin > options.seconds:
+            late.append(f"{network.name}: {part.__name__}")
+            continue
+        part(network, report)
+        torch.cuda.empty_cache()
+    report.facts["left out for time"] = late
+    report.facts["seconds"] = time.perf_counter() - report.begin
+    report.write()
+    for row in report.rows.values():
         print(f"{row.what:<20} {row.ours:8.2f} {row.unit:<4} goal {row.goal}  {row.peers}")
-    write_result("unet_speed", rows, facts=facts, folder=options.out)
     return None
 
 

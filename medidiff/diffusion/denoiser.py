@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import nn
 
-from medidiff.diffusion.levels import Denoise, Estimate, NoiseLevel, eps_of, scale
+from medidiff.diffusion.levels import Denoise, Estimate, NoiseLevel, eps_of, scale, sent
 from medidiff.diffusion.targets import Target, estimate
 from medidiff.types import Image, Tensor
 
@@ -58,7 +58,7 @@ def predict(
 ) -> Image:
     """The network's raw prediction at x: the one place where a network is called."""
     dtype = _weight_dtype(network, x.dtype)
-    label = target.noise_label(level).to(device=x.device, dtype=torch.float32)
+    label = sent(target.noise_label(level).to(torch.float32), x.device)
     return network(
         (scale(target.input_scale(level), x) * x).to(dtype),
         label.expand(x.shape[0]),

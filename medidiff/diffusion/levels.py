@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias
 
 import torch
@@ -27,12 +28,12 @@ class NoiseLevel:
     alpha: Tensor
     sigma: Tensor
 
-    @property
+    @cached_property
     def noise_ratio(self) -> Tensor:
         """sigma / alpha, what EDM and k-diffusion call sigma; inf where alpha is 0."""
         return self.sigma / self.alpha
 
-    @property
+    @cached_property
     def half_log_snr(self) -> Tensor:
         """log(alpha / sigma), DPM-Solver's lambda; inf on a clean level, -inf on pure noise."""
         return self.alpha.log() - self.sigma.log()
@@ -92,7 +93,14 @@ def scale(coefficient: Tensor, x: Image) -> Tensor:
     if coefficient.ndim == 0 and coefficient.device.type == "cpu":
         return coefficient.to(x.dtype)
     shape = (-1,) + (1,) * (x.ndim - 1) if coefficient.ndim else ()
-    return coefficient.to(dtype=x.dtype).to(x.device).reshape(shape)
+    return sent(coefficient.to(dtype=x.dtype), x.device).reshape(shape)
+
+
+def sent(numbers: Tensor, device: torch.device) -> Tensor:
+    """A few numbers on a device; on the way from a CPU to a GPU neither waits for the other."""
+    if device.type != "cuda" or numbers.device.type != "cpu":
+        return numbers.to(device)
+    return numbers.pin_memory().to(device, non_blocking=True)
 
 
 def diffuse(clean: Image, level: NoiseLevel, eps: Image) -> Image:
@@ -113,6 +121,8 @@ def chosen(mask: Tensor, new: Image, old: Image) -> Image:
 
     Shapes: mask is () or (batch,), bool; new and old are (batch, channel, *space).
     """
+    if mask.ndim == 0 and mask.device.type == "cpu":
+        return new if bool(mask) else old
     return torch.where(scale(mask.double(), new) > 0, new, old)
 
 

@@ -11,12 +11,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 import torch
 
+from medidiff.diffusion.levels import sent
 from medidiff.types import Image, Tensor
 
 if TYPE_CHECKING:
@@ -29,6 +31,11 @@ _ROUNDS = 10
 
 Key: TypeAlias = tuple[str | int, ...]
 """What a draw is for: names and numbers, hashed together with the seed."""
+
+UnitNumbers: TypeAlias = Callable[[Tensor, int, Tensor], Tensor | None]
+"""(words of the keys, count, like) -> (keys, count) numbers, or None where it cannot make them."""
+
+_faster: UnitNumbers | None = None
 
 
 class NoiseSource(Protocol):
@@ -52,14 +59,15 @@ def philox(counter: Sequence[Tensor], key: Sequence[Tensor]) -> tuple[Tensor, ..
     Shapes: the four counters and two keys broadcast together.
     Source: Salmon et al. 2011, section 3.3, ten rounds; known answers of Random123 in the tests.
     """
-    c0, c1, c2, c3 = counter
-    k0, k1 = key
-    for _ in range(_ROUNDS):
-        high0, low0 = _multiply(c0, _MULTIPLIERS[0])
-        high1, low1 = _multiply(c2, _MULTIPLIERS[1])
-        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
-        k0, k1 = (k0 + _WEYL[0]) & _WORD, (k1 + _WEYL[1]) & _WORD
-    return c0, c1, c2, c3
+    c0, c1, c2, c3 = torch.broadcast_tensors(*counter)
+    even, odd = torch.stack((c0, c2)), torch.stack((c1, c3))
+    multipliers = _numbers(_MULTIPLIERS, c0.device, even.ndim)
+    for added in _round_keys(key, even):
+        # int64 wraps, but its bits are the product's; what stands above a word is cut off later
+        product = (even * multipliers).flip(0)
+        even, odd = ((product >> 32) ^ odd ^ added) & _WORD, product
+    odd = odd & _WORD
+    return even[0], odd[0], even[1], odd[1]
 
 
 def uniforms(seed: int, keys: Sequence[Key], count: int = 1) -> Tensor:
@@ -70,7 +78,7 @@ def uniforms(seed: int, keys: Sequence[Key], count: int = 1) -> Tensor:
     >>> uniforms(0, [("time", 7)]).shape
     torch.Size([1, 1])
     """
-    words = _words(key_words("uniform", seed, keys, torch.device("cpu")), 2 * count)
+    words = _words(key_words("uniform", seed, keys), 2 * count, torch.device("cpu"))
     high, low = words[:, 0::2] >> 6, words[:, 1::2] >> 6
     return ((high * 2**26 + low).double() + 0.5) * 2.0**-52
 
@@ -81,9 +89,7 @@ def gaussians(seed: int, keys: Sequence[Key], count: int, like: Tensor) -> Tenso
     Shapes: (len(keys), count), on the device of `like`; computed in float64 if `like` is float64,
     else in float32, then cast to its dtype. Number i does not depend on `count`.
     """
-    exact = torch.float64 if like.dtype == torch.float64 else torch.float32
-    words = _words(key_words("gaussian", seed, keys, like.device), count + count % 2)
-    unit = (words.to(exact) + 0.5) * 2.0**-32
+    unit = _unit_numbers(key_words("gaussian", seed, keys), count + count % 2, like)
     radius = (-2 * unit[:, 0::2].log()).sqrt()
     angle = 2 * math.pi * unit[:, 1::2]
     pairs = torch.stack((radius * angle.cos(), radius * angle.sin()), dim=-1)
@@ -148,26 +154,49 @@ class TapeNoise:
         return self.fields[step][draw].to(like)
 
 
-def _multiply(a: Tensor, b: int) -> tuple[Tensor, Tensor]:
-    """High and low word of the 64-bit product; int64 wraps, but its bits are the product's."""
-    product = a * b
-    return (product >> 32) & _WORD, product & _WORD
+def take_unit_numbers_from(faster: UnitNumbers) -> None:
+    """Let `faster` make the numbers of `gaussians` where it can: the same ones, bit by bit."""
+    global _faster
+    _faster = faster
 
 
-def key_words(purpose: str, seed: int, keys: Sequence[Key], device: torch.device) -> Tensor:
-    """(len(keys), 2) words: 64 bits of BLAKE2b over an unambiguous spelling of the key."""
+def _unit_numbers(keys: Tensor, count: int, like: Tensor) -> Tensor:
+    """(len(keys), count) numbers in (0, 1), in float64 if `like` is, else in float32."""
+    found = None if _faster is None else _faster(keys, count, like)
+    if found is not None:
+        return found
+    exact = torch.float64 if like.dtype == torch.float64 else torch.float32
+    return (_words(keys, count, like.device).to(exact) + 0.5) * 2.0**-32
+
+
+def _round_keys(key: Sequence[Tensor], like: Tensor) -> Tensor:
+    """The two key words of every round, (rounds, 2, ...), made where the keys are."""
+    pair = torch.stack(torch.broadcast_tensors(*key))
+    pair = pair.reshape(2, *[1] * (like.ndim - pair.ndim), *pair.shape[1:])
+    rounds = torch.arange(_ROUNDS, device=pair.device).reshape(-1, *[1] * pair.ndim)
+    keys = (pair + rounds * _numbers(_WEYL, pair.device, pair.ndim)) & _WORD
+    return sent(keys, like.device)
+
+
+@cache
+def _numbers(values: tuple[int, ...], device: torch.device, ndim: int) -> Tensor:
+    return sent(torch.tensor(values), device).reshape(-1, *[1] * (ndim - 1))
+
+
+def key_words(purpose: str, seed: int, keys: Sequence[Key]) -> Tensor:
+    """(len(keys), 2) words on the CPU: 64 bits of BLAKE2b over a key spelled unambiguously."""
     rows = []
     for key in keys:
         text = json.dumps([purpose, seed, *key], ensure_ascii=True, separators=(",", ":"))
         digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
         rows.append([int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")])
-    return torch.tensor(rows, dtype=torch.int64, device=device).reshape(len(rows), 2)
+    return torch.tensor(rows, dtype=torch.int64).reshape(len(rows), 2)
 
 
-def _words(keys: Tensor, count: int) -> Tensor:
+def _words(keys: Tensor, count: int, device: torch.device) -> Tensor:
     """(len(keys), count) words; word i is lane i % 4 of the block with counter i // 4."""
-    blocks = torch.arange((count + 3) // 4, dtype=torch.int64, device=keys.device)
-    zero = torch.zeros((), dtype=torch.int64, device=keys.device)
+    blocks = torch.arange((count + 3) // 4, dtype=torch.int64, device=device)[None]
+    zero = torch.zeros_like(blocks)
     counter = (blocks & _WORD, blocks >> 32, zero, zero)
     lanes = philox(counter, (keys[:, :1], keys[:, 1:]))
     return torch.stack(lanes, dim=-1).flatten(1)[:, :count]

@@ -81,7 +81,7 @@ class SimplexNoise:
         for octave in range(self.octaves):
             own = (*key, octave)
             offset = uniforms(self.seed, [("simplex offset", *own)], len(space))[0] * 1024
-            words = key_words("simplex", self.seed, [own], like.device)[0]
+            words = key_words("simplex", self.seed, [own])[0]
             strength = self.persistence**octave
             places = voxels * 2**octave + offset.to(like.device)
             total = total + strength * simplex(places, words)

@@ -1,5 +1,6 @@
 """The networks behind a denoiser, in 2-D and 3-D from one definition."""
 
+from medidiff.diffusion.noise import take_unit_numbers_from
 from medidiff.networks.conditions import (
     AnyCondition,
     ClassCondition,
@@ -8,8 +9,11 @@ from medidiff.networks.conditions import (
     encode_batch,
 )
 from medidiff.networks.graphs import Acceleration, accelerated, has_bf16
+from medidiff.networks.kernels.philox import unit_numbers
 from medidiff.networks.shape import NetworkShape
 from medidiff.networks.unet import AnyNetwork, UNet, UNetOptions, build, parameter_count
+
+take_unit_numbers_from(unit_numbers)
 
 __all__ = [
     "Acceleration",

@@ -60,6 +60,11 @@ def convolve(x: Tensor, layer: Conv) -> Field:
     """The convolution of a tensor."""
     if not usable(x):
         return Field(layer(x))
+    if _is_thin(x, layer, layer.in_channels):
+        from medidiff.networks.kernels.thin import widen
+
+        data, moments = widen(x, layer.weight.to(x.dtype))
+        return Field(data, _bias(layer), moments)
     return Field(_bare_convolution(x, layer), _bias(layer))
 
 
@@ -105,6 +110,17 @@ def norm_silu_convolve(
         return convolve(y, layer)
 
 
+def norm_silu_project(x: Field, norm: nn.GroupNorm, layer: Conv) -> Tensor:
+    """The convolution of `norm_silu` to a few channels, as a tensor."""
+    if not (usable(x.data) and _is_thin(x.data, layer, layer.out_channels)):
+        return layer(norm_silu([x], norm))
+    from medidiff.networks.kernels.norm import fold
+    from medidiff.networks.kernels.thin import narrow
+
+    folded = fold([_part(x)], norm.weight, norm.bias, None, norm.num_groups, norm.eps)
+    return narrow(x.data, folded, layer.weight.to(x.data.dtype), layer.bias)
+
+
 def added(x: Field, other: Field) -> Field:
     """x + other."""
     if not usable(x.data):
@@ -121,13 +137,7 @@ def pointwise(parts: Sequence[Field], layer: Conv, onto: Field) -> Field:
     weight = layer.weight.flatten(1).to(onto.data.dtype)
     second = parts[1].data if len(parts) == 2 else None
     data, *moments = _AddProduct.apply(onto.data, parts[0].data, second, weight)
-    offset = _sum_of_offsets(onto.offset, _bias(layer))
-    for part, columns in zip(
-        parts, weight.split([part.channels for part in parts], dim=1), strict=True
-    ):
-        if part.offset is not None:
-            known = _exact(part.offset)
-            offset = _sum_of_offsets(offset, F.linear(known, columns.to(known.dtype)))
+    offset = _offset_of_product(parts, weight, onto.offset, _bias(layer))
     return Field(data, offset, _moments(moments))
 
 
@@ -315,6 +325,16 @@ def _bare_convolution(x: Tensor, layer: Conv) -> Tensor:
     return y.contiguous(memory_format=last(x))
 
 
+def _is_thin(x: Tensor, layer: Conv, channels: int) -> bool:
+    """Whether a layer from or to so few channels goes through a kernel of its own."""
+    if not _in_inference(x):
+        return False
+    from medidiff.networks.kernels.thin import is_thin
+
+    whole = layer.kernel_size[0] == 3 and layer.stride[0] == 1
+    return whole and is_thin(channels, layer.weight)
+
+
 def _bias(layer: Conv) -> Tensor | None:
     return None if layer.bias is None else layer.bias[None]
 
@@ -327,7 +347,33 @@ def _exact(vector: Tensor) -> Tensor:
 def _sum_of_offsets(one: Tensor | None, other: Tensor | None) -> Tensor | None:
     if one is None or other is None:
         return one if other is None else other
+    if _in_inference(other):
+        from medidiff.networks.kernels.offsets import sum_of_offsets
+
+        return sum_of_offsets(one, other)
     return _exact(one) + other
+
+
+def _offset_of_product(
+    parts: Sequence[Field], weight: Tensor, onto: Tensor | None, bias: Tensor | None
+) -> Tensor | None:
+    """onto + bias + weight times the parts' offsets. Shapes: weight (C, sum of the parts' C_i)."""
+    widths = [part.channels for part in parts]
+    if _in_inference(weight):
+        from medidiff.networks.kernels.offsets import sum_of_offsets
+
+        return sum_of_offsets(onto, bias, weight, [part.offset for part in parts], widths)
+    offset = _sum_of_offsets(onto, bias)
+    for part, columns in zip(parts, weight.split(widths, dim=1), strict=True):
+        if part.offset is not None:
+            known = _exact(part.offset)
+            offset = _sum_of_offsets(offset, F.linear(known, columns.to(known.dtype)))
+    return offset
+
+
+def _in_inference(x: Tensor) -> bool:
+    """Whether nothing is kept for a gradient and half precision is enough."""
+    return not torch.is_grad_enabled() and x.dtype in (torch.float16, torch.bfloat16)
 
 
 def _offset_gradient(grad: Tensor, offset: Tensor) -> Tensor:
@@ -369,4 +415,8 @@ def _repeat(x: Tensor) -> Tensor:
 
 
 def _mean_pool(x: Tensor) -> Tensor:
-    return F.avg_pool2d(x, 2) if x.ndim == 4 else F.avg_pool3d(x, 2)
+    if x.ndim == 4:
+        return F.avg_pool2d(x, 2)
+    if x.is_cpu and x.dtype in (torch.float16, torch.bfloat16):  # torch has no such kernel
+        return F.avg_pool3d(x.float(), 2).to(x.dtype)
+    return F.avg_pool3d(x, 2)

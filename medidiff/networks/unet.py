@@ -29,7 +29,7 @@ from medidiff.networks.blocks import (
     zeroed,
 )
 from medidiff.networks.embeddings import Embedding
-from medidiff.networks.fields import Field, Filter, Resampling, convolve, norm_silu
+from medidiff.networks.fields import Field, Filter, Resampling, convolve, norm_silu_project
 from medidiff.networks.kernels import as_now
 from medidiff.networks.shape import NetworkShape
 from medidiff.types import Image, Tensor
@@ -203,7 +203,7 @@ class UNet(nn.Module):
             h = stage(h, embedding)
         for level in self.up:
             h = level(h, embedding, skips)
-        prediction = self.last(norm_silu([h], self.last_norm))
+        prediction = norm_silu_project(h, self.last_norm, self.last)
         return self._cropped(prediction, x.shape[2:]).to(x.dtype)
 
     def _stage(

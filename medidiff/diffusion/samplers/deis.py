@@ -99,18 +99,16 @@ class DEIS:
         """
         places = [self._place(level) for level in levels]
         first, last = places[0], self._place(to)
-        roots, weights = _gauss_legendre()
+        roots, weights = (each.reshape(-1, *[1] * first.ndim) for each in _gauss_legendre())
         middle, half = (first + last) / 2, (last - first) / 2
-        inner = [middle + half * root for root in roots.tolist()]
-        rhos = [self._rho(place, at) for place in inner]
+        inner = middle + half * roots  # (nodes, *level)
+        rhos = self._rho(inner, at)
         shares = []
         for j in range(len(places)):
             polynomial = lagrange(places, j)
             ends = to.noise_ratio * polynomial(last)[0]
             ends = ends - levels[0].noise_ratio * polynomial(first)[0]
-            inside = torch.zeros_like(ends)
-            for place, rho, weight in zip(inner, rhos, weights.tolist(), strict=True):
-                inside = inside + weight * rho * polynomial(place)[1]
+            inside = (weights * rhos * polynomial(inner)[1]).sum(0)
             shares.append(ends - half * inside)
         return shares
 

@@ -18,12 +18,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property, reduce
 from typing import Literal, TypeAlias
 
 import torch
 
 from medidiff.diffusion.levels import Estimate, NoiseLevel, half_log_snr_gap, scale
 from medidiff.types import Image, Tensor
+
+_TERMS = 21  # of a series within the unit disc: the next one is below 1e-19
+_LARGEST = 709.0  # whose exponential is finite
 
 Basis: TypeAlias = Literal["clean", "eps"]
 """Which output of the network is held or extrapolated over a hop."""
@@ -35,23 +39,34 @@ def phi(order: int, z: Tensor) -> Tensor:
     Shapes: any, float64. Range: 0 at z = -inf for k >= 1.
     Source: Hochbruck & Ostermann 2010 (doi:10.1017/S0962492910000048), eq. 2.10.
     """
-    far = z.exp()
-    for k in range(1, order + 1):
-        far = (far - 1 / math.factorial(k - 1)) / z
-    return torch.where(z.abs() < 1, _series(order, z.clamp(-1, 1)), far)
+    return _each(lambda number: _phi(order, number), z)
 
 
 def phi_weight(order: int, z: Tensor) -> Tensor:
     """|z| phi_k(z) for k >= 1, finite at z = -inf, where it is 1/(k-1)!."""
-    far = z.sign() * (phi(order - 1, z) - 1 / math.factorial(order - 1))
-    return torch.where(z.abs() < 1, z.abs() * phi(order, z), far)
+    return _each(lambda number: _phi_weight(order, number), z)
 
 
-def _series(order: int, z: Tensor) -> Tensor:
-    total = torch.zeros_like(z)
-    for power in range(20, -1, -1):
-        total = total * z + 1 / math.factorial(order + power)
-    return total
+def _phi(order: int, z: float) -> float:
+    if abs(z) < 1:
+        powers = range(_TERMS - 1, -1, -1)
+        return reduce(lambda sum_, k: sum_ * z + 1 / math.factorial(order + k), powers, 0.0)
+    value = math.exp(z) if z < _LARGEST else math.inf
+    for k in range(order):
+        value = (value - 1 / math.factorial(k)) / z
+    return value
+
+
+def _phi_weight(order: int, z: float) -> float:
+    if abs(z) < 1:
+        return abs(z) * _phi(order, z)
+    return math.copysign(1, z) * (_phi(order - 1, z) - 1 / math.factorial(order - 1))
+
+
+def _each(function: Callable[[float], float], z: Tensor) -> Tensor:
+    """The function of every number: a level has few, for which torch takes ten times as long."""
+    values = [function(number) for number in z.reshape(-1).tolist()]
+    return torch.tensor(values, dtype=torch.float64, device=z.device).reshape(z.shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,17 +81,17 @@ class Hop:
     basis: Basis = "clean"
     eta: float | Tensor = 0.0
 
-    @property
+    @cached_property
     def gap(self) -> Tensor:
         """h, inf from pure noise."""
         return half_log_snr_gap(self.now, self.to)
 
-    @property
+    @cached_property
     def rate(self) -> Tensor:
         """z, the argument of the phi functions."""
         return -(1 + self.eta) * self.gap if self.basis == "clean" else self.gap
 
-    @property
+    @cached_property
     def gain(self) -> Tensor:
         """What multiplies the weighted sum of predictions."""
         return self.to.alpha if self.basis == "clean" else -(1 + self.eta) * self.to.sigma
@@ -109,7 +124,7 @@ class Hop:
         """A coefficient of a higher-order term: 0 from pure noise, where there is no such term."""
         return torch.where(self.gap.isfinite(), value, 0.0)
 
-    @property
+    @cached_property
     def fresh(self) -> Tensor:
         """Deviation of the noise that the hop adds, 0 at eta 0.
 
@@ -121,7 +136,7 @@ class Hop:
         from_pure = (self._damping > 0).to(power.dtype)
         return self.to.sigma * torch.where(self.gap.isfinite(), power, from_pure).sqrt()
 
-    @property
+    @cached_property
     def _damping(self) -> Tensor:
         """eta h, 0 without noise even where h is infinite."""
         eta = torch.as_tensor(self.eta, dtype=self.gap.dtype, device=self.gap.device)

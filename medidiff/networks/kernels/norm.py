@@ -20,7 +20,7 @@ kernels: Any = triton_norm  # kernel[grid](...) is a call that no type checker k
 
 _ROWS = 64  # rows of a tile in a pass that writes
 _SUM_ROWS = 32  # rows of a tile in a pass that sums: its sums lie in registers
-_PROGRAMS = 2048  # programs that keep a large card busy in a pass over a field
+_PROGRAMS = 1024  # programs of a pass that sums: all of them at once on a large card
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +58,7 @@ def add_with_moments(x: Tensor, other: Tensor) -> tuple[Tensor, Moments]:
 def repeat(x: Tensor, offset: Tensor | None) -> Tensor:
     """Every voxel of x + offset twice along each axis of space (nearest upsampling)."""
     shape = (*x.shape[:2], *(2 * size for size in x.shape[2:]))
-    out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=_last(x))
+    out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=last_of(x))
     _apply(x, None, offset, out, 0, act=False, up=True)
     return out
 
@@ -66,8 +66,8 @@ def repeat(x: Tensor, offset: Tensor | None) -> Tensor:
 def gather(x: Tensor) -> Tensor:
     """The sum of the voxels that `repeat` makes of one: its gradient."""
     shape = (*x.shape[:2], *(size // 2 for size in x.shape[2:]))
-    out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=_last(x))
-    rows, block = out[0, 0].numel(), _channel_block(x.shape[1])
+    out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=last_of(x))
+    rows, block = out[0, 0].numel(), channel_block(x.shape[1])
     kernels.gather_kernel[(triton.cdiv(rows, _ROWS), triton.cdiv(x.shape[1], block), len(x))](
         x, out, rows, x.shape[1], *out.shape[-2:], DIMS=x.ndim - 2,
         BLOCK_ROWS=_ROWS, BLOCK_CHANNELS=block, SUM=_sum(_sums_of(x)), num_warps=8,
@@ -83,17 +83,18 @@ def add_product(onto: Tensor, a: Tensor, b: Tensor | None, weight: Tensor) -> Mo
     """
     batch, channels = onto.shape[:2]
     rows = onto[0, 0].numel()
-    chunk_rows = _chunk_rows(rows, batch)
+    chunk_rows = chunk_rows_of(rows, batch)
     chunks = triton.cdiv(rows, chunk_rows)
     mean, square = (
         torch.empty(batch, chunks, channels, dtype=torch.float32, device=onto.device)
         for _ in range(2)
     )
-    block = _channel_block(channels)
-    kernels.pointwise_kernel[(chunks, triton.cdiv(channels, block), batch)](
+    block = channel_block(channels)
+    kernels.pointwise_kernel[(triton.cdiv(channels, block), chunks, batch)](
         onto, a, a if b is None else b, weight, mean, square,
         rows, a.shape[1], 0 if b is None else b.shape[1], channels, chunk_rows,
-        BLOCK_ROWS=128, BLOCK_CHANNELS=block, BLOCK_INNER=64, num_warps=8, num_stages=3,
+        BLOCK_ROWS=128, BLOCK_CHANNELS=block, BLOCK_INNER=32 if block > 64 else 64,
+        num_warps=4, num_stages=3,
     )  # fmt: skip
     return Moments(mean, square, chunk_rows)
 
@@ -147,7 +148,7 @@ def apply(parts: list[Part], folded: Folded, act: bool) -> Tensor:
     first = parts[0].data
     channels = sum(part.channels for part in parts)
     shape = (first.shape[0], channels, *first.shape[2:])
-    out = torch.empty(shape, dtype=first.dtype, device=first.device, memory_format=_last(first))
+    out = torch.empty(shape, dtype=first.dtype, device=first.device, memory_format=last_of(first))
     column = 0
     for part in parts:
         _apply(part.data, folded.gain, folded.bias, out, column, act=act)
@@ -191,9 +192,9 @@ class NormAct(torch.autograd.Function):
             parts.append(Part(x_b, offset_b, moments[1]))
         if grads[0] is None:  # nobody used what was normalised
             return (grads[1], None, grads[2], None, None, None, None, None)
-        grad = grads[0].contiguous(memory_format=_last(x_a))
+        grad = grads[0].contiguous(memory_format=last_of(x_a))
         passed = [
-            None if each is None else each.contiguous(memory_format=_last(x_a))
+            None if each is None else each.contiguous(memory_format=last_of(x_a))
             for each in grads[1:]
         ]
         back = _gradients(parts, grad, passed, weight, shift, modulation, folded, groups, act)
@@ -239,7 +240,7 @@ def _gradients(
     )
     column = 0
     for part in parts:
-        block = _channel_block(part.channels)
+        block = channel_block(part.channels)
         kernels.grad_sums_kernel[(chunks, triton.cdiv(part.channels, block), batch)](
             part.data, grad, folded.gain, folded.bias, plain, timed,
             rows, part.channels, channels, column, chunk_rows,
@@ -259,7 +260,7 @@ def _gradients(
     )  # fmt: skip
     fields, column = [], 0
     for part, more in zip(parts, passed, strict=False):
-        block = _channel_block(part.channels)
+        block = channel_block(part.channels)
         out = torch.empty_like(part.data)
         grid = (triton.cdiv(rows, _ROWS), triton.cdiv(part.channels, block), batch)
         kernels.grad_apply_kernel[grid](
@@ -274,17 +275,17 @@ def _gradients(
 
 
 def _take_moments(x: Tensor, other: Tensor | None) -> tuple[Tensor, Moments]:
-    assert x.is_contiguous(memory_format=_last(x)), "the kernels read channels last"
+    assert x.is_contiguous(memory_format=last_of(x)), "the kernels read channels last"
     batch, channels = x.shape[:2]
     rows = x[0, 0].numel()
-    chunk_rows = _chunk_rows(rows, batch)
+    chunk_rows = chunk_rows_of(rows, batch)
     chunks = triton.cdiv(rows, chunk_rows)
     sums = _sums_of(x)
     mean, square = (
         torch.empty(batch, chunks, channels, dtype=sums, device=x.device) for _ in range(2)
     )
     out = x if other is None else torch.empty_like(x)
-    block = _channel_block(channels)
+    block = channel_block(channels)
     kernels.moments_kernel[(chunks, triton.cdiv(channels, block), batch)](
         x, x if other is None else other, out, mean, square, rows, channels, chunk_rows,
         ADD=other is not None, BLOCK_ROWS=_SUM_ROWS, BLOCK_CHANNELS=block, SUM=_sum(sums),
@@ -303,11 +304,11 @@ def _apply(
     act: bool,
     up: bool = False,
 ) -> None:
-    assert x.is_contiguous(memory_format=_last(x)), "the kernels read channels last"
+    assert x.is_contiguous(memory_format=last_of(x)), "the kernels read channels last"
     batch, channels = x.shape[:2]
     space = (1, *out.shape[2:]) if out.ndim == 4 else tuple(out.shape[2:])
     rows = out[0, 0].numel()
-    block = _channel_block(channels)
+    block = channel_block(channels)
     known = next((each for each in (gain, bias) if each is not None), None)
     columns = 0 if known is None or len(known) == 1 else known.shape[1]
     kernels.apply_kernel[(triton.cdiv(rows, _ROWS), triton.cdiv(channels, block), batch)](
@@ -318,13 +319,14 @@ def _apply(
     )  # fmt: skip
 
 
-def _chunk_rows(rows: int, batch: int) -> int:
+def chunk_rows_of(rows: int, batch: int) -> int:
     """Rows of a chunk: enough chunks for a busy card, none much smaller than a tile."""
     chunks = max(1, min(rows // _ROWS, _PROGRAMS // batch))
     return triton.cdiv(rows, chunks)
 
 
-def _channel_block(channels: int) -> int:
+def channel_block(channels: int) -> int:
+    """Channels of a tile."""
     return max(16, min(128, triton.next_power_of_2(channels)))
 
 
@@ -341,10 +343,6 @@ def _offset(part: Part) -> tuple[Tensor, int]:
     return part.offset, 0 if len(part.offset) == 1 else part.offset.shape[1]
 
 
-def _in_layout(grad: Tensor | None, x: Tensor) -> Tensor | None:
-    return None if grad is None else grad.contiguous(memory_format=_last(x))
-
-
 def _like(grad: Tensor, offset: Tensor | None) -> Tensor | None:
     """The gradient of an offset in its own shape and dtype."""
     if offset is None:
@@ -352,7 +350,8 @@ def _like(grad: Tensor, offset: Tensor | None) -> Tensor | None:
     return (grad.sum(0, keepdim=True) if len(offset) == 1 else grad).to(offset.dtype)
 
 
-def _last(x: Tensor) -> torch.memory_format:
+def last_of(x: Tensor) -> torch.memory_format:
+    """The layout with channels last for a field of this many dimensions."""
     return torch.channels_last if x.ndim == 4 else torch.channels_last_3d
 
 

@@ -342,8 +342,8 @@ def pointwise_kernel(
 
     For half precision only: the sums are about zero, in float32.
     """
-    chunk, block, image = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    chunks = tl.num_programs(0)
+    block, chunk, image = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    chunks = tl.num_programs(1)
     column = block * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
     inside = column < channels
     inner = tl.arange(0, BLOCK_INNER)
@@ -358,8 +358,7 @@ def pointwise_kernel(
         line = (start + row.to(tl.int64))[:, None]
         known = (row < end)[:, None]
         mask = known & inside[None, :]
-        total = tl.load(onto + line * channels + column[None, :], mask=mask, other=0.0)
-        total = total.to(tl.float32)
+        total = tl.zeros([BLOCK_ROWS, BLOCK_CHANNELS], tl.float32)
         for k in range(0, channels_a, BLOCK_INNER):
             here = k + inner
             left = tl.load(
@@ -382,6 +381,8 @@ def pointwise_kernel(
                 mask=(here < channels_b)[:, None] & inside[None, :], other=0.0,
             )  # fmt: skip
             total = tl.dot(left, right, total)
+        before = tl.load(onto + line * channels + column[None, :], mask=mask, other=0.0)
+        total += before.to(tl.float32)
         rounded = total.to(onto.dtype.element_ty)
         tl.store(onto + line * channels + column[None, :], rounded, mask=mask)
         value = tl.where(mask, rounded.to(tl.float32), 0.0)

@@ -66,6 +66,7 @@ def test_norm_silu_is_its_formula(random: torch.Generator):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="a CPU's autocast widens no norm")
 def test_norms_do_not_widen_the_field_under_autocast():
     x = torch.randn(1, 4, 3, 3, device="cuda", dtype=torch.bfloat16)
+    x = x.contiguous(memory_format=torch.channels_last)
     with torch.autocast("cuda", dtype=torch.bfloat16):
         assert norm_silu([Field(x)], make_norm(4, 2, EPS).cuda()).dtype == torch.bfloat16
 
@@ -78,6 +79,12 @@ def test_halving_takes_means_and_doubling_repeats(dims: int):
     assert doubled.shape == (1, 1, *[4] * dims)
     torch.testing.assert_close(resample(doubled, "down"), x)
     assert resample(x, "keep") is x
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_halving_a_volume_in_half_precision_is_possible_on_a_cpu(dtype: torch.dtype):
+    x = torch.arange(16.0).reshape(1, 2, 2, 2, 2).to(dtype)
+    assert resample(x, "down").flatten().tolist() == [3.5, 11.5]
 
 
 def test_the_skip_connection_comes_behind():

@@ -179,6 +179,74 @@ def test_a_pointwise_layer_of_two_parts_is_added_with_its_moments(case: int) -> 
     torch.testing.assert_close(moments.square, again.square, rtol=1e-4, atol=1e-4 * spread)
 
 
+@where_kernels_run
+@pytest.mark.parametrize(
+    ("style", "dims"),
+    [("adm", 2), ("monai", 3)]
+    + ([] if INTERPRETED else [("monai", 2), ("adm", 3), ("ncsn++", 2), ("ncsn++", 3)]),
+)
+def test_without_a_gradient_half_precision_gives_the_plain_network(style: str, dims: int) -> None:
+    from medidiff.networks import NetworkShape, UNetOptions, build
+    from medidiff.networks.kernels import plain
+
+    monai = {"modulation": "shift", "resampling": "convolution", "middle_attention": "always"}
+    ncsn = {"taps": "fir", "progressive_input": "residual"}
+    options = UNetOptions(
+        channels=(16, 24), attention=(False, style == "adm"), blocks=1, groups=4,
+        **(monai if style == "monai" else ncsn if style == "ncsn++" else {}),
+    )  # fmt: skip
+    network = build(options, NetworkShape(dims=2 if dims == 2 else 3, out_channels=2))
+    generator = torch.Generator().manual_seed(1)
+    for weight in network.parameters():
+        weight.data = (torch.randn(weight.shape, generator=generator) * 0.1).to(HALF)
+    network = network.to(DEVICE)
+    x = torch.randn(2, 1, *[12 - 3 * dims] * dims, generator=generator).to(DEVICE, HALF)
+    label = torch.tensor([3.0, 700.0], device=DEVICE)
+    with torch.no_grad():
+        half = network(x, label)
+        with plain():
+            exact = network.double()(x.double(), label.double())
+    assert half.shape == exact.shape
+    assert (half.double() - exact).norm() < 1e-2 * exact.norm()
+
+
+@where_kernels_run
+@pytest.mark.parametrize("case", range(6))
+def test_thin_layers_are_their_convolutions(case: int) -> None:
+    from medidiff.networks.kernels import norm as fused
+    from medidiff.networks.kernels import thin
+
+    dims, few, many, batch = (2, 3)[case % 2], 1 + case // 3, (8, 130, 64)[case % 3], 1 + case % 2
+    space = (5, 9) if dims == 2 else (3, 6, 4)
+    convolution = F.conv2d if dims == 2 else F.conv3d
+    last = torch.channels_last if dims == 2 else torch.channels_last_3d
+    generator = torch.Generator().manual_seed(case)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator).to(DEVICE, HALF)
+
+    x, weight = draw(batch, few, *space), draw(many, few, *[3] * dims)
+    assert thin.is_thin(few, weight)
+    wide, moments = thin.widen(x, weight)
+    expected = convolution(x.double(), weight.double(), padding=1)
+    bound = 1e-2 if DEVICE == "cuda" else 2e-3
+    assert wide.is_contiguous(memory_format=last)
+    assert (wide.double() - expected).abs().max() < bound * expected.abs().max()
+    again = fused.moments_of(wide)
+    torch.testing.assert_close(moments.mean, again.mean, rtol=1e-4, atol=1e-4)
+    spread = float(again.square.max())
+    torch.testing.assert_close(moments.square, again.square, rtol=1e-4, atol=1e-4 * spread)
+
+    back, bias = draw(few, many, *[3] * dims), draw(few)
+    known = torch.randn(2, batch, many, generator=generator).to(DEVICE)
+    folded = fused.Folded(known[0], known[1], known, known)
+    ours = thin.narrow(wide, folded, back, bias)
+    gain, add = (each.double().reshape(batch, many, *[1] * dims) for each in known)
+    activated = F.silu(gain * wide.double() + add)
+    expected = convolution(activated, back.double(), bias.double(), padding=1)
+    assert (ours.double() - expected).abs().max() < bound * expected.abs().max()
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_replayed_graph_gives_what_the_call_gives() -> None:
@@ -235,6 +303,20 @@ def test_weights_that_were_moved_and_two_calls_before_the_way_back_are_not_repla
         gradients.append([weight.grad.clone() for weight in network.parameters()])  # type: ignore[union-attr]
     for one, two in zip(*gradients, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-3 * float(two.abs().max()))
+
+
+@where_kernels_run
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("count", [1, 2, 7, 4099])
+def test_noise_by_the_kernel_is_that_of_torch_bit_by_bit(count: int, dtype: torch.dtype) -> None:
+    from medidiff.diffusion import KeyedNoise
+    from medidiff.networks.kernels import plain
+
+    noise = KeyedNoise(7, [("a", 0), ("b", 3), ("", 2**40)])
+    like = torch.empty(3, 1, count, 1, dtype=dtype, device=DEVICE)
+    ours = noise(like, 4)
+    with plain():
+        assert torch.equal(ours, noise(like, 4))
 
 
 @pytest.mark.gpu

@@ -140,3 +140,13 @@ def test_a_cpu_trains_in_fp32_and_only_fp16_scales_its_loss() -> None:
     assert choose_precision("auto", CPU).dtype == torch.float32
     assert not choose_precision("bf16", CPU).scaler().is_enabled()
     assert choose_precision("fp16", CPU).scaler().is_enabled()
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype"), [((7, 5), torch.float16), ((8, 0), torch.bfloat16)]
+)
+def test_a_gpu_without_bfloat16_trains_in_fp16(
+    capability: tuple[int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert choose_precision("auto", torch.device("cuda")).dtype == dtype
