@@ -121,7 +121,7 @@ class Distance:
         return torch.searchsorted(ordered, places, right=True).double() / blocks.shape[-1]
 
     def __call__(self, functions: Tensor) -> float:
-        """Without bias from some blocks' functions, (blocks, D, G): products of different blocks."""
+        """Without bias from some blocks' functions, (blocks, D, G): products of two blocks."""
         width, count = float(self.grid[1] - self.grid[0]), len(functions)
         off = functions - self.target
         products = (off.sum(0).square() - off.square().sum(0)).sum(-1) / (count * (count - 1))
