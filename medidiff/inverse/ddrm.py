@@ -25,7 +25,8 @@ class DDRM:
         the measurement / s, mixed with the estimate by eta_b, where s r >= sigma_y.
 
     Without measurement noise the result satisfies A x = y exactly. One network call a step, none of
-    its gradient.
+    its gradient. It is not the posterior: coefficients see each other only through the estimates,
+    and eta > 0 makes the spread too small at any number of steps (the laws' test says by how much).
     Source: Kawar et al. 2022 (arXiv:2201.11793), section 3 (the variational distributions in the
     spectral space).
     Differs: a coefficient with s r = sigma_y counts as the third kind, as in the paper; their code

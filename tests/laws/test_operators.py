@@ -41,7 +41,9 @@ OPERATORS: list[tuple[str, Any, tuple[int, ...]]] = [
 operators = pytest.mark.parametrize(
     ("operator", "shape"), [each[1:] for each in OPERATORS], ids=[each[0] for each in OPERATORS]
 )
-dtypes = pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=["real", "complex"])
+dtypes = pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.complex128], ids=["real", "complex"]
+)
 
 
 def images(operator: Any, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -166,5 +168,5 @@ def test_a_block_average_is_each_block_s_mean() -> None:
     ],
 )
 def test_operators_that_do_not_fit_are_refused(wrong: Any) -> None:
-    with pytest.raises(ValueError, match="mask|block|matrix"):
+    with pytest.raises(ValueError, match=r"mask|block|matrix"):
         wrong()
