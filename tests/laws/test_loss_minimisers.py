@@ -74,7 +74,7 @@ def check_minimum(value: Callable[[Tensor], Tensor]) -> None:
     for index in range(2):
         step = torch.zeros(2, dtype=torch.float64)
         step[index] = 0.05
-        up, down = (float(value(sign * step) - least.detach()) for sign in (1, -1))
+        up, down = (float((value(sign * step) - least).detach()) for sign in (1, -1))
         assert min(up, down) > 0
         assert abs(float(slope[index])) * 0.05 < 1e-9 * (up + down)
 
