@@ -24,10 +24,12 @@ from medidiff.diffusion import (
     DPMSolverPPSDE,
     Heun,
     Karras,
+    LeadingSteps,
     LinspaceSteps,
     PolynomialTime,
     PredictorCorrector,
     RhoRK,
+    SASolver,
     Schedule,
     SingleStepLogSNR,
     UniformLogSNR,
@@ -41,6 +43,7 @@ from medidiff.types import Image
 SPACINGS: dict[str, AnySpacing] = {
     "uniform": UniformTime(),
     "linspace": LinspaceSteps(),
+    "leading": LeadingSteps(),
     "quadratic": PolynomialTime(power=2.0),
     "log-snr": UniformLogSNR(),
     "karras": Karras(),
@@ -92,9 +95,9 @@ def own() -> list[Own]:
     """Every sampler that takes a path as it is given and a plain denoiser.
 
     RK45 and the adaptive DPM-Solver choose their own counts; the consistency samplers need a
-    consistency model; AnnealedLangevin needs hundreds of calls and is here with one a level.
+    consistency model; AnnealedLangevin needs thousands of calls: it takes 20 a level here.
     """
-    langevin = AnnealedLangevin(step_size=1e-5, sigma_last=0.01, steps=1)
+    langevin = AnnealedLangevin(step_size=1e-5, sigma_last=0.01, steps=20)
     # the last hop of a path is a plain denoise, of one call
     made: list[tuple[Any, str, int, int]] = [
         (DDPM(), "", 1, 0),
@@ -126,7 +129,11 @@ def own() -> list[Own]:
         (PNDM(start="grow"), "iPNDM", 1, 0),
         (PredictorCorrector(corrector="none"), "no corrector", 1, 0),
         (PredictorCorrector(), "langevin", 2, 0),
-        (langevin, "", 1, 1),
+        (SASolver(), "", 1, 0),
+        (SASolver(tau=0.0), "tau 0", 1, 0),
+        (SASolver(weights="second-order-half"), "half", 1, 0),
+        (SASolver(predictor_order=3, corrector_order=4), "3 and 4", 1, 0),
+        (langevin, "20 a level", 20, 1),
     ]
     runs = [
         Own(sampler, spacing, variant, each, extra)

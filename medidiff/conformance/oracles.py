@@ -88,7 +88,7 @@ def posterior(mixture: Mixture, matrix: Tensor, y: Tensor, sigma: float) -> Post
     """The exact posterior of a mixture under y = matrix clean + sigma noise.
 
     Shapes: matrix (m, n), n all channels and voxels; y (batch, m).
-    Source: Bishop 2006, "Pattern recognition and machine learning", eqs. 2.113 to 2.117, for each
+    Source: Bishop 2006, "Pattern recognition and machine learning", section 2.3.3, for each
     component; the components' evidence weighs them.
     """
     means, variances = mixture.means.flatten(1), mixture.variances.flatten(1)

@@ -37,7 +37,7 @@ def keep(level: NoiseLevel) -> Tensor:
 
 
 def flipped_share(clean: Image, level: NoiseLevel) -> Image:
-    """q(x = 1 | clean). Source: Chen et al. 2023 (arXiv:2304.04429), eq. 2."""
+    """q(x = 1 | clean). Source: Chen et al. 2023 (arXiv:2304.04429)."""
     kept = scale(keep(level), clean)
     return kept * clean + (1 - kept) / 2
 
@@ -62,7 +62,7 @@ def posterior(x: Image, clean: Image, now: NoiseLevel, to: NoiseLevel) -> Image:
 
     Shapes: x and clean (batch, channel, *space); clean may be a probability, which is then put in
     for the mask.
-    Source: Chen et al. 2023 (arXiv:2304.04429), eqs. 4 and 5.
+    Source: Chen et al. 2023 (arXiv:2304.04429).
     """
     ratio = torch.where(keep(to) == 0, 1.0, keep(now) / keep(to))
     moved = scale(ratio, x)
@@ -86,7 +86,7 @@ def reverse(
 class BerDiff:
     """Ancestral sampling of masks.
 
-    Source: Chen et al. 2023 (arXiv:2304.04429), algorithm 2; eq. 10 for its DDIM form.
+    Source: Chen et al. 2023 (arXiv:2304.04429), algorithm 2, and their DDIM form.
     """
 
     kind: Literal["berdiff"] = "berdiff"
@@ -127,7 +127,7 @@ class MaskDenoiser:
 class BernoulliLoss:
     """The divergence of one hop's posterior plus the cross-entropy of the network, in nats.
 
-    Source: Chen et al. 2023 (arXiv:2304.04429), eqs. 7 to 9, equal shares.
+    Source: Chen et al. 2023 (arXiv:2304.04429), equal shares.
     Differs: the mean over voxels; the hop's reverse is chosen by `rule` as in `BerDiff`.
     """
 

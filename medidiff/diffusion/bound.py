@@ -4,7 +4,7 @@
             - log p(clean | x_1)
 
 Everything is in nats over channels and voxels, per image; `bits_per_dim` divides. Ho et al. 2020
-(arXiv:2006.11239), eqs. 5 and 13.
+(arXiv:2006.11239), eq. 5.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class AnyDecoder(Protocol):
 class Decoder:
     """p(clean | x_1): a Gaussian's mass in the bin of each grey level.
 
-    Source: Ho et al. 2020 (arXiv:2006.11239), eq. 13.
+    Source: Ho et al. 2020 (arXiv:2006.11239), section 3.3.
     """
 
     kind: Literal["discretised-gaussian"] = "discretised-gaussian"
@@ -124,7 +124,7 @@ def bound_term(
     """One hop's term for each value, in nats; onto a clean level it is the decoder's.
 
     Shapes: levels are () or (batch,): images of a batch may stand at different hops.
-    Source: Ho et al. 2020 (arXiv:2006.11239), eqs. 5 and 13.
+    Source: Ho et al. 2020 (arXiv:2006.11239), eq. 5.
     """
     ends = scale((to.sigma == 0).double(), x) > 0
     # any positive variance keeps the divergence finite where the decoder's term is taken instead
@@ -146,7 +146,7 @@ def bound(
 
     Hop number i draws noise(clean, i). The variance of the last hop, onto clean, is
     `decoder_variance`, or beta-tilde of the hop before; "learned" and "learned-range" keep theirs.
-    Source: Ho et al. 2020 (arXiv:2006.11239), eq. 5; Bao et al. 2022 (arXiv:2201.06503), eq. 13.
+    Source: Ho et al. 2020 (arXiv:2006.11239), eq. 5; Bao et al. 2022 (arXiv:2201.06503).
     Errors: ValueError if the path has fewer than two noisy levels and no decoder_variance.
     """
     decoder = decoder or Decoder()

@@ -1,6 +1,6 @@
 """Brownian-interval noise: what a stretch of levels adds is a function of the stretch.
 
-The reverse SDE with eta = 1 has the exact solution (Lu et al. 2022, arXiv:2211.01095, eq. 18)
+The reverse SDE with eta = 1 has the exact solution (Lu et al. 2022, arXiv:2211.01095)
 
     x_to alpha_to / sigma_to^2 = x_now alpha_now / sigma_now^2 + (clean terms) + B(c_to) - B(c_now)
 

@@ -88,7 +88,7 @@ class Cold:
 class ColdLoss:
     """The mean absolute error of the restored image.
 
-    Source: Bansal et al. 2022 (arXiv:2208.09392), eq. 1.
+    Source: Bansal et al. 2022 (arXiv:2208.09392).
     """
 
     degrade: Degradation

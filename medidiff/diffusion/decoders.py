@@ -18,7 +18,7 @@ from medidiff.types import Image, Tensor
 class GaussianDecoder:
     """The Gaussian's own density: for continuous images, whose bound is one on a density.
 
-    Source: Kingma et al. 2021 (arXiv:2107.00630), eq. 15, for continuous data.
+    Source: Kingma et al. 2021 (arXiv:2107.00630), for continuous data.
     """
 
     kind: Literal["gaussian"] = "gaussian"
@@ -35,7 +35,7 @@ class GreyDecoder:
 
     Shapes: darkest and step broadcast over (batch, channel, *space): the network value of intensity
     0 and the distance between neighbours.
-    Source: Ho et al. 2020 (arXiv:2006.11239), eq. 13, after stretching the intensities to [-1, 1].
+    Source: Ho et al. 2020 (arXiv:2006.11239), section 3.3; intensities are stretched to [-1, 1].
     """
 
     darkest: Tensor

@@ -27,8 +27,8 @@ def classifier_free(
     re-derived from the guided clean image; the spread is the conditional model's.
     `rescale`, 0 to 1, is how far each guided image's standard deviation is brought back to the
     conditional one's, against the overexposure of large scales.
-    Source: Ho & Salimans 2022 (arXiv:2207.12598), eq. 6, with scale = 1 + w, on clean estimates;
-    Lin et al. 2024 (arXiv:2305.08891), eqs. 15 and 16, for `rescale` (their phi, 0.7).
+    Source: Ho & Salimans 2022 (arXiv:2207.12598), with scale = 1 + w, on clean estimates;
+    Lin et al. 2024 (arXiv:2305.08891), section 3.4, for `rescale` (their phi, 0.7).
     Differs: the deviation is that of the clean estimates, whatever the network predicts.
     """
     if not 0 <= rescale <= 1:
@@ -52,7 +52,7 @@ def autoguided(
     """weaker + scale * (model - weaker), where `weaker` is a smaller or less trained model of the
     same condition: away from its errors, at no cost of diversity.
 
-    Source: Karras et al. 2024 (arXiv:2406.02507), eq. 3, on clean estimates. The formula is that of
+    Source: Karras et al. 2024 (arXiv:2406.02507), on clean estimates. The formula is that of
     `classifier_free`; only what is extrapolated from differs.
     """
     return classifier_free(model, weaker, guidance_scale, rescale)
@@ -61,7 +61,7 @@ def autoguided(
 def interval(guided: Denoise, plain: Denoise, low: float, high: float) -> Denoise:
     """`guided` where low < noise_ratio <= high, `plain` elsewhere.
 
-    Source: Kynkaanniemi et al. 2024 (arXiv:2404.07724), eq. 5.
+    Source: Kynkaanniemi et al. 2024 (arXiv:2404.07724).
     """
     if not low < high:
         raise ValueError(f"the guidance interval needs low < high, got {low}, {high}")

@@ -2,7 +2,7 @@
 
     p_n ~ sqrt(E[L_n^2]) over the last losses of step n;   weight = 1 / (N p_n)
 
-Nichol & Dhariwal 2021 (arXiv:2102.09672), eq. 18.
+Nichol & Dhariwal 2021 (arXiv:2102.09672).
 """
 
 from __future__ import annotations

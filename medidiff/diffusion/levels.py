@@ -1,7 +1,7 @@
 """Noise levels and estimates: the two values that every part of the mathematics exchanges.
 
 A noisy image is `x = alpha * clean + sigma * eps` with eps a unit Gaussian field (Kingma et al.
-2021, arXiv:2107.00630, eq. 1). Samplers, targets and losses see a level `(t, alpha, sigma)`, never
+2021, arXiv:2107.00630). Samplers, targets and losses see a level `(t, alpha, sigma)`, never
 the schedule that made it, so each of them is written once for VP, VE, flow and EDM noise.
 """
 
@@ -104,7 +104,7 @@ def sent(numbers: Tensor, device: torch.device) -> Tensor:
 
 
 def diffuse(clean: Image, level: NoiseLevel, eps: Image) -> Image:
-    """The noisy image alpha * clean + sigma * eps. Kingma et al. 2021 (arXiv:2107.00630), eq. 1."""
+    """The noisy image alpha * clean + sigma * eps. Kingma et al. 2021 (arXiv:2107.00630)."""
     return scale(level.alpha, clean) * clean + scale(level.sigma, clean) * eps
 
 
@@ -138,7 +138,7 @@ def chosen_level(mask: Tensor, new: NoiseLevel, old: NoiseLevel) -> NoiseLevel:
 def eps_of(x: Image, clean: Image, level: NoiseLevel) -> Image:
     """The noise left in `x` when `clean` is taken away; 0 where sigma is 0.
 
-    Source: Song, Meng & Ermon 2021 (arXiv:2010.02502), eq. 9 solved for eps.
+    Source: Song, Meng & Ermon 2021 (arXiv:2010.02502), solved for eps.
     """
     inverse = torch.where(level.sigma == 0, 0.0, 1 / level.sigma)
     return scale(inverse, x) * x - scale(level.alpha * inverse, x) * clean
@@ -147,6 +147,6 @@ def eps_of(x: Image, clean: Image, level: NoiseLevel) -> Image:
 def half_log_snr_gap(now: NoiseLevel, to: NoiseLevel) -> Tensor:
     """h = lambda(to) - lambda(now) >= 0; inf when `now` is pure noise or `to` is clean.
 
-    Source: Lu et al. 2022 (arXiv:2206.00927), below eq. 3.4.
+    Source: Lu et al. 2022 (arXiv:2206.00927), section 3 (h there).
     """
     return to.half_log_snr - now.half_log_snr

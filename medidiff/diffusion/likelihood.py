@@ -2,8 +2,8 @@
 
     log p(x_min) = log prior(x_max) + integral of div(dx/dt) dt from t_min to t_max      (1)
 
-Source: Song et al. 2021 (arXiv:2011.13456), section 4.3, eq. 39; Chen et al. 2018
-(arXiv:1806.07366), eq. 4.
+Source: Song et al. 2021 (arXiv:2011.13456), section 4.3; Chen et al. 2018
+(arXiv:1806.07366).
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ def _exact_divergence(speed: Tensor, here: Tensor, chunk: int) -> Tensor:
 def _estimated_divergence(speed: Tensor, here: Tensor, probes: list[Tensor]) -> Tensor:
     """probe . J probe for each probe, (batch, probes).
 
-    Source: Hutchinson 1990; Grathwohl et al. 2019 (arXiv:1810.01367), eq. 7.
+    Source: Hutchinson 1990; Grathwohl et al. 2019 (arXiv:1810.01367).
     """
     found = []
     for probe in probes:

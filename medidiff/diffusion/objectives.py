@@ -31,7 +31,7 @@ class DenoisingLoss:
     """The weighted squared error of the network's prediction.
 
     Source: Ho et al. 2020 (arXiv:2006.11239), eq. 14 for `eps`; Karras et al. 2022
-    (arXiv:2206.00364), eq. 8 for any other target.
+    (arXiv:2206.00364), section 5, for any other target.
     """
 
     target: AnyTarget | AnyConsistencyTarget
@@ -153,7 +153,7 @@ class VariationalLoss:
 class HybridLoss:
     """The simple loss for the mean plus a little of the bound for the variance alone.
 
-    Source: Nichol & Dhariwal 2021 (arXiv:2102.09672), eq. 16: L_simple + .001 L_vlb, the mean
+    Source: Nichol & Dhariwal 2021 (arXiv:2102.09672): L_simple + .001 L_vlb, the mean
     detached in L_vlb, which is in bits a value.
     """
 
@@ -216,7 +216,7 @@ class SpreadLoss:
 
     The prediction is detached: only what makes the second half of the 2 C channels learns, so the
     trunk may be frozen or shared.
-    Source: Bao et al. 2022 (arXiv:2206.07309), eqs. 11 ("sn") and 16 ("npr").
+    Source: Bao et al. 2022 (arXiv:2206.07309), section 3 ("sn") and section 4 ("npr").
     Differs: the mean over channels and voxels, not their sum.
     """
 

@@ -59,7 +59,7 @@ class ConsistencyLoss:
         """The noisier and the cleaner level of each example, out of `steps` neighbouring ones.
 
         Shapes: draw is (batch,), float64, in (0, 1); so are the levels.
-        Source: Song & Dhariwal 2024 (arXiv:2310.14189), eq. 10.
+        Source: Song & Dhariwal 2024 (arXiv:2310.14189).
         Errors: ValueError if steps < 2.
         """
         if steps < 2:
@@ -149,7 +149,7 @@ class ConsistencyLoss:
 def flow_step(denoise: Denoise, order: Literal[1, 2] = 2) -> FlowStep:
     """One step of the probability-flow ODE of a trained denoiser: Euler or Heun in noise ratio.
 
-    Source: Song et al. 2023 (arXiv:2303.01469), eq. 6; Karras et al. 2022, algorithm 1.
+    Source: Song et al. 2023 (arXiv:2303.01469); Karras et al. 2022, algorithm 1.
     """
 
     def step(x: Image, now: NoiseLevel, to: NoiseLevel) -> Image:

@@ -23,7 +23,7 @@ class SigmaPower:
     """lambda = sigma^power; 2 gives each level the same share of the loss.
 
     Source: Song & Ermon 2019 (arXiv:1907.05600), section 4.2 (power 2); Song et al. 2021
-    (arXiv:2011.13456), eq. 7 with lambda as in appendix C.
+    (arXiv:2011.13456), with lambda as in appendix C.
     """
 
     kind: Literal["sigma-power"] = "sigma-power"
@@ -54,8 +54,8 @@ AnyScoreWeight: TypeAlias = SigmaPower | LikelihoodWeight
 class ScoreMatchingLoss:
     """Denoising score matching, weighted on the score.
 
-    Source: Song & Ermon 2019 (arXiv:1907.05600), eqs. 5 and 6; Song et al. 2021
-    (arXiv:2011.13456), eq. 7.
+    Source: Song & Ermon 2019 (arXiv:1907.05600); Song et al. 2021
+    (arXiv:2011.13456).
     Differs: any target may be trained by it; its score is read from its estimate of the noise.
     """
 

@@ -8,7 +8,7 @@ is what all of them say, so what is left of the endpoint is plain Gaussian diffu
 
 A process is therefore a schedule and a target; every sampler, loss weight and noise source of the
 core works on the residual unchanged. A bridge has no noise at either end; CARD is any schedule
-(Han et al. 2022, arXiv:2206.07275, eqs. 2 and 3, where the endpoint is a first prediction).
+(Han et al. 2022, arXiv:2206.07275, where the endpoint is a first prediction).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ endpoint, but the residual keeps it, and the level is pure noise as every sample
 class BrownianBridge:
     """A Brownian bridge from the clean image to the endpoint: sigma^2 = 2 s u (1 - u), u = t.
 
-    Source: Li et al. 2023 (arXiv:2205.07680), eqs. 4 and 5.
+    Source: Li et al. 2023 (arXiv:2205.07680).
     """
 
     kind: Literal["brownian-bridge"] = "brownian-bridge"
@@ -82,7 +82,7 @@ class SchrodingerBridge:
 
     The root of the rate rises linearly from sqrt(beta_min) towards sqrt(beta_max) at t = 1, as far
     as t = 1/2, and falls as it rose.
-    Source: Liu et al. 2023 (arXiv:2302.05872), eq. 11 and section 5.1; 0.1 and 0.3 after the
+    Source: Liu et al. 2023 (arXiv:2302.05872), section 5.1; 0.1 and 0.3 after the
     authors' code. Differs: their sums over 1000 steps are integrals here.
     """
 
@@ -151,7 +151,7 @@ AnyBridge: TypeAlias = BrownianBridge | SchrodingerBridge
 def bridge_level(t: Tensor, u: Tensor, rest: Tensor, power: float) -> NoiseLevel:
     """alpha = 1 - u, sigma = sqrt(power u (1 - u)), with `rest` = 1 - u kept apart for precision.
 
-    Source: Li et al. 2023 (arXiv:2205.07680), eq. 4; Liu et al. 2023 (arXiv:2302.05872), eq. 11.
+    Source: Li et al. 2023 (arXiv:2205.07680); Liu et al. 2023 (arXiv:2302.05872).
     """
     return NoiseLevel(t, rest, (power * u * rest.clamp_min(ENDPOINT_REST)).sqrt())
 
@@ -166,7 +166,7 @@ class Displacement:
     """The network says how far x lies from the clean image: clean = x - unit prediction.
 
     Source: Li et al. 2023 (arXiv:2205.07680), algorithm 1 (unit 1); Liu et al. 2023
-    (arXiv:2302.05872), eq. 12 (unit "deviation": that of the Brownian motion since the clean
+    (arXiv:2302.05872; unit "deviation": that of the Brownian motion since the clean
     image, sigma / sqrt(alpha)).
     """
 
@@ -192,7 +192,7 @@ class Displacement:
 def diffuse_towards(clean: Image, endpoint: Image, level: NoiseLevel, eps: Image) -> Image:
     """alpha clean + (1 - alpha) endpoint + sigma eps.
 
-    Source: Li et al. 2023 (arXiv:2205.07680), eq. 4; Han et al. 2022 (arXiv:2206.07275), eq. 3.
+    Source: Li et al. 2023 (arXiv:2205.07680); Han et al. 2022 (arXiv:2206.07275).
     """
     return endpoint + diffuse(clean - endpoint, level, eps)
 
@@ -229,7 +229,7 @@ def residual(denoise: Denoise, endpoint: Image) -> Denoise:
 class ProcessLoss:
     """The mean squared error of the network's prediction of a process towards an endpoint.
 
-    Source: Li et al. 2023 (arXiv:2205.07680), eq. 12; Liu et al. 2023 (arXiv:2302.05872), eq. 12;
+    Source: Li et al. 2023 (arXiv:2205.07680); Liu et al. 2023 (arXiv:2302.05872);
     Han et al. 2022 (arXiv:2206.07275), algorithm 1 (target `Eps`).
     """
 
@@ -281,7 +281,7 @@ def bridge_step(x: Image, clean: Image, now: NoiseLevel, to: NoiseLevel) -> tupl
 
     x_to ~ N(clean + (u_to / u) (x - clean), power u_to (u - u_to) / u). It does not name the
     endpoint, and is DDPM's hop of the residual (a law of the tests).
-    Source: Liu et al. 2023 (arXiv:2302.05872), eq. 4; Li et al. 2023 (arXiv:2205.07680), eq. 9.
+    Source: Liu et al. 2023 (arXiv:2302.05872); Li et al. 2023 (arXiv:2205.07680).
     """
     u, u_to = 1 - now.alpha, 1 - to.alpha
     power = to.sigma**2 / (to.alpha * u_to)

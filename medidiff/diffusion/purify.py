@@ -80,7 +80,7 @@ def purify(
 
     Shapes: x (batch, channel, *space), differentiable.
     Errors: ValueError if rounds < 1.
-    Source: Nie et al. 2022 (arXiv:2205.07460), eqs. 4 to 6.
+    Source: Nie et al. 2022 (arXiv:2205.07460).
     """
     if rounds < 1:
         raise ValueError(f"purification needs at least 1 round, got {rounds}")

@@ -162,7 +162,7 @@ def walk(
 def renoise(x: Image, now: NoiseLevel, to: NoiseLevel, eps: Image) -> Image:
     """`x` of level `now` with noise added up to level `to`, by the forward process.
 
-    Source: Kingma et al. 2021 (arXiv:2107.00630), eq. 20 (the transition from s to t).
+    Source: Kingma et al. 2021 (arXiv:2107.00630) (the transition from s to t).
     """
     ratio = to.alpha / now.alpha
     added = (to.sigma**2 - (ratio * now.sigma) ** 2).clamp_min(0).sqrt()

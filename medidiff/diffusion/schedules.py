@@ -24,8 +24,8 @@ class Schedule(Protocol):
 
     `t_min` is the last noisy time that a path visits before the clean level, `t_max` the first.
     The forward SDE is dx = drift x dt + sqrt(diffusion) dw, with drift = d log(alpha) / dt and
-    diffusion = d sigma^2 / dt - 2 drift sigma^2: g^2, not g (Song et al. 2021, arXiv:2011.13456,
-    eq. 5; Kingma et al. 2021, arXiv:2107.00630, appendix C).
+    diffusion = d sigma^2 / dt - 2 drift sigma^2: g^2, not g (Song et al. 2021,
+    arXiv:2011.13456; Kingma et al. 2021, arXiv:2107.00630, appendix C).
     """
 
     @property
@@ -85,11 +85,11 @@ class VPLinear:
         return power / (root + self.beta_min)
 
     def drift(self, t: Times) -> Tensor:
-        """-beta / 2. Song et al. 2021 (arXiv:2011.13456), eq. 11."""
+        """-beta / 2. Song et al. 2021 (arXiv:2011.13456)."""
         return -self._beta(t) / 2
 
     def diffusion(self, t: Times) -> Tensor:
-        """beta, linear in t. Song et al. 2021 (arXiv:2011.13456), eq. 11."""
+        """beta, linear in t. Song et al. 2021 (arXiv:2011.13456)."""
         return self._beta(t)
 
     def _beta(self, t: Times) -> Tensor:
@@ -100,7 +100,7 @@ class VPLinear:
 class SubVP:
     """VP-linear's alpha with less noise: sigma = 1 - alpha^2, so the variance is its square.
 
-    Source: Song et al. 2021 (arXiv:2011.13456), eqs. 29 and 33.
+    Source: Song et al. 2021 (arXiv:2011.13456), eq. 33.
     """
 
     kind: Literal["sub-vp"] = "sub-vp"
@@ -209,7 +209,7 @@ class Cosine:
 
 @dataclass(frozen=True)
 class VE:
-    """Variance-exploding, sigma geometric in t. Song et al. 2021 (arXiv:2011.13456), eq. 31.
+    """Variance-exploding, sigma geometric in t. Song et al. 2021 (arXiv:2011.13456).
 
     The levels of NCSN (Song & Ermon 2019, arXiv:1907.05600). At t = 0 sigma is sigma_min, not 0.
     """
@@ -248,7 +248,7 @@ class VE:
         return torch.zeros_like(_double(t))
 
     def diffusion(self, t: Times) -> Tensor:
-        """2 sigma^2 log(sigma_max / sigma_min). Song et al. 2021 (arXiv:2011.13456), eq. 30."""
+        """2 sigma^2 log(sigma_max / sigma_min). Song et al. 2021 (arXiv:2011.13456)."""
         return 2 * math.log(self.sigma_max / self.sigma_min) * self(t).sigma ** 2
 
 
@@ -311,8 +311,7 @@ class EDM:
 class Flow:
     """Straight lines from clean to noise: alpha = 1 - t, sigma = t.
 
-    Source: Liu et al. 2023 (arXiv:2209.03003), eq. 1; Lipman et al. 2023 (arXiv:2210.02747),
-    eq. 20.
+    Source: Liu et al. 2023 (arXiv:2209.03003); Lipman et al. 2023 (arXiv:2210.02747).
     Differs: both papers have the data at t = 1; here t = 1 is noise, as in every other schedule.
     """
 

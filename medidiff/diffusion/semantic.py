@@ -2,7 +2,7 @@
 
 Liu et al. 2023, "More control for free! Image synthesis with semantic diffusion guidance"
 (arXiv:2112.05744). Each aim is a function F of the noisy image and its level; the sampler's mean is
-shifted by its variance times the gradient of F (eq. 3, algorithm 1).
+shifted by its variance times the gradient of F (algorithm 1).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Aim: TypeAlias = Callable[[Image, NoiseLevel, Image | None], Tensor]
 
 
 def content(encoder: NoisyEncoder) -> Aim:
-    """The cosine between the embeddings of x and of the noised reference. Eq. 7."""
+    """The cosine between the embeddings of x and of the noised reference."""
 
     def aim(x: Image, level: NoiseLevel, noised: Image | None) -> Tensor:
         return _cosine(encoder(x, level)[1], _target(encoder, level, noised)[1])
@@ -46,7 +46,7 @@ def content(encoder: NoisyEncoder) -> Aim:
 
 
 def text(encoder: NoisyEncoder, embedding: Tensor) -> Aim:
-    """The cosine between the embedding of x and that of a text, (batch, K) or (K,). Eq. 5."""
+    """The cosine between the embedding of x and that of a text, (batch, K) or (K,)."""
 
     def aim(x: Image, level: NoiseLevel, noised: Image | None) -> Tensor:
         return _cosine(encoder(x, level)[1], embedding)
@@ -55,7 +55,7 @@ def text(encoder: NoisyEncoder, embedding: Tensor) -> Aim:
 
 
 def structure(encoder: NoisyEncoder) -> Aim:
-    """Minus the squared distance of the maps, each per entry, summed over the maps. Eq. 8."""
+    """Minus the squared distance of the maps, each per entry, summed over the maps."""
 
     def aim(x: Image, level: NoiseLevel, noised: Image | None) -> Tensor:
         ours, theirs = encoder(x, level)[0], _target(encoder, level, noised)[0]
@@ -66,7 +66,7 @@ def structure(encoder: NoisyEncoder) -> Aim:
 
 
 def style(encoder: NoisyEncoder) -> Aim:
-    """Minus the squared distance of the maps' Gram matrices, summed over the maps. Eq. 9.
+    """Minus the squared distance of the maps' Gram matrices, summed over the maps.
 
     Differs: a Gram matrix for each image, divided by its number of entries; the authors' code
     flattens the batch into the channels, so that images leak into each other.
@@ -83,14 +83,14 @@ def style(encoder: NoisyEncoder) -> Aim:
 def gram(maps: Tensor) -> Tensor:
     """Inner products of the channels over the number of entries, (batch, C, C).
 
-    Source: Gatys et al. 2016, "Image style transfer using convolutional neural networks", eq. 3.
+    Source: Gatys et al. 2016, "Image style transfer using convolutional neural networks".
     """
     flat = maps.flatten(2)
     return flat @ flat.transpose(1, 2) / flat[0].numel()
 
 
 def weighted(*aims: tuple[float, Aim]) -> Aim:
-    """The sum of several aims with their weights. Eq. 10."""
+    """The sum of several aims with their weights."""
 
     def aim(x: Image, level: NoiseLevel, noised: Image | None) -> Tensor:
         return _total([weight * each(x, level, noised) for weight, each in aims])

@@ -245,7 +245,7 @@ def optimal_steps(
     A Gamma above 1 (an estimate's error at high noise) makes costs that mean nothing: "split" takes
     twice that part of the table out and walks it in even steps, as the authors do; "clamp" holds
     Gamma at 1.
-    Source: Bao et al. 2022 (arXiv:2201.06503), eq. 14 and algorithm 1, after Watson et al. 2021
+    Source: Bao et al. 2022 (arXiv:2201.06503), algorithm 1, after Watson et al. 2021
     (arXiv:2106.03802).
     Errors: ValueError if more than half of the table would be taken out, or if steps does not fit.
     """
@@ -287,7 +287,7 @@ def hop_costs(schedule: Discrete, gamma: Tensor) -> Tensor:
     """log(1 - beta_{r|s} Gamma_r / sigma_r^2) for the hop from step r to s, inf unless 1 <= s < r.
 
     Shapes: (N + 1, N + 1), [s, r], float64.
-    Source: Bao et al. 2022 (arXiv:2201.06503), eq. 14.
+    Source: Bao et al. 2022 (arXiv:2201.06503).
     """
     log_bar = 2 * schedule.log_alphas
     beta = -torch.expm1(log_bar[None, :] - log_bar[:, None])

@@ -100,7 +100,7 @@ class V:
 
 @dataclass(frozen=True)
 class Score:
-    """The gradient of log p(x), -eps / sigma. Song et al. 2021 (arXiv:2011.13456), eq. 7.
+    """The gradient of log p(x), -eps / sigma. Song et al. 2021 (arXiv:2011.13456).
 
     Errors: ValueError where alpha is 0: there the score says nothing about the clean image.
     """
@@ -123,7 +123,7 @@ class Score:
 
 @dataclass(frozen=True)
 class FlowVelocity:
-    """The straight line's direction, eps - clean. Liu et al. 2023 (arXiv:2209.03003), eq. 1.
+    """The straight line's direction, eps - clean. Liu et al. 2023 (arXiv:2209.03003).
 
     Differs: the sign, since t = 1 is noise here; on other schedules than `Flow` it stays
     eps - clean, which is then a target like any other and not the velocity of the path.
@@ -221,7 +221,7 @@ class ConsistencyTarget:
 class LatentConsistencyTarget:
     """A noise-predicting network read as a consistency function, the identity at the first step.
 
-    Source: Luo et al. 2023 (arXiv:2310.04378), eq. 9 and section 4.1; their code's scaling of the
+    Source: Luo et al. 2023 (arXiv:2310.04378), section 4.1; their code's scaling of the
     time by 10, counted in steps of 1000 from 0.
     Errors: ValueError where alpha is 0, as for `Eps`.
     """

@@ -34,7 +34,7 @@ class TrainingTimes(Protocol):
 
 @dataclass(frozen=True)
 class UniformTimes:
-    """t uniform over the schedule's noisy times. Song et al. 2021 (arXiv:2011.13456), eq. 7."""
+    """t uniform over the schedule's noisy times. Song et al. 2021 (arXiv:2011.13456)."""
 
     kind: Literal["uniform"] = "uniform"
 
@@ -47,7 +47,7 @@ class UniformTimes:
 class LogitNormalTimes:
     """logit(t) Gaussian, for more training at middle times.
 
-    Source: Esser et al. 2024 (arXiv:2403.03206), eq. 19.
+    Source: Esser et al. 2024 (arXiv:2403.03206).
     """
 
     kind: Literal["logit-normal"] = "logit-normal"
@@ -185,7 +185,7 @@ class PolynomialTime:
     """t**(1/power) in equal steps, from the start down to and including `end`.
 
     Source: Lu et al. 2022 (arXiv:2206.00927), appendix D.5: power 1 is its time_uniform, 2 its
-    time_quadratic; Zhang & Chen 2023 (arXiv:2204.13902), eq. 17.
+    time_quadratic; Zhang & Chen 2023 (arXiv:2204.13902).
     """
 
     kind: Literal["polynomial-time"] = "polynomial-time"
@@ -215,7 +215,7 @@ class ShiftedTime:
 
     Made for `Flow`, where it multiplies the noise ratio by `shift`: images of m times the voxels
     that a schedule was made for keep their signal longer and want shift = sqrt(m).
-    Source: Esser et al. 2024 (arXiv:2403.03206), eq. 23. Training times are shifted by
+    Source: Esser et al. 2024 (arXiv:2403.03206). Training times are shifted by
     `LogitNormalTimes` with mean = log(shift), which is the same.
     """
 
@@ -237,7 +237,7 @@ class ShiftedTime:
 
 
 def shifted(t: Tensor, shift: float) -> Tensor:
-    """shift t / (1 + (shift - 1) t). Esser et al. 2024 (arXiv:2403.03206), eq. 23."""
+    """shift t / (1 + (shift - 1) t). Esser et al. 2024 (arXiv:2403.03206)."""
     return shift * t / (1 + (shift - 1) * t)
 
 

@@ -25,7 +25,7 @@ class LevelUncertainty(nn.Module):
     """u(level), one linear layer on Fourier features of ln(noise_ratio) / 4; 0 at first.
 
     Shapes: a level of shape (batch,) -> (batch,), float32.
-    Source: Karras et al. 2024 (arXiv:2312.02696), section 2.2 and eq. 23.
+    Source: Karras et al. 2024 (arXiv:2312.02696), section 2.2.
     """
 
     frequencies: Tensor
@@ -52,7 +52,7 @@ class UncertaintyLoss:
     """A denoising loss divided by the exponential of the learned uncertainty, plus it.
 
     Source: Karras et al. 2024 (arXiv:2312.02696), eq. 21, after Kendall et al. 2018
-    (arXiv:1705.07115), eq. 7.
+    (arXiv:1705.07115).
     """
 
     denoising: DenoisingLoss

@@ -4,7 +4,7 @@
     gain      d mean / d clean at fixed x
     Cov       what the clean image is not known by: 0 (small), by Gamma, an SN or NPR head, ...
 
-Bao et al. 2022 (arXiv:2201.06503), eq. 9, and 2022 (arXiv:2206.07309), theorems 1 and 3. The
+Bao et al. 2022 (arXiv:2201.06503), and 2022 (arXiv:2206.07309), theorems 1 and 3. The
 variances that a network gives whole ("learned", "learned-range") and DDPM's "large" are functions
 of the hop beside it.
 """
@@ -43,7 +43,7 @@ class OptimalVariance:
     """The variance that is best for the bound, from what is known of Cov[clean | x].
 
     Source: Bao et al. 2022 (arXiv:2201.06503), theorem 1 ("gamma"); Bao et al. 2022
-    (arXiv:2206.07309), eqs. 10 ("sn") and 15 ("npr"); their code's "heuristic" has 1 for E[eps^2].
+    (arXiv:2206.07309) ("sn", "npr"); their code's "heuristic" has 1 for E[eps^2].
     The covariance is held within [0, half_range^2], theorem 2's bounds.
     Errors: ValueError at a step if the model gives no spread and the source needs one.
     """
@@ -90,7 +90,7 @@ class GammaTable:
     """Gamma = E[|eps-hat|^2] / dimensions of a model at some times: an artefact of the model.
 
     Shapes: times (rising) and values are (K,), float64. Between the times it is linear.
-    Source: Bao et al. 2022 (arXiv:2201.06503), eq. 8.
+    Source: Bao et al. 2022 (arXiv:2201.06503).
     """
 
     times: Tensor
@@ -117,7 +117,7 @@ def gamma_table(
 
     Shapes: levels are (), in rising order of t. Each batch comes with its own noise source (keyed
     by the image), drawn once a level: one pass over the images.
-    Source: Bao et al. 2022 (arXiv:2201.06503), eq. 8.
+    Source: Bao et al. 2022 (arXiv:2201.06503).
     """
     sums, count = torch.zeros(len(levels), dtype=torch.float64), 0
     for clean, noise in batches:
@@ -171,7 +171,7 @@ def posterior_mean(x: Image, clean: Image, now: NoiseLevel, to: NoiseLevel) -> I
 def clean_gain(now: NoiseLevel, to: NoiseLevel, fresh: Tensor) -> Tensor:
     """d mean / d clean at fixed x, where `fresh` is the share of sigma_to^2 drawn afresh.
 
-    Source: Bao et al. 2022 (arXiv:2201.06503), eq. 9: sqrt(abar_s) - sqrt(bbar_s - lam^2)
+    Source: Bao et al. 2022 (arXiv:2201.06503): sqrt(abar_s) - sqrt(bbar_s - lam^2)
     sqrt(abar_n / bbar_n).
     """
     return to.alpha * (1 - (1 - fresh).sqrt() * (-half_log_snr_gap(now, to)).exp())

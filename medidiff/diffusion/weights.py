@@ -35,7 +35,7 @@ class UniformWeight:
 
 @dataclass(frozen=True)
 class MinSNR:
-    """min(SNR, gamma) on the clean image. Hang et al. 2023 (arXiv:2303.09556), eq. 8."""
+    """min(SNR, gamma) on the clean image. Hang et al. 2023 (arXiv:2303.09556)."""
 
     kind: Literal["min-snr"] = "min-snr"
     gamma: float = 5.0
@@ -68,7 +68,7 @@ class SNR:
 class P2:
     """1 / (k + SNR)^gamma on eps: less weight where the noise is imperceptible.
 
-    Source: Choi et al. 2022 (arXiv:2204.00227), eq. 8; on eps, where the simple loss is 1.
+    Source: Choi et al. 2022 (arXiv:2204.00227); on eps, where the simple loss is 1.
     """
 
     kind: Literal["p2"] = "p2"

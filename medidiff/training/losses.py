@@ -45,7 +45,7 @@ class Denoising:
 class Hybrid:
     """The simple loss for the mean, a little of the bound for the variance.
 
-    Source: Nichol & Dhariwal 2021 (arXiv:2102.09672), eq. 16.
+    Source: Nichol & Dhariwal 2021 (arXiv:2102.09672).
     """
 
     kind: Literal["hybrid"] = "hybrid"

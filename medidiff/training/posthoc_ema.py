@@ -85,7 +85,7 @@ def posthoc_coefficients(
 
     The snapshots were taken after `steps`, of averages of `relative_stds`. The combination's
     profile is nearest to the target's in the mean square over time.
-    Source: Karras et al. 2024 (arXiv:2312.02696), eqs. 135 to 138 and algorithm 3.
+    Source: Karras et al. 2024 (arXiv:2312.02696), algorithm 3.
     Errors: ValueError if the two lists differ in length, are empty, or lie after the target.
     """
     overlaps, wanted, _ = _overlaps(steps, relative_stds, target_step, target_std)

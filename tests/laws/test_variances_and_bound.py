@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from medidiff.conformance.oracles import Mixture
 from medidiff.diffusion import (
     DDIM,
     DDPM,
@@ -80,6 +81,60 @@ def test_the_optimal_variance_is_the_true_one_on_a_gaussian(
     truth = power_to - (now.alpha / to.alpha * power_to) ** 2 / power_now
     ours = sampler.transition(x, here, now, to).variance
     torch.testing.assert_close(ours, truth.expand_as(x), rtol=1e-10, atol=4e-14)
+
+
+def two_modes() -> Mixture:
+    means = torch.tensor([-0.6, 0.7], dtype=torch.float64).reshape(2, 1, 1, 1)
+    variances = torch.tensor([0.02, 0.1], dtype=torch.float64).reshape(2, 1, 1, 1)
+    return Mixture(torch.tensor([0.35, 0.65], dtype=torch.float64), means, variances)
+
+
+def clean_moments(data: Mixture, x: torch.Tensor, level: NoiseLevel) -> tuple[Any, Any]:
+    """Mean and variance of the clean image given x, by the components' own posteriors."""
+    _, share, residual, variance = data.parts(x, level)
+    means = data.means + level.alpha * data.variances / variance * residual
+    each = data.variances * level.sigma**2 / variance
+    mean = (share * means).sum(1)
+    return mean, (share * (each + means**2)).sum(1) - mean**2
+
+
+def spread_of(data: Mixture, source: str, error: float) -> Any:
+    """The mixture's denoiser, its noise wrong by `error`, with SN's or NPR's exact spread."""
+
+    def denoise(x: torch.Tensor, level: NoiseLevel) -> Estimate:
+        exact, square = data(x, level).eps, data.eps_square(x, level)
+        eps = exact + error
+        clean = (x - scale(level.sigma, x) * eps) / scale(level.alpha, x)
+        return Estimate(clean, eps, square if source == "sn" else square - 2 * eps * exact + eps**2)
+
+    return denoise
+
+
+def variance_of(source: Any, error: float, x: torch.Tensor, now: Any, to: Any) -> torch.Tensor:
+    best = OptimalVariance(source=source, half_range=math.inf)
+    here = spread_of(two_modes(), source, error)(x, now)
+    return DDPM(variance=best).transition(x, here, now, to).variance
+
+
+def test_sn_equals_npr_when_the_mean_is_exact() -> None:
+    now, to = VPLinear()(LATE), VPLinear()(HALF)
+    x = torch.linspace(-1, 1, 9, dtype=torch.float64).reshape(9, 1, 1, 1)
+    sn, npr = (variance_of(source, 0.0, x, now, to) for source in ("sn", "npr"))
+    torch.testing.assert_close(sn, npr, rtol=1e-12, atol=1e-14)
+
+
+def test_with_a_wrong_mean_npr_is_the_optimum_and_sn_is_not() -> None:
+    """E (x_to - wrong mean)^2 = fresh + gain^2 (Var[clean | x] + (clean - wrong clean)^2)."""
+    now, to, data = VPLinear()(LATE), VPLinear()(HALF), two_modes()
+    x = torch.linspace(-1, 1, 9, dtype=torch.float64).reshape(9, 1, 1, 1)
+    mean, variance = clean_moments(data, x, now)
+    wrong = spread_of(data, "npr", 0.3)(x, now).clean
+    plain = DDPM().transition(x, Estimate(wrong, wrong), now, to)
+    shifted = DDPM().transition(x, Estimate(wrong + 1, wrong), now, to)
+    gain = shifted.mean - plain.mean
+    truth = plain.variance + gain**2 * (variance + (mean - wrong) ** 2)
+    torch.testing.assert_close(variance_of("npr", 0.3, x, now, to), truth, rtol=1e-10, atol=1e-14)
+    assert float((variance_of("sn", 0.3, x, now, to) / truth - 1).abs().max()) > 0.05
 
 
 def test_the_clean_variance_is_held_at_both_ends_and_at_pure_noise() -> None:

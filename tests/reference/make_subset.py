@@ -105,7 +105,7 @@ def reduced_case(case: Case, seen: dict[str, Asked], only_one: bool) -> Case:
     if only_one:
         case = _first_image(case)
     case = _with_arrays(case, {name: case.arrays[name] for name in case.arrays if name in names})
-    for smaller in (_seeded, _thinned):
+    for smaller in (_seeded, _seeded_singly, _thinned):
         tried = smaller(case)
         case = tried if replay_case(tried).verdict == "passed" else case
     return case
@@ -121,6 +121,18 @@ def _seeded(case: Case) -> Case:
         first = np.random.default_rng(seed).standard_normal(noise[0].shape)
         if np.array_equal(first, noise[0]):
             rest = {name: array for name, array in case.arrays.items() if name != "noise"}
+            return _with_arrays(replace(case, meta={**case.meta, "noise_seed": seed}), rest)
+    return case
+
+
+def _seeded_singly(case: Case) -> Case:
+    """As `_seeded`, for draws of different shapes recorded one by one: noise_0, noise_1, ..."""
+    count = sum(name.startswith("noise_") for name in case.arrays)
+    draws = [case.arrays[f"noise_{index}"].numpy() for index in range(count)]
+    for seed in SEEDS if draws else ():
+        generator = np.random.default_rng(seed)
+        if all(np.array_equal(generator.standard_normal(draw.shape), draw) for draw in draws):
+            rest = {name: a for name, a in case.arrays.items() if not name.startswith("noise_")}
             return _with_arrays(replace(case, meta={**case.meta, "noise_seed": seed}), rest)
     return case
 

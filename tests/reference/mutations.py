@@ -24,6 +24,8 @@ FORMULAS = "tests/laws/test_schedules_and_targets.py"
 K_DIFFUSION = "tests/laws/test_k_diffusion.py"
 CONVENTIONS = "tests/laws/test_eta_and_clipping.py"
 DENOISER = "tests/unit/diffusion/test_denoiser.py"
+INVERSE = "tests/laws/test_inverse.py"
+OPERATORS = "tests/laws/test_operators.py"
 
 
 @dataclass(frozen=True)
@@ -58,140 +60,140 @@ def recording(*names: str) -> tuple[str, ...]:
 MUTATIONS = (
     Mutation(
         "1 - alpha-bar for sqrt(1 - alpha-bar)",
-        "schedules.py",
+        "diffusion/schedules.py",
         "return NoiseLevel(t, log_alpha.exp(), (-torch.expm1(2 * log_alpha)).sqrt())",
         "return NoiseLevel(t, log_alpha.exp(), -torch.expm1(2 * log_alpha))",
         (FORMULAS,),
     ),
     Mutation(
         "beta for beta-tilde",
-        "variance.py",
+        "diffusion/variance.py",
         "return to.sigma**2 * renewed(now, to)",
         "return now.sigma**2 * renewed(now, to)",
         recording("gd_ddpm_linear_10_fixed_small"),
     ),
     Mutation(
         "no factor 2 in annealed Langevin",
-        "samplers/langevin.py",
+        "diffusion/samplers/langevin.py",
         "math.sqrt(2 * share)",
         "math.sqrt(share)",
         (SDE, "-k", "langevin"),
     ),
     Mutation(
         "predictor before corrector",
-        "samplers/sde.py",
+        "diffusion/samplers/sde.py",
         "return self.predict(denoise, self.correct(denoise, x, now, to, at), now, to, at), None",
         "return self.correct(denoise, self.predict(denoise, x, now, to, at), now, to, at), None",
         recording("sde_vp_reverse_diffusion_langevin_200"),
     ),
     Mutation(
         "x for its mean as the result",
-        "samplers/sde.py",
+        "diffusion/samplers/sde.py",
         'if ends or self.dynamics == "flow":',
         'if self.dynamics == "flow":',
         recording("sde_vp_euler_maruyama_none_200"),
     ),
     Mutation(
         "the grid's step for 1 / N",
-        "samplers/sde.py",
+        "diffusion/samplers/sde.py",
         'now.t - to.t if self.discretisation == "path" else torch.full_like(now.t, 1 / at.count)',
         "now.t - to.t",
         recording("sde_vp_euler_maruyama_none_200"),
     ),
     Mutation(
         "floor index off by one",
-        "samplers/sde.py",
+        "diffusion/samplers/sde.py",
         "place = (now.t * (at.count - 1)).floor() / (at.count - 1)",
         "place = ((now.t * (at.count - 1)).floor() - 1) / (at.count - 1)",
         recording("sde_vp_reverse_diffusion_none_200"),
     ),
     Mutation(
         "noise kept after clipping where it is re-derived",
-        "denoiser.py",
+        "diffusion/denoiser.py",
         'clean, eps_of(x, clean, level) if eps == "rederive" else raw.eps, raw.spread',
         'clean, eps_of(x, clean, level) if eps == "keep" else raw.eps, raw.spread',
         (CONVENTIONS,),
     ),
     Mutation(
         "DDIM's eta in sigma^2, not sigma",
-        "samplers/ddim.py",
+        "diffusion/samplers/ddim.py",
         "return self.eta**2 * renewed",
         "return self.eta * renewed",
         (CONVENTIONS,),
     ),
     Mutation(
         "lambda twice",
-        "levels.py",
+        "diffusion/levels.py",
         "return self.alpha.log() - self.sigma.log()",
         "return 2 * (self.alpha.log() - self.sigma.log())",
         (FORMULAS,),
     ),
     Mutation(
         "phi_2 with the other sign",
-        "samplers/exponential.py",
+        "diffusion/samplers/exponential.py",
         'weight = hop.weight(1) / 2 if rule == "midpoint" else hop.weight(2)',
         'weight = hop.weight(1) / 2 if rule == "midpoint" else -hop.weight(2)',
         (SAMPLERS, "-k", "order and taylor"),
     ),
     Mutation(
         "r_0 = h / h_prev",
-        "samplers/dpm_solver_pp.py",
+        "diffusion/samplers/dpm_solver_pp.py",
         "gaps = [half_log_snr_gap(past.levels[1], past.levels[0]) / hop.gap]",
         "gaps = [hop.gap / half_log_snr_gap(past.levels[1], past.levels[0])]",
         recording("kd_dpmpp_2m_karras_20"),
     ),
     Mutation(
         "UniPC does not correct the last hop but one",
-        "samplers/unipc.py",
+        "diffusion/samplers/unipc.py",
         "            if self.corrector:",
         "            if self.corrector and len(at.ahead) > 1:",
         recording("unipc_vp_linear_bh2_x0_2_logSNR_5"),
     ),
     Mutation(
         "Karras's rho for 1 / rho",
-        "times.py",
+        "diffusion/times.py",
         "(-end / self.rho).exp()",
         "(-end * self.rho).exp()",
         recording("edm_heun_10"),
     ),
     Mutation(
         "churn not capped",
-        "samplers/edm.py",
+        "diffusion/samplers/edm.py",
         "gain = min(options.churn / at.count, math.sqrt(2) - 1)",
         "gain = options.churn / at.count",
         (*recording("edm_churn_10", "kd_heun_churn_10"), K_DIFFUSION),
     ),
     Mutation(
         "the last Heun hop not an Euler one",
-        "samplers/edm.py",
+        "diffusion/samplers/edm.py",
         "if to.is_clean or self.order == 1:\n            return ddim_hop(here, to), None",
         "if self.order == 1:\n            return ddim_hop(here, to), None",
         recording("edm_churn_10"),
     ),
     Mutation(
         "covariance not held from above",
-        "variance.py",
+        "diffusion/variance.py",
         ".clamp(0, most)",
         ".clamp_min(0)",
         (VARIANCES, *recording("ext_sn_ddim_linear_10_err0.0"), REPLAY),
     ),
     Mutation(
         "covariance not held from below",
-        "variance.py",
+        "diffusion/variance.py",
         ".clamp(0, most)",
         ".clamp_max(most)",
         (VARIANCES, REPLAY),
     ),
     Mutation(
         "last noisy hop not held",
-        "samplers/ancestral.py",
+        "diffusion/samplers/ancestral.py",
         "if last_noise is not None and at.index == at.count - 2:",
         "if last_noise is not None and at.index == at.count:",
         recording("analytic_ddpm_linear_10"),
     ),
     Mutation(
         "noise at t = 0",
-        "sampling.py",
+        "diffusion/sampling.py",
         "            x = denoise(x, now).clean\n",
         "            x = denoise(x, now).clean\n"
         "            x = x if noise is None else x + scale(now.sigma, x) * at.noise()\n",
@@ -199,52 +201,115 @@ MUTATIONS = (
     ),
     Mutation(
         "respacing truncates",
-        "steps.py",
+        "diffusion/steps.py",
         "chosen.append(1 + first + round(place))",
         "chosen.append(1 + first + int(place))",
         recording("respacing"),
     ),
     Mutation(
         "v with the other sign",
-        "targets.py",
+        "diffusion/targets.py",
         "return level.alpha / power, -level.sigma / power",
         "return level.alpha / power, level.sigma / power",
         (FORMULAS,),
     ),
     Mutation(
         "guidance w for 1 + w",
-        "guidance.py",
+        "diffusion/guidance.py",
         "clean = base.clean + guidance_scale * (aim.clean - base.clean)",
         "clean = aim.clean + guidance_scale * (aim.clean - base.clean)",
         (DENOISER, *recording("dpm_wrapper_vp_linear")),
     ),
     Mutation(
         "alpha of a table in VE's Langevin step",
-        "samplers/sde.py",
+        "diffusion/samplers/sde.py",
         "return Forward(torch.ones_like(high), high**2 - low**2)",
         "return Forward(torch.where(low > 0, low / high, 1.0), high**2 - low**2)",
         recording("sde_ve_reverse_diffusion_langevin_200"),
     ),
     Mutation(
         "learned range with its ends exchanged",
-        "variance.py",
+        "diffusion/variance.py",
         "(share * high + (1 - share) * low).exp()",
         "(share * low + (1 - share) * high).exp()",
         recording("gd_ddpm_cosine_10_learned_range"),
     ),
     Mutation(
         "guidance by a reference without noise",
-        "semantic.py",
+        "diffusion/semantic.py",
         "noised = diffuse(self.reference, now, at.noise(REFERENCE_DRAW))",
         "noised = self.reference",
         recording("sdg_sample_style_10"),
     ),
     Mutation(
         "purification noises to the path's first level always",
-        "purify.py",
+        "diffusion/purify.py",
         "x = diffuse(x, path[0] if noised is None else noised, eps)",
         "x = diffuse(x, path[0], eps)",
         recording("diffpure2_ddpm_t40_fixedsmall", "diffpure2_sde_t100_dt5e-3_randt"),
+    ),
+    Mutation(
+        "DPS's norm over the batch where it is an image's own",
+        "inverse/dps.py",
+        'if self.norms == "batch":',
+        "if True:",
+        (INVERSE, "-k", "members"),
+    ),
+    Mutation(
+        "DPS squares its norm",
+        "inverse/dps.py",
+        'return size if self.distance == "norm" else size**2',
+        "return size**2",
+        recording("dps_step_t50"),
+    ),
+    Mutation(
+        "DPS pushes the estimate's gradient without the network",
+        "inverse/dps.py",
+        "far = self.distances(here.clean)",
+        "far = self.distances(leaf)",
+        (*recording("dps_step_t50"), INVERSE),
+    ),
+    Mutation(
+        "DPS does not push the last hop",
+        "inverse/dps.py",
+        "return moved - self.step_size * push, memory",
+        "return moved - self.step_size * push * (not to.is_clean), memory",
+        (INVERSE, "-k", "last_hop"),
+    ),
+    Mutation(
+        "PiGDM forgets r^2",
+        "inverse/pigdm.py",
+        "spread = scale(variance, placed) * s**2 + noise_std**2",
+        "spread = s**2 + noise_std**2",
+        (*recording("dps_step_t50"), INVERSE),
+    ),
+    Mutation(
+        "DDRM's measurement loses its noise twice",
+        "inverse/ddrm.py",
+        "left = (r**2 - (self.eta_b * self.noise_std * inverse) ** 2).clamp_min(0).sqrt()",
+        "left = (r**2 - self.eta_b * self.noise_std * inverse).clamp_min(0).sqrt()",
+        recording("ddrm_inpaint_50"),
+    ),
+    Mutation(
+        "DDRM's residual not over its deviation",
+        "inverse/ddrm.py",
+        "(y - s * clean) / self.noise_std, r, z",
+        "y - s * clean, r, z",
+        recording("ddrm_inpaint_50"),
+    ),
+    Mutation(
+        "DDRM leaves a coefficient that is known exactly to the estimate",
+        "inverse/ddrm.py",
+        "s * r >= self.noise_std,",
+        "s * r > self.noise_std,",
+        (INVERSE, "-k", "satisfies"),
+    ),
+    Mutation(
+        "an adjoint that is an inverse",
+        "physics/image.py",
+        "return self._unblocked((y / self._size)[..., None]",
+        "return self._unblocked(y[..., None]",
+        (OPERATORS,),
     ),
 )
 
@@ -274,7 +339,7 @@ def try_mutation(mutation: Mutation) -> Verdict:
             ignored = shutil.ignore_patterns("__pycache__")
             shutil.copytree(ROOT / part, folder / part, ignore=ignored)
         shutil.copy(ROOT / "pyproject.toml", folder)
-        mutate(folder / "medidiff" / "diffusion" / mutation.file, mutation)
+        mutate(folder / "medidiff" / mutation.file, mutation)
         return Verdict(mutation, first_failure(folder, mutation.tests))
 
 

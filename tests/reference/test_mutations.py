@@ -17,7 +17,7 @@ SPEC.loader.exec_module(mutations)
 
 def test_every_mutation_finds_the_text_that_it_replaces() -> None:
     for mutation in mutations.MUTATIONS:
-        file = mutations.ROOT / "medidiff" / "diffusion" / mutation.file
+        file = mutations.ROOT / "medidiff" / mutation.file
         assert mutation.old in file.read_text(), mutation.name
 
 

@@ -15,7 +15,7 @@ from medidiff.conformance.replay import Outcome, replay, replay_case
 SUBSET = Path(__file__).parent / "data"
 CASES = list(read_cases(SUBSET))
 FULL = os.environ.get("MEDIDIFF_TRAJECTORIES")
-NOTHING_TO_COMPARE = {"ddrm", "dps", "diffpure"}
+NOTHING_TO_COMPARE = {"diffpure"}
 """Families of which every recording is unsupported."""
 CAUGHT_BY_NO_LAW = {
     "gd_ddpm_linear_10_fixed_small": "noise at t = 0",

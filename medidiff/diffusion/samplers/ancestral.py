@@ -22,7 +22,7 @@ class DDPM:
     """A draw from q(x_to | x_now, clean), with the clean image replaced by its estimate.
 
     Source: Ho et al. 2020 (arXiv:2006.11239), eqs. 6, 7 and section 3.2 for the two variances.
-    Differs: for any alpha and sigma (Kingma et al. 2021, arXiv:2107.00630, eq. 25) and any two
+    Differs: for any alpha and sigma (Kingma et al. 2021, arXiv:2107.00630) and any two
     levels, so a respaced path is nothing special; written in h, the gap in half-log-SNR, so that
     pure noise (alpha = 0, h = inf) is an ordinary level.
     """

@@ -70,7 +70,7 @@ def encode(denoise: Denoise, clean: Image, path: Sequence[NoiseLevel]) -> Image:
     Shapes: clean is (batch, channel, *space); levels broadcast over it and rise in noise ratio.
     From a clean level, where a model says nothing about noise, the first hop asks it at the hop's
     end. Sampling the result along the path turned round gives the image back to first order.
-    Source: Song et al. 2021 (arXiv:2010.02502), section 4.3 and eq. 14.
+    Source: Song et al. 2021 (arXiv:2010.02502), section 4.3.
     Errors: ValueError if the path has fewer than two levels or its noise ratio falls.
     """
     if len(path) < 2:
@@ -89,7 +89,7 @@ def interpolate(first: Image, second: Image, weight: float) -> Image:
     """A noise image between two by spherical interpolation, each pair along its own arc.
 
     Shapes: both (batch, channel, *space). weight 0 is `first`, 1 is `second`.
-    Source: Song et al. 2021 (arXiv:2010.02502), eq. 67, after Shoemake 1985.
+    Source: Song et al. 2021 (arXiv:2010.02502), after Shoemake 1985.
     """
     one, two = first.flatten(1), second.flatten(1)
     cosine = (one * two).sum(1) / (one.norm(dim=1) * two.norm(dim=1))

@@ -41,7 +41,7 @@ class Noises:
 class DEIS:
     """A polynomial through up to four noises, integrated over the hop. One call a hop.
 
-    Source: Zhang & Chen 2023 (arXiv:2204.13902), eqs. 14 and 15 (tAB), section 4 (rhoAB); diffusers
+    Source: Zhang & Chen 2023 (arXiv:2204.13902), section 3 (tAB), section 4 (rhoAB); diffusers
     has log-rho only.
     Differs: the coefficients are integrated by Gauss and Legendre after one integration by parts,
     which needs no derivative of the schedule; noises at pure noise are not extrapolated from.
@@ -95,7 +95,7 @@ class DEIS:
     ) -> list[Tensor]:
         """C_j: the integral over rho of the Lagrange polynomials of the levels, the latest first.
 
-        Shapes: each as the levels. Source: Zhang & Chen 2023 (arXiv:2204.13902), eq. 15.
+        Shapes: each as the levels. Source: Zhang & Chen 2023 (arXiv:2204.13902).
         """
         places = [self._place(level) for level in levels]
         first, last = places[0], self._place(to)

@@ -126,7 +126,7 @@ def _ratio(start: NoiseLevel, level: NoiseLevel, hop: Hop) -> Tensor:
 def _third_order(hop: Hop, changes: list[Image], ratios: list[Tensor]) -> Image:
     """The terms of the parabola through the three predictions.
 
-    Source: Lu et al. 2022 (arXiv:2206.00927), eq. 3.7 with k = 3.
+    Source: Lu et al. 2022 (arXiv:2206.00927), section 3, order 3.
     """
     near, far = ratios
     spread = far - near

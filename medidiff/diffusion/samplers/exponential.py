@@ -10,7 +10,7 @@ part is solved exactly and only the prediction F (the clean image or the noise) 
     eps      alpha_to/alpha_now               -(1 + eta) sigma_to      h
 
 eta is the share of the reverse SDE's noise, 0 for the ODE.
-Source: Lu et al. 2022 (arXiv:2206.00927), eq. 3.7; (arXiv:2211.01095), eqs. 8 and 18.
+Source: Lu et al. 2022 (arXiv:2206.00927); (arXiv:2211.01095).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def phi(order: int, z: Tensor) -> Tensor:
     """phi_k(z): phi_0 = e^z, phi_k = (phi_(k-1) - 1/(k-1)!) / z, and 1/k! at z = 0.
 
     Shapes: any, float64. Range: 0 at z = -inf for k >= 1.
-    Source: Hochbruck & Ostermann 2010 (doi:10.1017/S0962492910000048), eq. 2.10.
+    Source: Hochbruck & Ostermann 2010 (doi:10.1017/S0962492910000048), section 2.
     """
     return _each(lambda number: _phi(order, number), z)
 
@@ -103,7 +103,7 @@ class Hop:
     def first_order(self, x: Image, here: Estimate) -> Image:
         """carry x + gain w_1 F: DDIM at eta 0, the mean of DDPM at eta 1.
 
-        Source: Lu et al. 2022 (arXiv:2206.00927), eq. 3.7 with k = 1; (arXiv:2211.01095), eq. 18.
+        Source: Lu et al. 2022 (arXiv:2206.00927), section 3, order 1; (arXiv:2211.01095).
         """
         if self.basis == "clean":
             carry = self.to.sigma / self.now.sigma * (-self._damping).exp()
@@ -128,7 +128,7 @@ class Hop:
     def fresh(self) -> Tensor:
         """Deviation of the noise that the hop adds, 0 at eta 0.
 
-        Source: Lu et al. 2022 (arXiv:2211.01095), eq. 18.
+        Source: Lu et al. 2022 (arXiv:2211.01095).
         """
         if self.basis == "clean":
             return self.to.sigma * (-torch.expm1(-2 * self._damping)).sqrt()
@@ -149,7 +149,7 @@ def lagrange_shares(ratios: Tensor, z: Tensor) -> Tensor:
     D_m is a prediction's difference from the one at the hop's beginning, r_m its place in hops.
     Shapes: ratios (*batch, p), z (*batch) -> (*batch, p).
     Source: Zhao et al. 2023 (arXiv:2302.04867), appendix C; the same as the integrals of Lagrange
-    polynomials of Xue et al. 2023 (arXiv:2309.05019), eq. 15.
+    polynomials of Xue et al. 2023 (arXiv:2309.05019).
     """
     count = ratios.shape[-1]
     columns = [ratios**power / math.factorial(power + 1) for power in range(count)]
@@ -201,7 +201,7 @@ def second_order(
 
     `slope` is the difference of two predictions whose half-log-SNRs lie `ratio` hops apart.
     midpoint: gain w_1 / 2; taylor: gain w_2. Equal to second order.
-    Source: Lu et al. 2022 (arXiv:2206.00927), eq. 3.7 and algorithm 1; (arXiv:2211.01095), alg. 1.
+    Source: Lu et al. 2022 (arXiv:2206.00927), algorithm 1; (arXiv:2211.01095), alg. 1.
     """
     weight = hop.weight(1) / 2 if rule == "midpoint" else hop.weight(2)
     return scale(hop.higher(weight / ratio), slope) * slope

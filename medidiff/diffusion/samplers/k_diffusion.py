@@ -99,7 +99,7 @@ class DPMSolverPPSDE:
 def _toward(x: Image, clean: Image, now: NoiseLevel, alpha: Tensor, sigma: Tensor) -> Image:
     """The first-order hop to x = alpha clean + sigma eps, for a given clean image.
 
-    Source: Lu et al. 2022 (arXiv:2211.01095), eq. 4.2.
+    Source: Lu et al. 2022 (arXiv:2211.01095).
     """
     carry = sigma / now.sigma
     return scale(carry, x) * x + scale(alpha - carry * now.alpha, x) * clean

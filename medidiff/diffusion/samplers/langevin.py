@@ -183,7 +183,7 @@ def step_size_for(sigma_last: float, ratio: float, steps: int) -> float:
 
     A step scales the score's Gaussian by 1 - c, c = step_size / sigma_last^2, and adds 2 c, so that
     the variance over sigma^2 goes from ratio^2 to (1 - c)^(2 T) (ratio^2 - s) + s, s = 2 / (2 - c).
-    Source: Song & Ermon 2020 (arXiv:2006.09011), technique 4, eq. 8 (the code's convention).
+    Source: Song & Ermon 2020 (arXiv:2006.09011), technique 4 (the code's convention).
     """
 
     def excess(share: float) -> float:

@@ -18,13 +18,13 @@ ADAMS = (
     (23 / 12, -16 / 12, 5 / 12),
     (55 / 24, -59 / 24, 37 / 24, -9 / 24),
 )
-"""Adams-Bashforth weights for equal steps, the latest first. Liu et al. 2022, eq. 10 (order 4)."""
+"""Adams-Bashforth weights for equal steps, the latest first. Liu et al. 2022 (order 4)."""
 
 
 def transfer(x: Image, here: Estimate, eps: Image, now: NoiseLevel, to: NoiseLevel) -> Image:
     """DDIM's hop with any noise in place of the network's; from pure noise with the network's own.
 
-    Source: Liu et al. 2022 (arXiv:2202.09778), eq. 11 (phi).
+    Source: Liu et al. 2022 (arXiv:2202.09778), their phi.
     """
     pure = now.alpha == 0
     carry = torch.where(pure, 0.0, to.alpha / now.alpha)
@@ -44,7 +44,7 @@ class PNDM:
     F-PNDM is order 4 with start "runge-kutta" (four calls in each of the first three hops), S-PNDM
     order 2 with "heun" (two calls in the first), PLMS order 4 with "heun", iPNDM order 4 with
     "grow". The weights are those of equal steps, whatever the path.
-    Source: Liu et al. 2022 (arXiv:2202.09778), eqs. 9-12, algorithm 2; Zhang & Chen 2023
+    Source: Liu et al. 2022 (arXiv:2202.09778), eq. 9, algorithm 2; Zhang & Chen 2023
     (arXiv:2204.13902), appendix H.2 (iPNDM); Rombach et al. 2022's code (PLMS).
     """
 
@@ -96,7 +96,7 @@ def combined(weights: Sequence[float], fields: Sequence[Image]) -> Image:
 def _runge_kutta(
     denoise: Denoise, x: Image, here: Estimate, now: NoiseLevel, to: NoiseLevel, at: Step
 ) -> Image:
-    """The classical four stages, each a transfer from `now`. Liu et al. 2022, eq. 9."""
+    """The classical four stages, each a transfer from `now`. Liu et al. 2022."""
     middle = at.level(t=(now.t + to.t) / 2)
     second = denoise(transfer(x, here, here.eps, now, middle), middle).eps
     third = denoise(transfer(x, here, second, now, middle), middle).eps

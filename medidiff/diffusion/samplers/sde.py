@@ -49,7 +49,7 @@ class PredictorCorrector:
     predictor: Literal["reverse-diffusion", "ancestral", "euler-maruyama", "none"] = (
         "reverse-diffusion"
     )
-    """How the reverse SDE is stepped: eq. 46; eqs. 4 and 47; Euler-Maruyama."""
+    """How the reverse SDE is stepped: reverse diffusion; ancestral; Euler-Maruyama."""
     corrector: Literal["langevin", "annealed", "none"] = "langevin"
     """Langevin steps by the norms of noise and score (algorithms 4, 5), or by sigma alone."""
     corrector_steps: int = 1
@@ -60,7 +60,7 @@ class PredictorCorrector:
     """Whose norms size the Langevin step: each image's, or their mean over the batch as in the
     authors' code, which makes an image depend on the others drawn with it."""
     dynamics: Literal["sde", "flow"] = "sde"
-    """The reverse SDE (eq. 6) or the probability flow (eq. 13): half the score, no noise."""
+    """The reverse SDE or the probability flow (eq. 13): half the score, no noise."""
     discretisation: Literal["path", "fixed"] = "path"
     """path: each hop from its level to the next. fixed: the authors' step of 1 / N of unit time for
     a path of N hops whatever its times, tables of N levels read at floor(t (N - 1)), and the

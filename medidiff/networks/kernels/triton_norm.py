@@ -2,7 +2,7 @@
 
 A field is read as rows of voxels by columns of channels, (batch, rows, C). Its statistics are taken
 once, in chunks of rows, as a mean and a sum of squared deviations for every channel (chunks are
-merged by Chan, Golub and LeVeque 1983, eq. 2.1), so that any grouping of the channels, also across
+merged by Chan, Golub and LeVeque 1983), so that any grouping of the channels, also across
 the two halves of a skip connection, needs no second look at the field. All sums are
 float32 (float64 for float64 fields).
 
