@@ -12,6 +12,8 @@ from pydantic import Field
 from medidiff.data.intensity import FittedIntensity
 from medidiff.data.options import Space
 from medidiff.diffusion import (
+    DDIM,
+    DDPM,
     AnySampler,
     AnySchedule,
     AnySpacing,
@@ -19,12 +21,16 @@ from medidiff.diffusion import (
     Cosine,
     DPMSolverPP,
     GammaTable,
+    OptimalVariance,
     UniformLogSNR,
     V,
 )
+from medidiff.errors import ModelError
 from medidiff.networks import (
     AnyNetwork,
+    ClassCondition,
     NetworkShape,
+    SpreadHead,
 )
 
 FORMAT = 1
@@ -32,9 +38,16 @@ FORMAT = 1
 Role: TypeAlias = Literal["prior", "classifier", "encoder", "autoencoder"]
 """What a model's network is: a denoiser, a classifier or an encoder of noisy images, a codec."""
 
+SpreadSource: TypeAlias = Literal["none", "learned", "learned-range", "gamma", "sn", "npr"]
+"""What a sampler's variance needs to know of the model beside its clean estimate."""
+
 CARD_NOTICE = (
     "A diffusion prior. **Research only**: not a medical device; not for diagnosis, triage or "
     "treatment. Its images are synthetic or altered and may show anatomy that no patient has."
+)
+READER_NOTICE = (
+    "A network that reads noisy images, made to guide the samples of a diffusion prior. **Research "
+    "only**: not a medical device; what it says of a scan is no diagnosis."
 )
 
 
@@ -119,9 +132,40 @@ class ModelSpec:
     """What the second half of the network's channels says of the variance of a hop."""
     gamma: Gamma | None = None
     """What the optimal variances need; measured by the verb `gamma`."""
+    heads: tuple[SpreadHead, ...] = ()
+    """Heads that learned a variance on the frozen network, their weights in heads.safetensors."""
+    label: ClassCondition | None = None
+    """What a classifier finds."""
     lineage: Lineage = field(default_factory=Lineage)
     metrics: dict[str, float] = field(default_factory=dict)
     format: Literal[1] = FORMAT
+
+
+def needed_spread(sampler: AnySampler) -> SpreadSource:
+    """What the variance of a sampler must be told by the model."""
+    variance = sampler.variance if isinstance(sampler, DDPM | DDIM) else None
+    if isinstance(variance, OptimalVariance):
+        return "none" if variance.source == "heuristic" else variance.source
+    return variance if variance in ("learned", "learned-range") else "none"
+
+
+def check_spread(spec: ModelSpec, needed: SpreadSource) -> None:
+    """Errors: ModelError if the model does not know what a sampler's variance needs."""
+    known = {spec.spread, *(head.source for head in spec.heads)}
+    known |= {"none"} if spec.gamma is None else {"none", "gamma"}
+    if needed in known:
+        return
+    remedies = {
+        "gamma": "measure it (medidiff gamma MODEL --manifest ... --out ...)",
+        "sn": "train its head (diffusion.objective {kind: spread, source: sn}, --from MODEL)",
+        "npr": "train its head (diffusion.objective {kind: spread, source: npr}, --from MODEL)",
+    }
+    train = f"train with diffusion.objective {{kind: hybrid, variance: {needed}}}"
+    raise ModelError(
+        f"{spec.name}: the sampler's variance needs {needed!r}, which this model has not learned "
+        f"(it knows: {', '.join(sorted(known - {'none'})) or 'none'}); "
+        f"{remedies.get(needed, train)}"
+    )
 
 
 def describe(spec: ModelSpec) -> str:
@@ -136,14 +180,29 @@ def describe(spec: ModelSpec) -> str:
         "trained on": f"{lineage.train_images} images of {lineage.train_subjects} subjects",
         "steps": lineage.steps,
         "conditions": conditions,
+        "variance": _known_variance(spec),
+        **({"finds": _shown_label(spec.label)} if spec.label else {}),
         "parent": lineage.parent or "none",
         "manifest digest": lineage.manifest_digest or "not recorded",
         "made with": f"medidiff {lineage.version}",
         **{name: f"{value:.4g}" for name, value in sorted(spec.metrics.items())},
     }
     table = [f"| {name} | {value} |" for name, value in facts.items()]
-    lines = [f"# {spec.name}", "", CARD_NOTICE, "", "| | |", "| --- | --- |", *table]
+    notice = READER_NOTICE if spec.role in ("classifier", "encoder") else CARD_NOTICE
+    lines = [f"# {spec.name}", "", notice, "", "| | |", "| --- | --- |", *table]
     return "\n".join(lines) + "\n"
+
+
+def _shown_label(label: ClassCondition) -> str:
+    return f"{label.name} ({', '.join(label.values)})"
+
+
+def _known_variance(spec: ModelSpec) -> str:
+    learned = [] if spec.spread == "none" else [spec.spread]
+    measured = [] if spec.gamma is None else ["Gamma table"]
+    return ", ".join([*learned, *measured, *(f"{head.source} head" for head in spec.heads)]) or (
+        "fixed by the sampler"
+    )
 
 
 def _shown(spacing: Sequence[float] | str) -> str:

@@ -61,4 +61,5 @@ def add_gamma(
     with torch.no_grad(), evaluating(model.network):
         table = gamma_table(denoise, batches(), [schedule(time) for time in times])
     gamma = Gamma(tuple(table.times.tolist()), tuple(table.values.tolist()))
-    return Model(replace(model.spec, gamma=gamma), model.network).save(out, card)
+    spec = replace(model.spec, gamma=gamma)
+    return Model(spec, model.network, heads=model.heads).save(out, card)

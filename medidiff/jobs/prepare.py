@@ -18,8 +18,20 @@ from medidiff.data.fitness import views
 from medidiff.data.intensity import FittedIntensity, fit
 from medidiff.data.manifest import read_manifest
 from medidiff.data.rows import Manifest, Problem, Row, raise_problems
-from medidiff.diffusion import DenoisingLoss
 from medidiff.errors import ConfigError, ModelError
+from medidiff.jobs.objectives import (
+    check_encoder,
+    check_no_subjects,
+    check_sampling,
+    class_column,
+    classes,
+    labelled,
+    network_of,
+    objective_of,
+    role_of,
+    trained_model,
+    with_head,
+)
 from medidiff.jobs.reporting import Reporter
 from medidiff.jobs.splits import Splits
 from medidiff.model import Model
@@ -28,13 +40,16 @@ from medidiff.networks import (
     ClassCondition,
     NetworkShape,
     NumberCondition,
-    build,
     encode_batch,
 )
 from medidiff.spec import Lineage, ModelSpec
 from medidiff.training.batches import TrainingSet
-from medidiff.training.losses import loss_of, output_channels
-from medidiff.training.objective import Objective, PriorObjective
+from medidiff.training.losses import output_channels
+from medidiff.training.objective import Objective
+from medidiff.training.objectives.alignment import Alignment
+from medidiff.training.objectives.spread import Spread
+
+OF_DIFFUSION = ("schedule", "target", "spread")
 
 
 @dataclass(frozen=True)
@@ -50,6 +65,11 @@ class Prepared:
     """Manifest row -> its files: for the private log only."""
     subjects: frozenset[str]
     """Names that must not be logged."""
+    parent: Model | None = None
+
+    def model(self, spec: ModelSpec, network: nn.Module) -> Model:
+        """The model of this training's network, as it is or averaged."""
+        return trained_model(spec, network, self.parent)
 
 
 @dataclass(frozen=True)
@@ -60,6 +80,13 @@ class CheckedData:
     train: list[Row]
     validation: list[Row]
     conditions: tuple[AnyCondition, ...]
+    label: ClassCondition | None
+    """What a classifier is to find."""
+
+    @property
+    def told(self) -> tuple[AnyCondition, ...]:
+        """What each image comes with: conditions, or the class that is to be found."""
+        return self.conditions if self.label is None else (self.label,)
 
 
 def check_data(loaded: Loaded, parent: Model | None, report: Reporter) -> CheckedData:
@@ -80,10 +107,17 @@ def check_data(loaded: Loaded, parent: Model | None, report: Reporter) -> Checke
         progress=lambda done, total: report.progress("checking scans", done, total),
     )
     check_condition_columns(loaded, manifest)
+    label = class_column(loaded, manifest, train)
+    train, validation = labelled(train, label), labelled(validation, label)
+    if not validation:
+        raise ConfigError(
+            f"{loaded.file}: no validation image has a value in column {label and label.name!r}"
+        )
     conditions = parent.spec.shape.conditions if parent else fit_conditions(config, manifest, train)
+    checked = CheckedData(manifest, train, validation, conditions, label)
     for rows in (train, validation):
-        encode_rows(manifest, rows, conditions)
-    return CheckedData(manifest, train, validation, conditions)
+        encode_rows(manifest, rows, checked.told)
+    return checked
 
 
 def check_condition_columns(loaded: Loaded, manifest: Manifest) -> None:
@@ -103,7 +137,7 @@ def prepare(loaded: Loaded, parent: Model | None, report: Reporter) -> Prepared:
     """Read and check the scans, fit what is fitted on them, and make the network."""
     config = loaded.config
     data = check_data(loaded, parent, report)
-    manifest, conditions = data.manifest, data.conditions
+    manifest = data.manifest
 
     def raw(rows: Sequence[Row], what: str) -> CaseSet:
         return CaseSet(
@@ -121,24 +155,18 @@ def prepare(loaded: Loaded, parent: Model | None, report: Reporter) -> Prepared:
         intensity = parent.spec.intensity
     else:
         intensity = fit(config.data.intensity, (case.images for case in train))
-    spec = make_spec(config, manifest, intensity, conditions, data.train, parent)
+    spec = make_spec(config, data, intensity, parent)
     spec = dataclasses.replace(spec, view=views(train, spec.space))
-    network = build(spec.network, spec.shape, seed=config.train.seed)
-    if parent is not None:
-        network.load_state_dict(parent.network.state_dict())
-    denoising = DenoisingLoss(
-        spec.target, spec.schedule, config.diffusion.times, config.diffusion.weight
-    )
-    chosen = config.diffusion
-    trained = loss_of(chosen.objective, spec.target, spec.schedule, chosen.times, chosen.weight)
+    check_sampling(config, spec)
     return Prepared(
         spec,
-        network,
-        PriorObjective(denoising, config.train.condition_dropout, trained, spec.spread != "none"),
-        training_set(manifest, train, intensity, conditions),
-        training_set(manifest, validation, intensity, conditions),
+        network_of(config, spec, parent),
+        objective_of(config, spec, parent),
+        training_set(manifest, train, intensity, data.told),
+        training_set(manifest, validation, intensity, data.told),
         {row.number: ", ".join(map(str, row.images.values())) for row in manifest.rows},
         frozenset(row.subject for row in manifest.rows),
+        parent,
     )
 
 
@@ -199,9 +227,9 @@ def fit_conditions(
     fitted: list[AnyCondition] = []
     for name in config.data.conditions:
         if name in manifest.names("category"):
-            values = sorted({row.categories[name] for row in rows if row.categories.get(name)})
-            check_no_subjects(name, values, manifest)
-            fitted.append(ClassCondition(name=name, values=tuple(values)))
+            values = classes(name, rows)
+            check_no_subjects("data.conditions", name, values, manifest)
+            fitted.append(ClassCondition(name=name, values=values))
             continue
         numbers = torch.tensor(
             [row.numbers[name] for row in rows if row.numbers.get(name) is not None],
@@ -216,30 +244,31 @@ def fit_conditions(
     return tuple(fitted)
 
 
-def check_no_subjects(name: str, values: Sequence[str], manifest: Manifest) -> None:
-    """Errors: ConfigError if classes, which a model and a server are told, name subjects."""
-    named = sorted({row.subject for row in manifest.rows} & set(values))
-    if named:
-        raise ConfigError(
-            f"data.conditions: {len(named)} of the values in column {name!r} are names of "
-            "subjects, which would stand in the model for everyone to read; use a column of groups",
-            private=f"column {name!r}: {', '.join(named)}",
-        )
+def shape_of(config: Config, data: CheckedData, trunk: ModelSpec | None = None) -> NetworkShape:
+    """What the network takes and gives; `trunk` is the model that a head is trained on."""
+    channels, objective = len(config.data.images), config.diffusion.objective
+    found = 0 if data.label is None else len(data.label.values)
+    return NetworkShape(
+        dims=config.data.space.dims,
+        in_channels=channels,
+        out_channels=(
+            output_channels(objective, channels, found)
+            if trunk is None
+            else trunk.shape.out_channels
+        ),
+        conditions=data.conditions,
+    )
 
 
 def make_spec(
-    config: Config,
-    manifest: Manifest,
-    intensity: FittedIntensity,
-    conditions: tuple[AnyCondition, ...],
-    rows: Sequence[Row],
-    parent: Model | None,
+    config: Config, data: CheckedData, intensity: FittedIntensity, parent: Model | None
 ) -> ModelSpec:
     """The specification of the model that this training makes.
 
     Errors: ModelError if it cannot go on from `parent`.
     """
-    channels = len(config.data.images)
+    objective, rows, conditions = config.diffusion.objective, data.train, data.conditions
+    trunk = parent.spec if parent is not None and isinstance(objective, Spread) else None
     spec = ModelSpec(
         name=config.name,
         modality=config.modality,
@@ -247,19 +276,16 @@ def make_spec(
         space=config.data.space,
         intensity=intensity,
         network=config.network,
-        shape=NetworkShape(
-            dims=config.data.space.dims,
-            in_channels=channels,
-            out_channels=output_channels(config.diffusion.objective, channels),
-            conditions=conditions,
-        ),
+        shape=shape_of(config, data, trunk),
+        role=role_of(config),
+        label=data.label,
         schedule=config.diffusion.schedule,
         target=config.diffusion.target,
         sampling=config.sampling,
-        spread=config.diffusion.objective.spread,
+        spread=trunk.spread if trunk else objective.spread,
         lineage=Lineage(
             parent=parent.digest if parent else None,
-            manifest_digest=manifest.digest(),
+            manifest_digest=data.manifest.digest(),
             config_digest=config.digest(),
             train_images=len(rows),
             train_subjects=len({row.subject for row in rows}),
@@ -270,9 +296,14 @@ def make_spec(
             version=importlib.metadata.version("medidiff"),
         ),
     )
+    if isinstance(objective, Spread):
+        spec = with_head(spec, objective, parent)
     if parent is None:
         return spec
-    for name in ("modality", "images", "network", "shape", "schedule", "target", "spread"):
+    if isinstance(objective, Alignment):
+        check_encoder(spec, parent)
+        return dataclasses.replace(spec, intensity=parent.spec.intensity)
+    for name in ("role", "modality", "images", "network", "shape", "label", *OF_DIFFUSION):
         ours, theirs = getattr(spec, name), getattr(parent.spec, name)
         if ours != theirs:
             raise ModelError(

@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from medidiff.errors import OutputError, TaskError
+import yaml
+
+from medidiff import options
+from medidiff.diffusion import AnySampler
+from medidiff.errors import ConfigError, OutputError, TaskError
+from medidiff.jobs.cases import case_of_files
 from medidiff.jobs.models import load_model
 from medidiff.jobs.reporting import reporter
 from medidiff.networks import Acceleration
 from medidiff.report.pictures import sheet
+from medidiff.spec import SamplingOptions
+from medidiff.steering import AimName
 
 
 def sample_to_folder(
@@ -22,18 +29,39 @@ def sample_to_folder(
     condition: Mapping[str, str | float | None],
     guidance: float,
     guidance_interval: tuple[float, float] | None,
+    classifier: str | None = None,
+    towards: Mapping[str, str] | None = None,
+    classifier_scale: float = 1.0,
+    encoder: str | None = None,
+    towards_image: str | None = None,
+    aim: AimName = "content",
+    image_scale: float = 100.0,
+    sampler: str | None = None,
     seed: int,
 ) -> tuple[list[Path], int]:
     """(image files, network calls an image); a sheet.png of all images lies beside them.
 
+    `sampler` is written as in a configuration; `towards_image` names a file, several joined by
+    commas for the channels of one case.
     Errors: OutputError if `out` already holds something; ModelError for an unknown
-    condition or an interval of guidance that says nothing; TaskError for numbers below 1.
+    condition, an interval of guidance that says nothing, or a classifier or an encoder that does
+    not fit; ConfigError for a sampler that there is not; DataError for an image that does not fit;
+    TaskError for numbers below 1.
     """
     if out.exists() and any(out.iterdir()):
         raise OutputError(f"{out} already holds files; name another folder")
     if n < 1 or (steps is not None and steps < 1):
         raise TaskError(f"--n and --steps must be at least 1, found {n} and {steps}")
+    chosen = None if sampler is None else read_sampler(sampler)
     model = load_model(name, acceleration=acceleration)
+    readers = [
+        None if each is None else load_model(each, model.device, acceleration)
+        for each in (classifier, encoder)
+    ]
+    image = None
+    if towards_image is not None:
+        case = case_of_files(model, towards_image.split(","), "refuse", 1)
+        image = case.scale.inverse(case.images, axis=0)
     report = reporter()
     try:
         samples = model.sample(
@@ -41,7 +69,15 @@ def sample_to_folder(
             condition=condition or None,
             guidance=guidance,
             guidance_interval=guidance_interval,
+            classifier=readers[0],
+            towards=towards,
+            classifier_scale=classifier_scale,
+            encoder=readers[1],
+            towards_image=image,
+            aim=aim,
+            image_scale=image_scale,
             steps=steps,
+            sampler=chosen,
             seed=seed,
             progress=lambda done, total: report.progress("sampling", done, total),
         )
@@ -51,3 +87,23 @@ def sample_to_folder(
     typical = model.spec.intensity.typical
     sheet(samples.images[:, :1], out / "sheet.png", window=(typical.low[0], typical.high[0]))
     return files, samples.nfe
+
+
+def read_sampler(text: str) -> AnySampler:
+    """The sampler that is written as in a configuration, or by its kind alone.
+
+    Errors: ConfigError.
+    """
+    try:
+        given = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--sampler {text}: not valid YAML") from None
+    try:
+        found = options.read(SamplingOptions, {"sampler": _kind(given)})
+    except options.OptionError as error:
+        raise ConfigError(f"--sampler {text}: {error}") from None
+    return found.sampler
+
+
+def _kind(given: object) -> object:
+    return {"kind": given} if isinstance(given, str) else given

@@ -1,5 +1,6 @@
 """The networks behind a denoiser, in 2-D and 3-D from one definition."""
 
+from medidiff.networks.choice import AnyNetwork, build, parameter_count
 from medidiff.networks.conditions import (
     AnyCondition,
     ClassCondition,
@@ -7,21 +8,36 @@ from medidiff.networks.conditions import (
     encode,
     encode_batch,
 )
+from medidiff.networks.encoder import Encoder, EncoderOptions
 from medidiff.networks.graphs import Acceleration, accelerated, has_bf16
 from medidiff.networks.shape import NetworkShape
-from medidiff.networks.unet import AnyNetwork, UNet, UNetOptions, build, parameter_count
+from medidiff.networks.spread_heads import (
+    Head,
+    HeadedNetwork,
+    HeadForm,
+    SpreadHead,
+    build_head,
+)
+from medidiff.networks.unet import UNet, UNetOptions
 
 __all__ = [
     "Acceleration",
     "AnyCondition",
     "AnyNetwork",
     "ClassCondition",
+    "Encoder",
+    "EncoderOptions",
+    "Head",
+    "HeadForm",
+    "HeadedNetwork",
     "NetworkShape",
     "NumberCondition",
+    "SpreadHead",
     "UNet",
     "UNetOptions",
     "accelerated",
     "build",
+    "build_head",
     "encode",
     "encode_batch",
     "has_bf16",

@@ -11,14 +11,21 @@ from medidiff.diffusion import (
     AnyTimes,
     AnyWeight,
     DenoisingLoss,
+    Discrete,
     HybridLoss,
+    SpreadLoss,
     UniformSteps,
     UniformTimes,
     UniformWeight,
     VariationalLoss,
 )
+from medidiff.training.objectives.alignment import Alignment
+from medidiff.training.objectives.classifier import Classifier
+from medidiff.training.objectives.importance import Importance
+from medidiff.training.objectives.spread import Spread
+from medidiff.training.objectives.uncertainty import Uncertainty
 
-Spread: TypeAlias = Literal["none", "learned", "learned-range"]
+SecondHead: TypeAlias = Literal["none", "learned", "learned-range"]
 """A network's second output: nothing, each value's log variance, or its place between beta-tilde
 and beta (Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 15)."""
 
@@ -30,7 +37,7 @@ class Denoising:
     kind: Literal["denoising"] = "denoising"
 
     @property
-    def spread(self) -> Spread:
+    def spread(self) -> SecondHead:
         """A network of one head."""
         return "none"
 
@@ -53,7 +60,7 @@ class Hybrid:
             raise ValueError(f"hybrid needs bound_share > 0, got {self.bound_share}")
 
     @property
-    def spread(self) -> Spread:
+    def spread(self) -> SecondHead:
         """A second head for the variance."""
         return self.variance
 
@@ -70,22 +77,29 @@ class Variational:
     """small and large are fixed and need no second head."""
 
     @property
-    def spread(self) -> Spread:
+    def spread(self) -> SecondHead:
         """A second head where the variance is learned."""
         return self.variance if self.variance in ("learned", "learned-range") else "none"
 
 
-AnyObjective: TypeAlias = Denoising | Hybrid | Variational
-AnyLoss: TypeAlias = DenoisingLoss | HybridLoss | VariationalLoss
+OfPrior: TypeAlias = Denoising | Hybrid | Variational | Uncertainty | Spread
+OfEncoder: TypeAlias = Classifier | Alignment
+AnyObjective: TypeAlias = OfPrior | OfEncoder
+AnyLoss: TypeAlias = DenoisingLoss | HybridLoss | VariationalLoss | SpreadLoss
 
 
-def output_channels(objective: AnyObjective, channels: int) -> int:
-    """Channels of the network's output for images of `channels`: twice as many with a spread."""
+def output_channels(objective: AnyObjective, channels: int, classes: int = 0) -> int:
+    """Channels of the network's output for images of `channels`: twice as many with a spread; a
+    classifier's are its classes, an encoder's its width."""
+    if isinstance(objective, Classifier):
+        return classes
+    if isinstance(objective, Alignment):
+        return objective.width
     return channels if objective.spread == "none" else 2 * channels
 
 
 def loss_of(
-    objective: AnyObjective,
+    objective: OfPrior,
     target: AnyTarget,
     schedule: AnySchedule,
     times: AnyTimes,
@@ -97,8 +111,11 @@ def loss_of(
     `uniform-steps` or the schedule has its own.
     Errors: ValueError for times or a weight that this loss has no use for.
     """
-    if isinstance(objective, Denoising):
+    if isinstance(objective, Denoising | Uncertainty):
         return DenoisingLoss(target, schedule, times, weight)
+    if isinstance(objective, Spread):
+        _refuse_weight(objective, weight)
+        return SpreadLoss(target, schedule, objective.source, times)
     if not isinstance(times, UniformTimes | UniformSteps) or weight != UniformWeight():
         raise ValueError(
             f"the {objective.kind} objective trains the steps of a process as the bound weighs "
@@ -109,3 +126,48 @@ def loss_of(
     if isinstance(objective, Hybrid):
         return HybridLoss(target, schedule, objective.variance, objective.bound_share, steps)
     return VariationalLoss(target, schedule, objective.variance, times=steps)
+
+
+def check_objective(
+    objective: AnyObjective,
+    target: AnyTarget,
+    schedule: AnySchedule,
+    times: AnyTimes,
+    weight: AnyWeight,
+    importance: Importance | None,
+) -> None:
+    """Errors: ValueError for options that the objective has no use for."""
+    if isinstance(objective, Classifier | Alignment):
+        _refuse_weight(objective, weight)
+    else:
+        loss_of(objective, target, schedule, times, weight)
+    if importance is not None:
+        importance_steps(objective, times, schedule)
+
+
+def importance_steps(objective: AnyObjective, times: AnyTimes, schedule: AnySchedule) -> int:
+    """Steps of the process whose losses are remembered for importance sampling.
+
+    Errors: ValueError for an objective or times that it is not made for.
+    """
+    if not isinstance(objective, Denoising | Hybrid | Variational):
+        raise ValueError(
+            f"importance draws the steps of a prior's loss; the {objective.kind} objective has "
+            "none of it: leave importance out"
+        )
+    if not isinstance(times, UniformTimes | UniformSteps):
+        raise ValueError(
+            f"importance draws the steps itself: times {times.kind!r} would be ignored; leave "
+            "them out, or give times of kind 'uniform-steps'"
+        )
+    if isinstance(schedule, Discrete):
+        return schedule.steps
+    return (times if isinstance(times, UniformSteps) else UniformSteps()).steps
+
+
+def _refuse_weight(objective: AnyObjective, weight: AnyWeight) -> None:
+    if weight != UniformWeight():
+        raise ValueError(
+            f"the {objective.kind} objective has no weight: weight {weight.kind!r} would be "
+            "ignored; leave it out"
+        )
