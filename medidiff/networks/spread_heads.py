@@ -1,6 +1,6 @@
 """Heads that learn the variance of a network whose weights stay as they are.
 
-Source: Bao et al. 2022 (arXiv:2206.07309), section 5: the pretrained network is frozen and only a
+Source: Bao et al. 2022 (arXiv:2206.07309) and its code: the pretrained network is frozen and only a
 new head on its last field learns E[eps^2 | x] (SN) or E[(eps - eps-hat)^2 | x] (NPR).
 """
 

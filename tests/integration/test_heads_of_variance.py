@@ -107,6 +107,20 @@ def test_a_model_with_both_heads_and_a_gamma_table_serves_each_source(
         assert torch.isfinite(drawn).all()
 
 
+def test_the_length_of_average_of_a_head_is_chosen_after_training(
+    run_2d: Path, place: Path, flat: Path, tmp_path: Path
+) -> None:
+    ema = "train.ema={kind: power, snapshots: 2, lengths: [0.1]}"
+    power = [ema, "diffusion.objective={kind: spread}"]
+    run = train(place / "run-power", flat, run_2d, *power)
+    other = medidiff.average(run, tmp_path / "other", std=0.05)
+    before = (run_2d / "model" / "model.safetensors").read_bytes()
+    files = [(folder / "model.safetensors").read_bytes() for folder in (run / "model", other)]
+    assert files == [before, before]
+    heads = [load_file(folder / HEADS) for folder in (run / "model", other)]
+    assert not torch.equal(heads[0]["npr.last.weight"], heads[1]["npr.last.weight"])
+
+
 def test_under_guidance_the_spread_is_that_of_the_conditional_branch(npr: Path) -> None:
     model = medidiff.load(npr, "cpu")
     x = torch.randn(1, 1, 32, 32, generator=torch.Generator().manual_seed(0))

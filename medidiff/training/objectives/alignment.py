@@ -24,7 +24,7 @@ class Alignment:
     No labels are needed. With `--from MODEL`, an encoder, that one embeds the clean images and
     stays as it is; without, the network embeds both, so that noise is what it learns to see
     through.
-    Source: Liu et al. 2023 (arXiv:2112.05744), section 3.3 and its code; the loss of Radford et al.
+    Source: Liu et al. 2023 (arXiv:2112.05744) and its code; the loss of Radford et al.
     2021 (arXiv:2103.00020), figure 3.
     Differs: without a frozen encoder the clean side is learned too (as in Chen et al. 2020,
     arXiv:2002.05709, with noise for their crops).

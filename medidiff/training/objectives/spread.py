@@ -18,7 +18,7 @@ from medidiff.training.objective import PriorObjective, validation_levels, valid
 class Spread:
     """A head for the variance, trained on a model that itself stays as it is (`--from MODEL`).
 
-    Source: Bao et al. 2022 (arXiv:2206.07309), eqs. 11 and 16 and section 5 (two stages).
+    Source: Bao et al. 2022 (arXiv:2206.07309), eqs. 11 and 16; in two stages, as its code.
     """
 
     kind: Literal["spread"] = "spread"
