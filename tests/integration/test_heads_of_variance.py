@@ -135,6 +135,18 @@ def test_under_guidance_the_spread_is_that_of_the_conditional_branch(npr: Path) 
     assert unknown.spread is not None
 
 
+def test_an_interval_of_guidance_keeps_the_spread_of_images_on_both_of_its_sides(npr: Path) -> None:
+    model = medidiff.load(npr, "cpu")
+    x = torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    levels = model.spec.schedule(torch.tensor([0.2, 0.8], dtype=torch.float64))
+    condition = model.condition({"sex": "F", "age": 40}, 2)
+    some = model.denoiser(condition, None, 3.0, (0.0, 1.0))(x, levels)
+    plain = model.denoiser(condition)(x, levels)
+    assert some.spread is not None
+    assert plain.spread is not None
+    assert torch.equal(some.spread, plain.spread)
+
+
 def test_a_source_that_a_model_lacks_is_named_with_its_remedy(npr: Path, run_2d: Path) -> None:
     for model, variance in (
         (medidiff.load(npr, "cpu"), SN),
