@@ -71,6 +71,7 @@ from medidiff.spec import (
     ModelSpec,
     SamplingOptions,
     SpreadSource,
+    check_prior,
     check_spread,
     describe,
     needed_spread,
@@ -209,11 +210,7 @@ class Model:
         Errors: ModelError for a model that is no prior, and for a spread that it has not learned;
         ValueError for an interval without low < high.
         """
-        if self.spec.role != "prior":
-            raise ModelError(
-                f"{self.spec.name} is a model of role {self.spec.role!r}, which draws and denoises "
-                "nothing; give a prior"
-            )
+        check_prior(self.spec)
         needed = needed_spread(self.spec.sampling.sampler) if spread is None else spread
         check_spread(self.spec, needed)
         target, network = self.spec.target, self._headed.get(needed, self._called)

@@ -149,6 +149,15 @@ def needed_spread(sampler: AnySampler) -> SpreadSource:
     return variance if variance in ("learned", "learned-range") else "none"
 
 
+def check_prior(spec: ModelSpec) -> None:
+    """Errors: ModelError for a model that is no denoiser."""
+    if spec.role != "prior":
+        raise ModelError(
+            f"{spec.name} is a model of role {spec.role!r}, which draws and denoises nothing; "
+            "give a prior"
+        )
+
+
 def check_spread(spec: ModelSpec, needed: SpreadSource) -> None:
     """Errors: ModelError if the model does not know what a sampler's variance needs."""
     known = {spec.spread, *(head.source for head in spec.heads)}

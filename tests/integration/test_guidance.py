@@ -73,7 +73,9 @@ def metrics(run: Path) -> dict[str, float]:
     return {name: value for each in events for name, value in each.get("metrics", {}).items()}
 
 
-def test_a_classifier_tells_cross_entropy_and_accuracy_by_level(classifier_run: Path) -> None:
+def test_a_classifier_tells_cross_entropy_and_accuracy_by_level(
+    classifier_run: Path, flat: Path, tmp_path: Path
+) -> None:
     found, model = metrics(classifier_run), medidiff.load(classifier_run, "cpu")
     assert model.spec.role == "classifier"
     assert model.spec.label is not None
@@ -85,6 +87,11 @@ def test_a_classifier_tells_cross_entropy_and_accuracy_by_level(classifier_run: 
     assert "finds | sex (F, M)" in (classifier_run / "model" / "card.md").read_text()
     with pytest.raises(ModelError, match="draws and denoises nothing"):
         model.sample(1)
+    with pytest.raises(ModelError, match="draws and denoises nothing"):
+        medidiff.gamma(classifier_run, tmp_path / "gamma", manifest=flat)
+    changes = [f"data.manifest={flat}", NETWORK, "data.conditions=[]", CLASSIFIER]
+    counted = medidiff.check(CONFIG, changes=changes).parameters
+    assert counted == sum(each.numel() for each in model.network.parameters())
 
 
 @pytest.fixture(scope="module")

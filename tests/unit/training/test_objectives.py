@@ -86,7 +86,7 @@ def test_the_history_takes_in_losses_as_they_were_before_their_weights() -> None
 
 def test_importance_does_not_change_what_is_minimised() -> None:
     objective, network, given = warm(), Nothing(), batch(2000)
-    uniform = replace(PRIOR, denoising=DenoisingLoss(V(), Cosine(), UniformSteps(3)))
+    uniform = replace(PRIOR, denoising=DenoisingLoss(V(), Cosine(), UniformSteps(steps=3)))
     ours, theirs = (
         torch.stack([each.loss(network, given, 0, step).detach().mean() for step in range(8)])
         for each in (objective, uniform)
