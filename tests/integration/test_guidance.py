@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -28,7 +29,7 @@ CONFIG = Path(__file__).resolve().parents[2] / "configs" / "smoke-2d.yaml"
 NETWORK = "network={kind: encoder, channels: [8, 16], attention: [false, true], blocks: 1}"
 CLASSIFIER = "diffusion.objective={kind: classifier, column: sex}"
 ALIGNMENT = "diffusion.objective={kind: alignment, width: 8}"
-SAMPLERS = {"ddpm": DDPM(), "ddpm-large": DDPM("large"), "ddim": DDIM(), "heun": Heun()}
+SAMPLERS = {"ddpm": DDPM(), "ddpm-large": DDPM(variance="large"), "ddim": DDIM(), "heun": Heun()}
 Train = Callable[..., Path]
 
 
@@ -100,7 +101,7 @@ def glow(train: Train, flat: Path, place: Path) -> Path:
 
     def change(index: int, row: dict[str, str]) -> None:
         bright = index % 2 == 0
-        given = nibabel.load(row["image"])
+        given: Any = nibabel.load(row["image"])
         values = given.get_fdata(dtype=np.float32) * (1.0 if bright else 0.2)
         row["image"] = str(place / "glow" / f"{index}.nii.gz")
         nibabel.save(nibabel.Nifti1Image(values, given.affine), row["image"])
