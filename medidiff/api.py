@@ -34,7 +34,7 @@ from medidiff.jobs.folder import close_interrupted
 from medidiff.jobs.gamma import add_gamma
 from medidiff.jobs.likelihood import LikelihoodOptions, Method
 from medidiff.jobs.models import export_model, load_model, model_folder, register_model
-from medidiff.jobs.prepare import check_data
+from medidiff.jobs.prepare import check_data, shape_of
 from medidiff.jobs.pretrained import Shipped, shipped_models
 from medidiff.jobs.reporting import Quiet, Reporter, reporter
 from medidiff.jobs.run import run_head
@@ -93,15 +93,12 @@ def check(config: PathLike, *, changes: Sequence[str] = (), progress: Progress =
 
     Errors: ConfigError or ManifestError with every problem.
     """
-    from medidiff.networks import NetworkShape, parameter_count
-    from medidiff.training.losses import output_channels
+    from medidiff.networks import parameter_count
 
     with _reporting(progress) as report:
         loaded = load_config(config, changes)
         data = check_data(loaded, None, report)
-    channels = len(loaded.config.data.images)
-    out = output_channels(loaded.config.diffusion.objective, channels)
-    shape = NetworkShape(loaded.config.data.space.dims, channels, out, conditions=data.conditions)
+    shape = shape_of(loaded.config, data)
     count = parameter_count(loaded.config.network, shape)
     return Checked(loaded, len(data.train), len(data.validation), count)
 
@@ -118,7 +115,7 @@ def train(
 
     `changes` are "key=value" strings such as "train.steps=500". `resume` goes on with an
     interrupted run in the same folder and under the same MLflow run. `parent` is a model to
-    fine-tune.
+    fine-tune; the objectives spread and alignment leave it as it is.
     Errors: ConfigError, ManifestError, DataError, OutputError, TrainingError;
     `training.stop.Stopped` when asked to stop (a checkpoint is saved).
     """

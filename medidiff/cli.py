@@ -81,13 +81,17 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the interrupted run")
     ] = False,
-    parent: Annotated[str | None, typer.Option("--from", help="Fine-tune this model")] = None,
+    parent: Annotated[
+        str | None,
+        typer.Option("--from", help="Fine-tune this model; or train a head on it, or beside it"),
+    ] = None,
     register: Annotated[
         str | None, typer.Option(help="Register the finished model under this name")
     ] = None,
     alias: Annotated[str | None, typer.Option(help="Alias for the registered version")] = None,
 ) -> None:
-    """Train a prior; the run's folder then holds the model."""
+    """Train as the configuration says: a prior, a head for its variance, a classifier or an
+    encoder to guide it. The run's folder then holds the model."""
     from medidiff import api
 
     folder = api.train(config, changes=change or [], resume=resume, parent=parent, progress="bars")
@@ -95,7 +99,7 @@ def train(
     if register:
         _registered(api.register(folder, register, alias=alias), register, alias)
     else:
-        typer.echo(f"Next: medidiff sample {folder} --n 8 --out samples")
+        typer.echo(_next(folder))
 
 
 @app.command()
@@ -122,6 +126,30 @@ def sample(
             "--set", "-s", help="A sampling option, e.g. sampler='{kind: ddim}'; repeat for more"
         ),
     ] = None,
+    classifier: Annotated[
+        str | None, typer.Option(help="Classifier of noisy images that guides (a model)")
+    ] = None,
+    towards: Annotated[
+        list[str] | None, typer.Option("--towards", help="Its class to guide to, e.g. sex=F")
+    ] = None,
+    classifier_scale: Annotated[
+        float, typer.Option(help="Strength of the classifier, 0 = none")
+    ] = 1.0,
+    encoder: Annotated[
+        str | None, typer.Option(help="Noised encoder that guides to an image (a model)")
+    ] = None,
+    towards_image: Annotated[
+        str | None, typer.Option(help="That image; join the channels of a case by commas")
+    ] = None,
+    aim: Annotated[
+        Literal["content", "structure", "style"],
+        typer.Option(help="What of the image to guide to"),
+    ] = "content",
+    image_scale: Annotated[float, typer.Option(help="Strength of that, 0 = none")] = 100.0,
+    sampler: Annotated[
+        str | None,
+        typer.Option(help="Instead of the model's own, e.g. '{kind: ddim, eta: 1}' or ddpm"),
+    ] = None,
     seed: Seed = 0,
     acceleration: AccelerationChoice = "auto",
 ) -> None:
@@ -137,8 +165,21 @@ def sample(
         condition=_pairs(condition, "--condition"),
         guidance=guidance,
         guidance_interval=guidance_interval,
+        classifier=classifier,
+        towards=_pairs(towards, "--towards"),
+        classifier_scale=classifier_scale,
+        encoder=encoder,
+        towards_image=towards_image,
+        aim=aim,
+        image_scale=image_scale,
         seed=seed,
-        changes=_settings(setting) | ({} if noise is None else {"noise": {"kind": noise}}),
+        changes=_settings(
+            [
+                *(setting or []),
+                *([] if noise is None else [f"noise={noise}"]),
+                *([] if sampler is None else [f"sampler={sampler}"]),
+            ]
+        ),
     )
     typer.echo(
         f"{len(files)} synthetic images in {out} ({nfe} network calls each); "
@@ -454,6 +495,19 @@ def _tell_defect(error: Exception) -> None:
         "please report it, without names of patients",
         file=sys.stderr,
     )
+
+
+def _next(folder: Path) -> str:
+    """What a run's model is good for."""
+    import json
+
+    role = json.loads((folder / "model" / "model.json").read_text(encoding="utf-8"))["role"]
+    use = {
+        "classifier": "medidiff sample PRIOR --classifier {} --towards COLUMN=CLASS --out samples",
+        "encoder": "medidiff sample PRIOR --sampler ddpm --encoder {} --towards-image FILE "
+        "--out samples",
+    }.get(role, "medidiff sample {} --n 8 --out samples")
+    return f"Next: {use.format(folder)}"
 
 
 def _registered(version: int, name: str, alias: str | None) -> None:

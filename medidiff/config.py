@@ -36,7 +36,12 @@ from medidiff.diffusion import (
 from medidiff.errors import ConfigError
 from medidiff.networks import AnyNetwork, UNetOptions
 from medidiff.spec import SamplingOptions
-from medidiff.training.losses import AnyObjective, ConsistencyTraining, Denoising, check_loss
+from medidiff.training.losses import AnyObjective, Denoising, check_objective
+from medidiff.training.objectives.alignment import Alignment
+from medidiff.training.objectives.classifier import Classifier
+from medidiff.training.objectives.consistency import ConsistencyTraining
+from medidiff.training.objectives.importance import Importance
+from medidiff.training.objectives.spread import Spread
 from medidiff.training.options import TrainOptions
 
 
@@ -83,13 +88,17 @@ class DiffusionOptions:
     times: Annotated[AnyTimes, Field(discriminator="kind")] = UniformTimes()
     weight: Annotated[AnyWeight, Field(discriminator="kind")] = UniformWeight()
     objective: Annotated[AnyObjective, Field(discriminator="kind")] = Denoising()
-    """What is minimised; hybrid and variational teach the network its variance too, consistency
-    makes a student for samples in two calls."""
+    """What is minimised; hybrid and variational teach the network its variance too, spread a head
+    on a trained one, consistency
+    makes a student for samples in two calls; classifier and alignment make encoders to guide by."""
+    importance: Importance | None = None
+    """Draw the steps whose losses were large more often; not given, all are as likely."""
 
     def __post_init__(self) -> None:
         noise = torch.tensor(self.schedule.t_max, dtype=torch.float64)
         self.target.multipliers(self.schedule(noise))  # sampling begins there
-        check_loss(self.objective, self.target, self.schedule, self.times, self.weight)
+        given = (self.target, self.schedule, self.times, self.weight)
+        check_objective(self.objective, *given, self.importance)
 
 
 @dataclass(frozen=True)
@@ -118,8 +127,11 @@ class Config:
     format: Literal[1] = 1
 
     def __post_init__(self) -> None:
+        _check_network(self)
         sampler, spread = self.sampling.sampler, self.diffusion.objective.spread
         asked = sampler.variance if isinstance(sampler, DDPM) else None
+        if isinstance(self.diffusion.objective, Spread):
+            return  # the model that it is trained on may have learned one
         if asked in ("learned", "learned-range") and asked != spread:
             raise ValueError(
                 f"sampling.sampler.variance {asked!r} needs a network that learns it: "
@@ -136,6 +148,28 @@ class Config:
         tree = options.tree(self)
         del tree["output"], tree["data"]["manifest"], tree["train"]["minutes"]
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+
+
+def _check_network(config: Config) -> None:
+    """Errors: ValueError for a network or conditions that the objective cannot train."""
+    objective = config.diffusion.objective
+    reads = isinstance(objective, Classifier | Alignment)
+    wanted = "encoder" if reads else "unet"
+    if config.network.kind != wanted:
+        raise ValueError(
+            f"diffusion.objective {objective.kind!r} trains a network of kind {wanted!r} "
+            f"(found {config.network.kind!r})"
+        )
+    if reads and config.data.conditions:
+        raise ValueError(
+            f"diffusion.objective {objective.kind!r} trains an encoder, which is told no "
+            "conditions: leave data.conditions out"
+        )
+    if isinstance(objective, Alignment) and config.train.batch < 2:
+        raise ValueError(
+            "diffusion.objective 'alignment' tells the images of a batch apart: train.batch must "
+            "be at least 2"
+        )
 
 
 @dataclass(frozen=True)

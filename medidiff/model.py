@@ -2,9 +2,10 @@
 parameter.
 
     model.safetensors   averaged weights
+    heads.safetensors   those of the heads that learned a variance, where there are any
     model.json          everything else (`ModelSpec`)
     card.md             what it was trained on, what it is for
-    SHA256SUMS          digests of the three, checked on loading
+    SHA256SUMS          digests of all of them, checked on loading
 
 Nothing in it is executed or unpickled.
 """
@@ -12,10 +13,10 @@ Nothing in it is executed or unpickled.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ from medidiff.diffusion import (
     Estimate,
     KeyedNoise,
     NoiseLevel,
+    Sampler,
     classifier_free,
     clipped,
     counted,
@@ -45,6 +47,7 @@ from medidiff.diffusion import (
 from medidiff.errors import ModelError
 from medidiff.model_folder import (
     FILES,
+    HEADS,
     check_folder,
     check_free,
     digest,
@@ -55,12 +58,31 @@ from medidiff.model_folder import (
 )
 from medidiff.networks import (
     Acceleration,
+    Head,
+    HeadedNetwork,
+    UNet,
     accelerated,
     build,
+    build_head,
     encode_batch,
     has_bf16,
 )
-from medidiff.spec import AnyNoise, ModelSpec, SamplingOptions, describe
+from medidiff.spec import (
+    AnyNoise,
+    ModelSpec,
+    SamplingOptions,
+    SpreadSource,
+    check_prior,
+    check_spread,
+    describe,
+    needed_spread,
+)
+from medidiff.steering import (
+    AimName,
+    Steering,
+    towards_class,
+    towards_content,
+)
 
 Progress = Callable[[int, int], None]
 
@@ -119,16 +141,28 @@ class Model:
         spec: ModelSpec,
         network: nn.Module,
         *,
+        heads: Mapping[str, Head] | None = None,
         digest: str = "unsaved",
         folder: Path | None = None,
         acceleration: Acceleration = "auto",
     ) -> None:
         self.spec = spec
         self.network = network
+        self.heads = dict(heads or {})
+        """By source, those of `spec.heads`; they read the network's last field."""
         self.digest = digest
         self.folder = folder
         """Where the model was loaded from or saved to; None for one that was not yet."""
         self._called = accelerated(network, acceleration)
+        self._headed = {
+            source: accelerated(HeadedNetwork(cast(UNet, network), head), acceleration)
+            for source, head in self.heads.items()
+        }
+
+    @property
+    def called(self) -> nn.Module:
+        """The network as it is to be called: recorded and fused where a GPU allows it."""
+        return self._called
 
     @property
     def device(self) -> torch.device:
@@ -136,7 +170,8 @@ class Model:
 
     def to(self, device: str | torch.device) -> Model:
         """Move the network; returns self."""
-        self.network.to(device)
+        for each in (self.network, *self.heads.values()):
+            each.to(device)
         return self
 
     def condition(
@@ -164,22 +199,23 @@ class Model:
         concat: Tensor | None = None,
         guidance: float = 1.0,
         guidance_interval: tuple[float, float] | None = None,
+        spread: SpreadSource | None = None,
     ) -> CountedDenoise:
         """The clean estimate as a function of (x, level): network, then guidance, then clipping.
 
         `guidance` 1 is plain conditional sampling (Ho & Salimans 2022, arXiv:2207.12598).
         `guidance_interval`: the noise ratios (sigma / alpha; pure noise: inf) between which it is
         guided, all of them if None (Kynkaanniemi et al. 2024, arXiv:2404.07724).
-        Errors: ModelError for a model that is no prior; ValueError for an interval without low <
-        high.
+        `spread`: what the estimate tells of the variance beside the clean image, by default what
+        the model's own sampler needs; under guidance it is that of the conditional branch.
+        Errors: ModelError for a model that is no prior, and for a spread that it has not learned;
+        ValueError for an interval without low < high.
         """
-        if self.spec.role != "prior":
-            raise ModelError(
-                f"{self.spec.name} is a model of role {self.spec.role!r}, which draws and denoises "
-                "nothing; give a prior"
-            )
-        target, network = self.spec.target, self._called
-        two = self.spec.spread != "none"
+        check_prior(self.spec)
+        needed = needed_spread(self.spec.sampling.sampler) if spread is None else spread
+        check_spread(self.spec, needed)
+        target, network = self.spec.target, self._headed.get(needed, self._called)
+        two = needed in self._headed or self.spec.spread != "none"
         networks = [counted(Denoiser(network, target, condition, concat, two))]
         denoise: Denoise = networks[0]
         if condition is not None and guidance != 1.0:
@@ -188,7 +224,7 @@ class Model:
             denoise = classifier_free(networks[0], networks[1], guidance)
             if guidance_interval is not None:
                 denoise = interval(denoise, networks[0], *guidance_interval)
-        if self.spec.gamma is not None:
+        if needed == "gamma" and self.spec.gamma is not None:
             denoise = with_gamma(denoise, self.spec.gamma.table)
         clip = self.spec.sampling.clip
         if clip != "none":
@@ -204,20 +240,23 @@ class Model:
         *,
         sampling: SamplingOptions | None = None,
         begin: NoiseLevel | None = None,
+        steering: Sequence[Steering] = (),
         progress: Progress | None = None,
     ) -> tuple[Tensor, int]:
         """Walk `x` at level `begin` (default: pure noise) to a clean image; returns (image,
-        network calls).
+        network calls). `steering` changes the sampler's steps, in turn.
 
         Shapes: x is (batch, channel, *space) in model units.
         """
         sampling = sampling or self.spec.sampling
         levels = path(sampling.spacing, self.spec.schedule, sampling.steps, begin)
         before = denoise.calls
+        sampler: Sampler = sampling.sampler
+        called: Denoise = denoise
+        for each in steering:
+            sampler, called = each.steered(sampler, called)
         source = sampling.noise.of(noise)
-        for index, state in walk(
-            denoise, x, levels, sampling.sampler, source, schedule=self.spec.schedule
-        ):
+        for index, state in walk(called, x, levels, sampler, source, self.spec.schedule):
             x = state
             if progress is not None:
                 progress(index + 1, len(levels) - 1)
@@ -230,6 +269,13 @@ class Model:
         condition: Mapping[str, str | float | None] | None = None,
         guidance: float = 1.0,
         guidance_interval: tuple[float, float] | None = None,
+        classifier: Model | None = None,
+        towards: Mapping[str, str] | None = None,
+        classifier_scale: float = 1.0,
+        encoder: Model | None = None,
+        towards_image: Tensor | None = None,
+        aim: AimName = "content",
+        image_scale: float = 100.0,
         steps: int | None = None,
         sampler: AnySampler | None = None,
         noise: AnyNoise | None = None,
@@ -239,10 +285,17 @@ class Model:
     ) -> Samples:
         """Draw `n` synthetic images.
 
+        `classifier`, a model of that role, moves them `towards` one of its classes, such as
+        {"sex": "F"}, whether or not the prior knows the class; a `classifier_scale` of 0 is none.
+        `encoder`, a model of that role, moves them towards what an image holds: `towards_image`,
+        (channel, *space) in the intensity units of the training scans, by `aim` and `image_scale`;
+        the sampler must be DDPM.
+
         Shapes: `.images` is (n, channel, *space) in the intensity units of the training scans.
         `guidance` and its interval of noise ratios are those of `denoiser`.
         Errors: ModelError for a condition that the model does not know, for guidance without a
-        condition and for an interval without guidance or without low < high; ValueError if n < 1.
+        condition, for an interval without guidance or without low < high, and for a classifier or
+        an encoder that does not fit the prior; ValueError if n < 1.
         Image i depends on (seed, i) only, not on n or batch.
         """
         if n < 1 or batch < 1:
@@ -260,7 +313,17 @@ class Model:
             sampler=sampler or sampling.sampler,
             noise=noise or sampling.noise,
         )
-        encoded = self.condition(condition, 1)
+        first = path(sampling.spacing, self.spec.schedule, sampling.steps)[0]
+        steering = [
+            *towards_class(self.spec, classifier, towards, classifier_scale, first),
+            *towards_content(
+                self.spec, encoder, towards_image, aim, image_scale, first, sampling.sampler
+            ),
+        ]
+        for reader in (classifier, encoder):
+            if reader is not None:
+                reader.to(self.device).network.eval()
+        encoded, spread = self.condition(condition, 1), needed_spread(sampling.sampler)
         done: list[Tensor] = []
         nfe = 0
         for first in range(0, n, batch):
@@ -273,8 +336,9 @@ class Model:
 
             images, nfe = self._draw(
                 KeyedNoise(seed, [("", number) for number in numbers]),
-                self.denoiser(own, None, guidance, guidance_interval),
+                self.denoiser(own, None, guidance, guidance_interval, spread),
                 sampling,
+                steering,
                 advance,
             )
             done.append(self.spec.intensity.typical.inverse(images).cpu())
@@ -287,7 +351,8 @@ class Model:
                 "condition": dict(condition or {}),
                 "guidance": guidance,
                 "guidance_interval": guidance_interval,
-            },
+            }
+            | {key: value for each in steering for key, value in each.provenance().items()},
         )
 
     def _draw(
@@ -295,6 +360,7 @@ class Model:
         noise: KeyedNoise,
         denoise: CountedDenoise,
         sampling: SamplingOptions,
+        steering: Sequence[Steering],
         progress: Progress,
     ) -> tuple[Tensor, int]:
         """One batch from pure noise, in model units, and the network calls of an image."""
@@ -303,7 +369,13 @@ class Model:
         with torch.no_grad(), evaluating(self.network):
             x = start(begin, noise, torch.zeros(shape, device=self.device))
             return self.walk_down(
-                denoise, x, noise, sampling=sampling, begin=begin, progress=progress
+                denoise,
+                x,
+                noise,
+                sampling=sampling,
+                begin=begin,
+                steering=steering,
+                progress=progress,
             )
 
     def provenance(
@@ -347,14 +419,14 @@ class Model:
             raise ModelError(f"{place} already holds files; name another folder for the model")
         part = place.with_name(place.name + ".part")
         part.mkdir(parents=True, exist_ok=True)
-        weights = {
-            name: value.detach().cpu().to(getattr(torch, dtype)).contiguous()
-            for name, value in self.network.state_dict().items()
-        }
-        save_file(weights, part / "model.safetensors")
+        save_file(_weights(self.network, dtype), part / "model.safetensors")
+        if self.heads:
+            heads = nn.ModuleDict(self.heads)
+            save_file(_weights(heads, dtype), part / HEADS)
         write_json(part / "model.json", options.tree(self.spec))
         (part / "card.md").write_text(card or describe(self.spec), encoding="utf-8")
-        sums = "".join(f"{digest(part / name)}  {name}\n" for name in FILES)
+        files = [*FILES, HEADS] if self.heads else FILES
+        sums = "".join(f"{digest(part / name)}  {name}\n" for name in files)
         (part / "SHA256SUMS").write_text(sums, encoding="ascii")
         if place.exists():
             place.rmdir()
@@ -379,21 +451,38 @@ class Model:
         check_folder(place)
         spec = read_spec(place)
         network = build(spec.network, spec.shape)
+        heads = nn.ModuleDict(
+            {each.source: build_head(cast(UNet, network), each.form) for each in spec.heads}
+        )
         try:
             network.load_state_dict(load_file(place / "model.safetensors"))
+            if spec.heads:
+                heads.load_state_dict(load_file(place / HEADS))
         except (RuntimeError, SafetensorError) as error:
             raise ModelError(
                 f"{place.name}: the weights do not fit the network that model.json describes "
                 f"({str(error).splitlines()[0]})"
             ) from None
-        network.eval().requires_grad_(False)
         device = torch.device(device or default_device())
-        network.to(device)
-        if acceleration == "auto" and has_bf16(device):
-            network.to(torch.bfloat16)
+        for each in (network, heads):
+            each.eval().requires_grad_(False).to(device)
+            if acceleration == "auto" and has_bf16(device):
+                each.to(torch.bfloat16)
         return cls(
-            spec, network, digest=folder_digest(place), folder=place, acceleration=acceleration
+            spec,
+            network,
+            heads=cast(Mapping[str, Head], heads),
+            digest=folder_digest(place),
+            folder=place,
+            acceleration=acceleration,
         )
+
+
+def _weights(network: nn.Module, dtype: str) -> dict[str, Tensor]:
+    return {
+        name: value.detach().cpu().to(getattr(torch, dtype)).contiguous()
+        for name, value in network.state_dict().items()
+    }
 
 
 def check_guidance_interval(guidance: float, limits: tuple[float, float]) -> None:

@@ -12,6 +12,8 @@ from medidiff.errors import ModelError, OutputError
 from medidiff.spec import FORMAT, ModelSpec
 
 FILES = ("model.safetensors", "model.json", "card.md")
+HEADS = "heads.safetensors"
+"""The weights of a model's heads, where it has any."""
 
 
 def stem(file: Path) -> str:
@@ -52,7 +54,10 @@ def check_folder(place: Path) -> None:
         )
     lines = (place / "SHA256SUMS").read_text(encoding="ascii", errors="replace").splitlines()
     sums = {name.strip(): value for value, _, name in (line.partition("  ") for line in lines)}
-    altered = [name for name in FILES if sums.get(name) != digest(place / name)]
+    there = [name for name in (*FILES, HEADS) if name in FILES or (place / name).is_file()]
+    altered = [name for name in there if sums.get(name) != digest(place / name)]
+    if HEADS in sums and HEADS not in there:
+        raise ModelError(f"{place} is not a whole model folder: {HEADS} missing. Copy it again.")
     if altered:
         raise ModelError(
             f"{place}: {', '.join(altered)} is not the file that was saved (its SHA-256 differs). "

@@ -12,6 +12,8 @@ from pydantic import Field
 from medidiff.data.intensity import FittedIntensity
 from medidiff.data.options import Space
 from medidiff.diffusion import (
+    DDIM,
+    DDPM,
     AnySampler,
     AnySchedule,
     AnySpacing,
@@ -23,12 +25,16 @@ from medidiff.diffusion import (
     GammaTable,
     KeyedNoise,
     NoiseSource,
+    OptimalVariance,
     UniformLogSNR,
     V,
 )
+from medidiff.errors import ModelError
 from medidiff.networks import (
     AnyNetwork,
+    ClassCondition,
     NetworkShape,
+    SpreadHead,
 )
 
 FORMAT = 1
@@ -36,9 +42,16 @@ FORMAT = 1
 Role: TypeAlias = Literal["prior", "classifier", "encoder", "autoencoder"]
 """What a model's network is: a denoiser, a classifier or an encoder of noisy images, a codec."""
 
+SpreadSource: TypeAlias = Literal["none", "learned", "learned-range", "gamma", "sn", "npr"]
+"""What a sampler's variance needs to know of the model beside its clean estimate."""
+
 CARD_NOTICE = (
     "A diffusion prior. **Research only**: not a medical device; not for diagnosis, triage or "
     "treatment. Its images are synthetic or altered and may show anatomy that no patient has."
+)
+READER_NOTICE = (
+    "A network that reads noisy images, made to guide the samples of a diffusion prior. **Research "
+    "only**: not a medical device; what it says of a scan is no diagnosis."
 )
 
 
@@ -152,6 +165,10 @@ class ModelSpec:
     """What the second half of the network's channels says of the variance of a hop."""
     gamma: Gamma | None = None
     """What the optimal variances need; measured by the verb `gamma`."""
+    heads: tuple[SpreadHead, ...] = ()
+    """Heads that learned a variance on the frozen network, their weights in heads.safetensors."""
+    label: ClassCondition | None = None
+    """What a classifier finds."""
     lineage: Lineage = field(default_factory=Lineage)
     metrics: dict[str, float] = field(default_factory=dict)
     format: Literal[1] = FORMAT
@@ -161,6 +178,42 @@ class ModelSpec:
         """Whether the model's answer is the end of the flow and not the expected clean image: a
         consistency student draws samples, and nothing that reads a mean or a score may ask it."""
         return isinstance(self.target, ConsistencyTarget)
+
+
+def needed_spread(sampler: AnySampler) -> SpreadSource:
+    """What the variance of a sampler must be told by the model."""
+    variance = sampler.variance if isinstance(sampler, DDPM | DDIM) else None
+    if isinstance(variance, OptimalVariance):
+        return "none" if variance.source == "heuristic" else variance.source
+    return variance if variance in ("learned", "learned-range") else "none"
+
+
+def check_prior(spec: ModelSpec) -> None:
+    """Errors: ModelError for a model that is no denoiser."""
+    if spec.role != "prior":
+        raise ModelError(
+            f"{spec.name} is a model of role {spec.role!r}, which draws and denoises nothing; "
+            "give a prior"
+        )
+
+
+def check_spread(spec: ModelSpec, needed: SpreadSource) -> None:
+    """Errors: ModelError if the model does not know what a sampler's variance needs."""
+    known = {spec.spread, *(head.source for head in spec.heads)}
+    known |= {"none"} if spec.gamma is None else {"none", "gamma"}
+    if needed in known:
+        return
+    remedies = {
+        "gamma": "measure it (medidiff gamma MODEL --manifest ... --out ...)",
+        "sn": "train its head (diffusion.objective {kind: spread, source: sn}, --from MODEL)",
+        "npr": "train its head (diffusion.objective {kind: spread, source: npr}, --from MODEL)",
+    }
+    train = f"train with diffusion.objective {{kind: hybrid, variance: {needed}}}"
+    raise ModelError(
+        f"{spec.name}: the sampler's variance needs {needed!r}, which this model has not learned "
+        f"(it knows: {', '.join(sorted(known - {'none'})) or 'none'}); "
+        f"{remedies.get(needed, train)}"
+    )
 
 
 def describe(spec: ModelSpec) -> str:
@@ -176,14 +229,29 @@ def describe(spec: ModelSpec) -> str:
         "steps": lineage.steps,
         "conditions": conditions,
         "sampled by": f"{spec.sampling.sampler.kind}, {spec.sampling.steps} steps",
+        "variance": _known_variance(spec),
+        **({"finds": _shown_label(spec.label)} if spec.label else {}),
         "parent": lineage.parent or "none",
         "manifest digest": lineage.manifest_digest or "not recorded",
         "made with": f"medidiff {lineage.version}",
         **{name: f"{value:.4g}" for name, value in sorted(spec.metrics.items())},
     }
     table = [f"| {name} | {value} |" for name, value in facts.items()]
-    lines = [f"# {spec.name}", "", CARD_NOTICE, "", "| | |", "| --- | --- |", *table]
+    notice = READER_NOTICE if spec.role in ("classifier", "encoder") else CARD_NOTICE
+    lines = [f"# {spec.name}", "", notice, "", "| | |", "| --- | --- |", *table]
     return "\n".join(lines) + "\n"
+
+
+def _shown_label(label: ClassCondition) -> str:
+    return f"{label.name} ({', '.join(label.values)})"
+
+
+def _known_variance(spec: ModelSpec) -> str:
+    learned = [] if spec.spread == "none" else [spec.spread]
+    measured = [] if spec.gamma is None else ["Gamma table"]
+    return ", ".join([*learned, *measured, *(f"{head.source} head" for head in spec.heads)]) or (
+        "fixed by the sampler"
+    )
 
 
 def _shown(spacing: Sequence[float] | str) -> str:

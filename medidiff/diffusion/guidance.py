@@ -117,7 +117,11 @@ def classifier_guided(denoise: Denoise, gradient: Gradient, guidance_scale: floa
 
 def _choose(inside: torch.Tensor, x: Image, yes: Estimate, no: Estimate) -> Estimate:
     mask = scale(inside.double(), x) > 0
-    return Estimate(torch.where(mask, yes.clean, no.clean), torch.where(mask, yes.eps, no.eps))
+    spread = yes.spread
+    if spread is not None and no.spread is not None:
+        spread = torch.where(mask, spread, no.spread)
+    clean = torch.where(mask, yes.clean, no.clean)
+    return Estimate(clean, torch.where(mask, yes.eps, no.eps), spread)
 
 
 def _contrast(aim: Image, guided: Image) -> Image:

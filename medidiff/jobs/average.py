@@ -7,6 +7,7 @@ from pathlib import Path
 
 from medidiff.errors import ModelError, OutputError
 from medidiff.jobs.folder import RunFolder
+from medidiff.jobs.objectives import load_trained
 from medidiff.model import Model
 from medidiff.training.snapshots import reconstructed, snapshots_until
 
@@ -33,11 +34,10 @@ def average_run(place: Path, out: Path, std: float) -> Path:
         raise OutputError(
             f"{place} kept no snapshots of averaged weights; train with train.ema.kind=power"
         )
-    model.network.load_state_dict(reconstructed(found, step, std), strict=False)
+    load_trained(model, reconstructed(found, step, std))
     metrics = {name: value for name, value in model.spec.metrics.items() if name not in MEASURED}
-    return Model(replace(model.spec, metrics={**metrics, "average_std": std}), model.network).save(
-        out
-    )
+    spec = replace(model.spec, metrics={**metrics, "average_std": std})
+    return Model(spec, model.network, heads=model.heads).save(out)
 
 
 MEASURED = ("validation_loss", "average_std")

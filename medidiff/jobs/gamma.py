@@ -15,7 +15,7 @@ from medidiff.jobs.cases import Mismatch, cases_of_split, check_cases
 from medidiff.jobs.reporting import Reporter
 from medidiff.jobs.splits import Splits
 from medidiff.model import Model, evaluating
-from medidiff.spec import Gamma
+from medidiff.spec import Gamma, check_prior
 
 PART = 16  # images at a time
 
@@ -35,11 +35,13 @@ def add_gamma(
     """A copy of the model in `out` that knows its Gamma at `levels` times; gives the folder.
 
     One pass over the train split, conditions unknown, clean estimates not clipped.
-    Errors: OutputError if `out` holds something; TaskError for a model with a second head, which
-    has its variance already; ManifestError; DataError for scans that do not fit the model.
+    Errors: OutputError if `out` holds something; ModelError for a model that is no prior; TaskError
+    for a model with a second head, which has its variance already; ManifestError; DataError for
+    scans that do not fit the model.
     """
     if out.exists() and any(out.iterdir()):
         raise OutputError(f"{out} already holds files; name another folder")
+    check_prior(model.spec)
     if model.spec.spread != "none":
         raise TaskError(f"{model.spec.name} has learned its variance; Gamma would not be used")
     if model.spec.draws_only:
@@ -65,4 +67,5 @@ def add_gamma(
     with torch.no_grad(), evaluating(model.network):
         table = gamma_table(denoise, batches(), [schedule(time) for time in times])
     gamma = Gamma(tuple(table.times.tolist()), tuple(table.values.tolist()))
-    return Model(replace(model.spec, gamma=gamma), model.network).save(out, card)
+    spec = replace(model.spec, gamma=gamma)
+    return Model(spec, model.network, heads=model.heads).save(out, card)

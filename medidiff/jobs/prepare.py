@@ -18,8 +18,22 @@ from medidiff.data.fitness import views
 from medidiff.data.intensity import FittedIntensity, fit
 from medidiff.data.manifest import read_manifest
 from medidiff.data.rows import Manifest, Problem, Row, raise_problems
-from medidiff.diffusion import Consistency, DenoisingLoss, EDMTarget, UniformTime
 from medidiff.errors import ConfigError, ModelError
+from medidiff.jobs.objectives import (
+    as_student,
+    check_encoder,
+    check_no_subjects,
+    check_sampling,
+    check_teacher,
+    class_column,
+    classes,
+    labelled,
+    network_of,
+    objective_of,
+    role_of,
+    trained_model,
+    with_head,
+)
 from medidiff.jobs.reporting import Reporter
 from medidiff.jobs.splits import Splits
 from medidiff.model import Model
@@ -29,22 +43,16 @@ from medidiff.networks import (
     NetworkShape,
     NumberCondition,
     UNetOptions,
-    accelerated,
-    build,
     encode_batch,
 )
-from medidiff.spec import Lineage, ModelSpec, SamplingOptions
+from medidiff.spec import Lineage, ModelSpec
 from medidiff.training.batches import TrainingSet
-from medidiff.training.consistency import ConsistencyObjective, HeldAverage, Parent
-from medidiff.training.losses import (
-    ConsistencyTraining,
-    consistency_loss,
-    loss_of,
-    output_channels,
-    student_target,
-)
-from medidiff.training.objective import Objective, PriorObjective
-from medidiff.training.precision import choose_device
+from medidiff.training.losses import output_channels
+from medidiff.training.objective import Objective
+from medidiff.training.objectives.alignment import Alignment
+from medidiff.training.objectives.spread import Spread
+
+OF_DIFFUSION = ("schedule", "target", "spread")
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,11 @@ class Prepared:
     """Manifest row -> its files: for the private log only."""
     subjects: frozenset[str]
     """Names that must not be logged."""
+    parent: Model | None = None
+
+    def model(self, spec: ModelSpec, network: nn.Module) -> Model:
+        """The model of this training's network, as it is or averaged."""
+        return trained_model(spec, network, self.parent)
 
 
 @dataclass(frozen=True)
@@ -70,6 +83,13 @@ class CheckedData:
     train: list[Row]
     validation: list[Row]
     conditions: tuple[AnyCondition, ...]
+    label: ClassCondition | None
+    """What a classifier is to find."""
+
+    @property
+    def told(self) -> tuple[AnyCondition, ...]:
+        """What each image comes with: conditions, or the class that is to be found."""
+        return self.conditions if self.label is None else (self.label,)
 
 
 def check_data(loaded: Loaded, parent: Model | None, report: Reporter) -> CheckedData:
@@ -90,10 +110,17 @@ def check_data(loaded: Loaded, parent: Model | None, report: Reporter) -> Checke
         progress=lambda done, total: report.progress("checking scans", done, total),
     )
     check_condition_columns(loaded, manifest)
+    label = class_column(loaded, manifest, train)
+    train, validation = labelled(train, label), labelled(validation, label)
+    if not validation:
+        raise ConfigError(
+            f"{loaded.file}: no validation image has a value in column {label and label.name!r}"
+        )
     conditions = parent.spec.shape.conditions if parent else fit_conditions(config, manifest, train)
+    checked = CheckedData(manifest, train, validation, conditions, label)
     for rows in (train, validation):
-        encode_rows(manifest, rows, conditions)
-    return CheckedData(manifest, train, validation, conditions)
+        encode_rows(manifest, rows, checked.told)
+    return checked
 
 
 def check_condition_columns(loaded: Loaded, manifest: Manifest) -> None:
@@ -113,7 +140,7 @@ def prepare(loaded: Loaded, parent: Model | None, report: Reporter) -> Prepared:
     """Read and check the scans, fit what is fitted on them, and make the network."""
     config = loaded.config
     data = check_data(loaded, parent, report)
-    manifest, conditions = data.manifest, data.conditions
+    manifest = data.manifest
 
     def raw(rows: Sequence[Row], what: str) -> CaseSet:
         return CaseSet(
@@ -131,45 +158,20 @@ def prepare(loaded: Loaded, parent: Model | None, report: Reporter) -> Prepared:
         intensity = parent.spec.intensity
     else:
         intensity = fit(config.data.intensity, (case.images for case in train))
-    spec = make_spec(config, manifest, intensity, conditions, data.train, parent)
+    spec = make_spec(config, data, intensity, parent)
     spec = dataclasses.replace(spec, view=views(train, spec.space))
-    network = build(spec.network, spec.shape, seed=config.train.seed)
-    if parent is not None:
-        network.load_state_dict(parent.network.state_dict())
+    check_sampling(config, spec)
+    network = network_of(config, spec, parent)
     return Prepared(
         spec,
         network,
-        make_objective(config, network, parent),
-        training_set(manifest, train, intensity, conditions),
-        training_set(manifest, validation, intensity, conditions),
+        objective_of(config, spec, network, parent),
+        training_set(manifest, train, intensity, data.told),
+        training_set(manifest, validation, intensity, data.told),
         {row.number: ", ".join(map(str, row.images.values())) for row in manifest.rows},
         frozenset(row.subject for row in manifest.rows),
+        parent,
     )
-
-
-def make_objective(config: Config, network: nn.Module, parent: Model | None) -> Objective:
-    """What the training minimises."""
-    chosen, dropout = config.diffusion, config.train.condition_dropout
-    if isinstance(chosen.objective, ConsistencyTraining):
-        return ConsistencyObjective(
-            chosen.objective,
-            consistency_loss(chosen.objective, chosen.target, chosen.schedule),
-            config.train.steps,
-            dropout,
-            None if parent is None else frozen_parent(config, parent),
-            HeldAverage(network, decay) if (decay := chosen.objective.held_decay) else None,
-        )
-    denoising = DenoisingLoss(chosen.target, chosen.schedule, chosen.times, chosen.weight)
-    trained = loss_of(chosen.objective, chosen.target, chosen.schedule, chosen.times, chosen.weight)
-    return PriorObjective(denoising, dropout, trained, chosen.objective.spread != "none")
-
-
-def frozen_parent(config: Config, parent: Model) -> Parent:
-    """The parent as a student asks it, on the device of the training."""
-    network = parent.network.to(choose_device(config.train.device)).eval().requires_grad_(False)
-    assert isinstance(parent.spec.target, EDMTarget)  # make_spec has compared it
-    replayed = accelerated(network, config.train.acceleration)
-    return Parent(network, parent.spec.target, replayed)
 
 
 def training_set(
@@ -229,9 +231,9 @@ def fit_conditions(
     fitted: list[AnyCondition] = []
     for name in config.data.conditions:
         if name in manifest.names("category"):
-            values = sorted({row.categories[name] for row in rows if row.categories.get(name)})
-            check_no_subjects(name, values, manifest)
-            fitted.append(ClassCondition(name=name, values=tuple(values)))
+            values = classes(name, rows)
+            check_no_subjects("data.conditions", name, values, manifest)
+            fitted.append(ClassCondition(name=name, values=values))
             continue
         numbers = torch.tensor(
             [row.numbers[name] for row in rows if row.numbers.get(name) is not None],
@@ -246,30 +248,31 @@ def fit_conditions(
     return tuple(fitted)
 
 
-def check_no_subjects(name: str, values: Sequence[str], manifest: Manifest) -> None:
-    """Errors: ConfigError if classes, which a model and a server are told, name subjects."""
-    named = sorted({row.subject for row in manifest.rows} & set(values))
-    if named:
-        raise ConfigError(
-            f"data.conditions: {len(named)} of the values in column {name!r} are names of "
-            "subjects, which would stand in the model for everyone to read; use a column of groups",
-            private=f"column {name!r}: {', '.join(named)}",
-        )
+def shape_of(config: Config, data: CheckedData, trunk: ModelSpec | None = None) -> NetworkShape:
+    """What the network takes and gives; `trunk` is the model that a head is trained on."""
+    channels, objective = len(config.data.images), config.diffusion.objective
+    found = 0 if data.label is None else len(data.label.values)
+    return NetworkShape(
+        dims=config.data.space.dims,
+        in_channels=channels,
+        out_channels=(
+            output_channels(objective, channels, found)
+            if trunk is None
+            else trunk.shape.out_channels
+        ),
+        conditions=data.conditions,
+    )
 
 
 def make_spec(
-    config: Config,
-    manifest: Manifest,
-    intensity: FittedIntensity,
-    conditions: tuple[AnyCondition, ...],
-    rows: Sequence[Row],
-    parent: Model | None,
+    config: Config, data: CheckedData, intensity: FittedIntensity, parent: Model | None
 ) -> ModelSpec:
     """The specification of the model that this training makes.
 
     Errors: ModelError if it cannot go on from `parent`.
     """
-    channels = len(config.data.images)
+    objective, rows, conditions = config.diffusion.objective, data.train, data.conditions
+    trunk = parent.spec if parent is not None and isinstance(objective, Spread) else None
     spec = ModelSpec(
         name=config.name,
         modality=config.modality,
@@ -277,19 +280,16 @@ def make_spec(
         space=config.data.space,
         intensity=intensity,
         network=config.network,
-        shape=NetworkShape(
-            dims=config.data.space.dims,
-            in_channels=channels,
-            out_channels=output_channels(config.diffusion.objective, channels),
-            conditions=conditions,
-        ),
+        shape=shape_of(config, data, trunk),
+        role=role_of(config),
+        label=data.label,
         schedule=config.diffusion.schedule,
         target=config.diffusion.target,
         sampling=config.sampling,
-        spread=config.diffusion.objective.spread,
+        spread=trunk.spread if trunk else objective.spread,
         lineage=Lineage(
             parent=parent.digest if parent else None,
-            manifest_digest=manifest.digest(),
+            manifest_digest=data.manifest.digest(),
             config_digest=config.digest(),
             train_images=len(rows),
             train_subjects=len({row.subject for row in rows}),
@@ -300,10 +300,15 @@ def make_spec(
             version=importlib.metadata.version("medidiff"),
         ),
     )
+    if isinstance(objective, Spread):
+        spec = with_head(spec, objective, parent)
     if parent is None:
         check_teacher(config)
         return as_student(spec, config)
-    for name in ("modality", "images", "network", "shape", "schedule", "target", "spread"):
+    if isinstance(objective, Alignment):
+        check_encoder(spec, parent)
+        return dataclasses.replace(spec, intensity=parent.spec.intensity)
+    for name in ("role", "modality", "images", "network", "shape", "label", *OF_DIFFUSION):
         ours, theirs = getattr(spec, name), getattr(parent.spec, name)
         if not _same(ours, theirs):
             raise ModelError(
@@ -323,26 +328,3 @@ def _same(ours: object, theirs: object) -> bool:
     if isinstance(ours, UNetOptions) and isinstance(theirs, UNetOptions):
         return dataclasses.replace(ours, dropout=theirs.dropout) == theirs
     return ours == theirs
-
-
-def check_teacher(config: Config) -> None:
-    """Errors: ConfigError if a student without a parent asks it to teach."""
-    objective = config.diffusion.objective
-    if isinstance(objective, ConsistencyTraining) and objective.teacher == "parent":
-        raise ConfigError(
-            "diffusion.objective.teacher is the parent, and none is given: name it by --from"
-        )
-
-
-def as_student(spec: ModelSpec, config: Config) -> ModelSpec:
-    """The specification with a student's target, and two calls unless other sampling is asked for.
-
-    The second call starts from the middle of the schedule's time.
-    """
-    if not isinstance(config.diffusion.objective, ConsistencyTraining):
-        return spec
-    target = student_target(config.diffusion.target, spec.schedule)
-    sampling = spec.sampling
-    if sampling == SamplingOptions():
-        sampling = SamplingOptions(Consistency(floor=target.floor), UniformTime(), steps=2)
-    return dataclasses.replace(spec, target=target, sampling=sampling)

@@ -8,11 +8,16 @@ from pathlib import Path
 
 from medidiff import options
 from medidiff.errors import OutputError, TaskError
+from medidiff.jobs.cases import case_of_files
 from medidiff.jobs.models import load_model
 from medidiff.jobs.reporting import reporter
 from medidiff.networks import Acceleration
 from medidiff.report.pictures import sheet
 from medidiff.spec import SamplingOptions
+from medidiff.steering import AimName
+
+KINDS = ("sampler", "spacing", "noise")
+"""Sampling options that are a choice of kinds."""
 
 
 def sample_to_folder(
@@ -25,14 +30,24 @@ def sample_to_folder(
     condition: Mapping[str, str | float | None],
     guidance: float,
     guidance_interval: tuple[float, float] | None,
+    classifier: str | None = None,
+    towards: Mapping[str, str] | None = None,
+    classifier_scale: float = 1.0,
+    encoder: str | None = None,
+    towards_image: str | None = None,
+    aim: AimName = "content",
+    image_scale: float = 100.0,
     seed: int,
     changes: Mapping[str, object],
 ) -> tuple[list[Path], int]:
     """(image files, network calls an image); a sheet.png of all images lies beside them.
 
+    `changes` are sampling options of the configuration; `towards_image` names a file, several
+    joined by commas for the channels of one case.
     Errors: OutputError if `out` already holds something; ModelError for an unknown
-    condition or an interval of guidance that says nothing; TaskError for numbers below 1;
-    TaskError for `changes` that are no sampling options of the configuration.
+    condition, an interval of guidance that says nothing, or a classifier or an encoder that does
+    not fit; DataError for an image that does not fit; TaskError for numbers below 1 and for
+    `changes` that are no sampling options.
     """
     if out.exists() and any(out.iterdir()):
         raise OutputError(f"{out} already holds files; name another folder")
@@ -40,6 +55,14 @@ def sample_to_folder(
         raise TaskError(f"--n and --steps must be at least 1, found {n} and {steps}")
     model = load_model(name, acceleration=acceleration)
     model.spec = replace(model.spec, sampling=changed(model.spec.sampling, changes))
+    readers = [
+        None if each is None else load_model(each, model.device, acceleration)
+        for each in (classifier, encoder)
+    ]
+    image = None
+    if towards_image is not None:
+        case = case_of_files(model, towards_image.split(","), "refuse", 1)
+        image = case.scale.inverse(case.images, axis=0)
     report = reporter()
     try:
         samples = model.sample(
@@ -47,6 +70,13 @@ def sample_to_folder(
             condition=condition or None,
             guidance=guidance,
             guidance_interval=guidance_interval,
+            classifier=readers[0],
+            towards=towards,
+            classifier_scale=classifier_scale,
+            encoder=readers[1],
+            towards_image=image,
+            aim=aim,
+            image_scale=image_scale,
             steps=steps,
             seed=seed,
             progress=lambda done, total: report.progress("sampling", done, total),
@@ -60,12 +90,16 @@ def sample_to_folder(
 
 
 def changed(sampling: SamplingOptions, changes: Mapping[str, object]) -> SamplingOptions:
-    """The options with some of them changed.
+    """The options with some of them changed; a sampler, spacing or noise by its kind alone, too.
 
     Errors: TaskError naming every change that is none.
     """
+    whole = {
+        key: {"kind": value} if isinstance(value, str) and key in KINDS else value
+        for key, value in changes.items()
+    }
     try:
-        return options.read(SamplingOptions, {**options.tree(sampling), **changes})
+        return options.read(SamplingOptions, {**options.tree(sampling), **whole})
     except options.OptionError as error:
         problems = "; ".join(f"{key}: {message}" for key, message in error.problems)
         raise TaskError(f"--set {problems}") from None

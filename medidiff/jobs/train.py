@@ -110,24 +110,26 @@ def _run(
             folder.checkpoints,
             folder.snapshots,
             run.log,
-            lambda network, step: draw_samples(network, step, ready.spec, config, folder, run),
+            lambda network, step: draw_samples(ready, network, step, config, folder, run),
             lambda step, steps, loss: report.progress("training", step, steps, f"loss {loss:.4f}"),
         )
         found = train(ready.network, job, config.train, device, stop)
         report.say(f"{found.reason} (step {found.step}, weights of step {found.best_step})")
         if found.losses:
             report.say(lengths_tried(found))
-        finished(found, ready.spec, folder, run)
+        finished(found, ready, folder, run)
 
 
-def finished(outcome: Outcome, spec: ModelSpec, folder: RunFolder, run: Run) -> Model:
+def finished(outcome: Outcome, ready: Prepared, folder: RunFolder, run: Run) -> Model:
     """Save the model folder and log it with the run."""
+    spec = ready.spec
     lineage = dataclasses.replace(spec.lineage, steps=outcome.best_step, run_id=run.run_id)
     loss = outcome.validation_loss
     metrics = {"validation_loss": loss} if math.isfinite(loss) else {}
     if outcome.std is not None:
         metrics["average_std"] = outcome.std
-    model = Model(dataclasses.replace(spec, lineage=lineage, metrics=metrics), outcome.network)
+    spec = dataclasses.replace(spec, lineage=lineage, metrics=metrics)
+    model = ready.model(spec, outcome.network)
     model.save(folder.model)
     run.artifact(folder.model, "model")
     run.tag({"model_digest": model.digest, "ended": outcome.reason})
@@ -144,10 +146,13 @@ def lengths_tried(outcome: Outcome) -> str:
 
 
 def draw_samples(
-    network: nn.Module, step: int, spec: ModelSpec, config: Config, folder: RunFolder, run: Run
+    ready: Prepared, network: nn.Module, step: int, config: Config, folder: RunFolder, run: Run
 ) -> None:
-    """A grid of samples, of the same seed at every step."""
-    samples = Model(spec, network).sample(config.train.sample_images, seed=config.train.seed)
+    """A grid of samples, of the same seed at every step; nothing where the model draws none."""
+    spec = ready.spec
+    if spec.role != "prior":
+        return
+    samples = ready.model(spec, network).sample(config.train.sample_images, seed=config.train.seed)
     folder.samples.mkdir(exist_ok=True)
     picture = folder.samples / f"step-{step:08d}.png"
     low, high = spec.intensity.typical.low[0], spec.intensity.typical.high[0]

@@ -1,6 +1,7 @@
 """The networks behind a denoiser, in 2-D and 3-D from one definition."""
 
 from medidiff.diffusion.noise import take_unit_numbers_from
+from medidiff.networks.choice import AnyNetwork, build, parameter_count
 from medidiff.networks.conditions import (
     AnyCondition,
     ClassCondition,
@@ -8,10 +9,18 @@ from medidiff.networks.conditions import (
     encode,
     encode_batch,
 )
+from medidiff.networks.encoder import Encoder, EncoderOptions
 from medidiff.networks.graphs import Acceleration, accelerated, has_bf16
 from medidiff.networks.kernels.philox import unit_numbers
 from medidiff.networks.shape import NetworkShape
-from medidiff.networks.unet import AnyNetwork, UNet, UNetOptions, build, parameter_count
+from medidiff.networks.spread_heads import (
+    Head,
+    HeadedNetwork,
+    HeadForm,
+    SpreadHead,
+    build_head,
+)
+from medidiff.networks.unet import UNet, UNetOptions
 
 take_unit_numbers_from(unit_numbers)
 
@@ -20,12 +29,19 @@ __all__ = [
     "AnyCondition",
     "AnyNetwork",
     "ClassCondition",
+    "Encoder",
+    "EncoderOptions",
+    "Head",
+    "HeadForm",
+    "HeadedNetwork",
     "NetworkShape",
     "NumberCondition",
+    "SpreadHead",
     "UNet",
     "UNetOptions",
     "accelerated",
     "build",
+    "build_head",
     "encode",
     "encode_batch",
     "has_bf16",

@@ -5,7 +5,8 @@ What a layer does to a field, on a CPU or fused on a GPU, is in `fields`; here i
 
 from __future__ import annotations
 
-from typing import Literal, TypeVar, cast
+from collections.abc import Sequence
+from typing import Literal, Protocol, TypeVar, cast
 
 import torch.nn.functional as F
 from torch import nn
@@ -27,7 +28,7 @@ from medidiff.networks.fields import (
 from medidiff.types import Tensor
 
 Dims = Literal[2, 3]
-Modulation = Literal["scale-shift", "shift"]
+Modulation = Literal["scale-shift", "film", "shift"]
 Layer = TypeVar("Layer", bound=nn.Module)
 
 
@@ -62,7 +63,8 @@ class ResidualBlock(nn.Module):
     The second convolution starts at zero.
     Source: Dhariwal and Nichol 2021 (arXiv:2105.05233), section 3: BigGAN's resampling inside the
     block, scale and shift from the embedding behind the second norm; "shift" adds the embedding
-    before that norm, as Ho et al. 2020 (arXiv:2006.11239), appendix B.
+    before that norm, as Ho et al. 2020 (arXiv:2006.11239), appendix B; "film" scales and shifts
+    behind both norms (Perez et al. 2018, arXiv:1709.07871, section 2).
     """
 
     def __init__(
@@ -86,7 +88,9 @@ class ResidualBlock(nn.Module):
         self.dropout = dropout
         self.first_norm = make_norm(inputs, groups, eps)
         self.first = make_conv(dims, inputs, outputs)
-        self.modulate = nn.Linear(embedding, (2 if modulation == "scale-shift" else 1) * outputs)
+        self.modulate = nn.Linear(embedding, (1 if modulation == "shift" else 2) * outputs)
+        film = modulation == "film"
+        self.modulate_first = nn.Linear(embedding, 2 * inputs) if film else None
         self.second_norm = make_norm(outputs, groups, eps)
         self.second = zeroed(make_conv(dims, outputs, outputs))
         self.shortcut = None if inputs == outputs else make_conv(dims, inputs, outputs, kernel=1)
@@ -94,10 +98,11 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Field, embedding: Tensor, skip: Field | None = None) -> Field:
         """Shapes: `x` and `skip` (batch, channel, *space), their channels together `inputs`."""
         parts = [x] if skip is None else [x, skip]
+        first = None if self.modulate_first is None else self.modulate_first(embedding)
         if self.resampling == "keep":
-            h = norm_silu_convolve(parts, self.first_norm, self.first)
+            h = norm_silu_convolve(parts, self.first_norm, self.first, first)
         else:
-            h = resample(norm_silu(parts, self.first_norm), self.resampling, self.taps)
+            h = resample(norm_silu(parts, self.first_norm, first), self.resampling, self.taps)
             h = convolve(h, self.first)
         told, scale_shift = self.modulate(embedding), None
         if self.modulation == "shift":
@@ -196,3 +201,79 @@ class Stage(nn.Module):
         """Shapes: as the residual block."""
         x = cast(Field, self.residual(x, embedding, skip))
         return x if self.attention is None else self.attention(x)
+
+
+class StageOptions(Protocol):
+    """What the options of a network say of its stages."""
+
+    @property
+    def channels(self) -> Sequence[int]: ...
+    @property
+    def attention(self) -> Sequence[bool]: ...
+    @property
+    def blocks(self) -> int: ...
+    @property
+    def waves(self) -> int: ...
+    @property
+    def head_channels(self) -> int: ...
+    @property
+    def groups(self) -> int: ...
+    @property
+    def norm_eps(self) -> float: ...
+    @property
+    def modulation(self) -> Modulation: ...
+    @property
+    def dropout(self) -> float: ...
+    @property
+    def taps(self) -> Filter: ...
+
+
+def make_stage(
+    options: StageOptions,
+    dims: Dims,
+    inputs: int,
+    outputs: int,
+    width: int,
+    *,
+    attends: bool,
+    resampling: Resampling = "keep",
+) -> Stage:
+    """A stage as a network's options say, told of an embedding of `width`."""
+    residual = ResidualBlock(
+        dims,
+        inputs,
+        outputs,
+        embedding=width,
+        groups=options.groups,
+        eps=options.norm_eps,
+        modulation=options.modulation,
+        dropout=options.dropout,
+        resampling=resampling,
+        taps=options.taps,
+    )
+    if not attends:
+        return Stage(residual)
+    attention = Attention(
+        outputs,
+        head_channels=options.head_channels,
+        groups=options.groups,
+        eps=options.norm_eps,
+    )
+    return Stage(residual, attention)
+
+
+def check_counts(options: StageOptions) -> None:
+    """Errors: ValueError for levels, counts or shares that no network has."""
+    if not options.channels or min(options.channels) < 1:
+        raise ValueError(f"channels needs a level, each at least 1, not {options.channels}")
+    for name in ("blocks", "head_channels", "groups", "waves"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"{name} must be at least 1, not {getattr(options, name)}")
+    if len(options.attention) != len(options.channels):
+        raise ValueError(
+            f"attention names {len(options.attention)} levels, channels {len(options.channels)}"
+        )
+    if not options.norm_eps > 0:
+        raise ValueError(f"norm_eps must be above 0, not {options.norm_eps}")
+    if not 0 <= options.dropout < 1:
+        raise ValueError(f"dropout must be at least 0 and below 1, not {options.dropout}")

@@ -7,7 +7,6 @@ block that doubles the grid already has the finer level's channels, which spares
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -18,14 +17,14 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from medidiff.networks.blocks import (
-    Attention,
     Modulation,
     ProgressiveInput,
     Resampler,
-    ResidualBlock,
     Stage,
+    check_counts,
     make_conv,
     make_norm,
+    make_stage,
     zeroed,
 )
 from medidiff.networks.embeddings import Embedding
@@ -51,7 +50,8 @@ class UNetOptions:
     middle_attention: Literal["as-last-level", "always"] = "as-last-level"
     """Whether the middle attends when the last level does, or always, as MONAI's does."""
     modulation: Modulation = "scale-shift"
-    """How a block is told the noise level: scale and shift behind its norm, or a shift before."""
+    """How a block is told the noise level: scale and shift behind its second norm, behind both
+    ("film"), or a shift before the second."""
     resampling: Literal["residual", "convolution"] = "residual"
     """What leads to the next grid: a residual block, or a single convolution."""
     taps: Filter = "box"
@@ -75,11 +75,7 @@ class UNetOptions:
     """Which levels compute their activations again instead of keeping them; empty means none."""
 
     def __post_init__(self) -> None:
-        _check_counts(self)
-        if len(self.attention) != len(self.channels):
-            raise ValueError(
-                f"attention names {len(self.attention)} levels, channels {len(self.channels)}"
-            )
+        check_counts(self)
         if self.taps == "fir" and self.resampling != "residual":
             raise ValueError("taps 'fir' belongs to resampling 'residual'")
         if self.checkpoint_levels and len(self.checkpoint_levels) != len(self.channels):
@@ -87,18 +83,6 @@ class UNetOptions:
                 f"checkpoint_levels names {len(self.checkpoint_levels)} levels, "
                 f"channels {len(self.channels)}"
             )
-        if not self.norm_eps > 0:
-            raise ValueError(f"norm_eps must be above 0, not {self.norm_eps}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be at least 0 and below 1, not {self.dropout}")
-
-
-def _check_counts(options: UNetOptions) -> None:
-    if not options.channels or min(options.channels) < 1:
-        raise ValueError(f"channels needs a level, each at least 1, not {options.channels}")
-    for name in ("blocks", "head_channels", "groups", "waves"):
-        if getattr(options, name) < 1:
-            raise ValueError(f"{name} must be at least 1, not {getattr(options, name)}")
 
 
 class _Level(nn.Module):
@@ -184,12 +168,27 @@ class UNet(nn.Module):
         *space) -> (batch, out_channels, *space).
         Errors: ValueError if a shape does not fit the options.
         """
+        return self.predicted(self.decoded(x, label, condition, concat)[0], x)
+
+    def predicted(self, field: Field, x: Image) -> Tensor:
+        """The prediction that the last field holds, on the grid and in the dtype of `x`."""
+        prediction = norm_silu_project(field, self.last_norm, self.last)
+        return self.cropped(prediction, x.shape[2:]).to(x.dtype)
+
+    def decoded(
+        self,
+        x: Image,
+        label: Tensor,
+        condition: Tensor | None = None,
+        concat: Tensor | None = None,
+    ) -> tuple[Field, Tensor]:
+        """The last field, on the padded grid, and the embedding: what a head reads."""
         self._check_inputs(x, label, condition, concat)
         embedding = self.embedding(label, condition)
         inputs = x if concat is None else torch.cat([x, self._beside(concat, x)], dim=1)
         if torch.is_autocast_enabled(x.device.type):  # a fused layer computes in its input's dtype
             inputs = inputs.to(torch.get_autocast_dtype(x.device.type))
-        carried = self._padded(inputs)
+        carried = padded(inputs, len(self.down))
         h = convolve(carried, self.first)
         skips = [h]
         if self.options.progressive_input == "residual":
@@ -203,8 +202,7 @@ class UNet(nn.Module):
             h = stage(h, embedding)
         for level in self.up:
             h = level(h, embedding, skips)
-        prediction = norm_silu_project(h, self.last_norm, self.last)
-        return self._cropped(prediction, x.shape[2:]).to(x.dtype)
+        return h, embedding
 
     def _stage(
         self,
@@ -215,28 +213,15 @@ class UNet(nn.Module):
         attends: bool,
         resampling: Resampling = "keep",
     ) -> Stage:
-        options = self.options
-        residual = ResidualBlock(
+        return make_stage(
+            self.options,
             self.shape.dims,
             inputs,
             outputs,
-            embedding=width,
-            groups=options.groups,
-            eps=options.norm_eps,
-            modulation=options.modulation,
-            dropout=options.dropout,
+            width,
+            attends=attends,
             resampling=resampling,
-            taps=options.taps,
         )
-        if not attends:
-            return Stage(residual)
-        attention = Attention(
-            outputs,
-            head_channels=options.head_channels,
-            groups=options.groups,
-            eps=options.norm_eps,
-        )
-        return Stage(residual, attention)
 
     def _lead(
         self, channels: int, onwards: int, width: int, resampling: Literal["down", "up"]
@@ -305,23 +290,10 @@ class UNet(nn.Module):
         keeps = self.options.resampling == "convolution" and level + 1 < len(channels)
         return channels[level + 1] if keeps else channels[level]
 
-    def _padding(self, space: Sequence[int]) -> list[tuple[int, int]]:
-        """Voxels to add before and behind each axis so that every level halves evenly."""
-        multiple = 2 ** (len(self.options.channels) - 1)
-        missing = [-size % multiple for size in space]
-        return [(each // 2, each - each // 2) for each in missing]
-
-    def _padded(self, x: Tensor) -> Tensor:
-        padding = self._padding(x.shape[2:])
-        if not any(behind for _, behind in padding):
-            return x
-        mirrors = all(behind < size for (_, behind), size in zip(padding, x.shape[2:], strict=True))
-        flat = [count for pair in reversed(padding) for count in pair]
-        return F.pad(x, flat, mode="reflect" if mirrors else "replicate")
-
-    def _cropped(self, x: Tensor, space: Sequence[int]) -> Tensor:
+    def cropped(self, x: Tensor, space: Sequence[int]) -> Tensor:
+        """What lies on the padded grid, on the grid `space`."""
         for axis, ((before, _), size) in enumerate(
-            zip(self._padding(space), space, strict=True), start=2
+            zip(padding(space, len(self.down)), space, strict=True), start=2
         ):
             x = x.narrow(axis, before, size)
         return x
@@ -348,17 +320,17 @@ class UNet(nn.Module):
             raise ValueError(f"concat must be {beside}, not {given}")
 
 
-AnyNetwork = UNetOptions
+def padding(space: Sequence[int], levels: int) -> list[tuple[int, int]]:
+    """Voxels to add before and behind each axis so that every level halves evenly."""
+    missing = [-size % 2 ** (levels - 1) for size in space]
+    return [(each // 2, each - each // 2) for each in missing]
 
 
-def build(options: AnyNetwork, shape: NetworkShape, seed: int = 0) -> UNet:
-    """A network with fresh weights, the same for the same seed; no global generator moves."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        return UNet(options, shape)
-
-
-def parameter_count(options: AnyNetwork, shape: NetworkShape) -> int:
-    """The number of weights that `build` would make, without making them."""
-    with torch.device("meta"):
-        return sum(math.prod(weight.shape) for weight in UNet(options, shape).parameters())
+def padded(x: Tensor, levels: int) -> Tensor:
+    """The image mirrored beyond its borders to a grid that halves evenly."""
+    pads = padding(x.shape[2:], levels)
+    if not any(behind for _, behind in pads):
+        return x
+    mirrors = all(behind < size for (_, behind), size in zip(pads, x.shape[2:], strict=True))
+    flat = [count for pair in reversed(pads) for count in pair]
+    return F.pad(x, flat, mode="reflect" if mirrors else "replicate")

@@ -30,6 +30,11 @@ class Batch:
     first: int = 0
     """Place of the first image in the whole of which this is a part; noise is keyed by it."""
 
+    @property
+    def places(self) -> range:
+        """The images' places in the whole."""
+        return range(self.first, self.first + len(self.clean))
+
     def to(self, device: torch.device) -> Batch:
         def move(value: Tensor | None) -> Tensor | None:
             return None if value is None else value.to(device, non_blocking=True)

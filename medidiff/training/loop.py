@@ -20,7 +20,7 @@ from medidiff.networks import accelerated
 from medidiff.training.averages import Averages, make_averages
 from medidiff.training.batches import Batch, TrainingSet, augmented, training_batches
 from medidiff.training.checkpoint import load_checkpoint, save_checkpoint
-from medidiff.training.objective import Memory, Objective
+from medidiff.training.objective import Memory, Objective, Scored
 from medidiff.training.optimiser import learning_rate, make_optimiser, set_learning_rate
 from medidiff.training.options import TrainOptions
 from medidiff.training.precision import Precision, choose_precision
@@ -219,7 +219,10 @@ def forward_backward(
 def validated(state: State, job: Job, checks: Checks, options: TrainOptions) -> str:
     """Measure the averaged weights at every noise level; why training should stop, or ""."""
     losses = checks.measure(job.objective, state.averages.network)
-    job.log(loss_metrics(losses), state.step)
+    metrics = loss_metrics(losses)
+    if isinstance(job.objective, Scored):
+        metrics |= checks.scores(job.objective, state.averages.network)
+    job.log(metrics, state.step)
     stop = options.early_stop
     if state.watch.note(losses["validation"].tolist(), losses["train"].tolist(), state.step, stop):
         state.averages.keep(state.step)
@@ -268,6 +271,26 @@ class Checks:
             ]
             means[split] = (torch.stack(parts).sum(0) / len(batch.clean)).double().cpu()
         return means
+
+    def scores(self, objective: Scored, network: nn.Module) -> dict[str, float]:
+        """What else the objective says of the validation images, by level and in the mean."""
+        batch, options = self.batches["validation"], self.options
+        totals: dict[str, Tensor] = {}
+        for part in _parts(batch, options.batch):
+            moved, share = part.to(self.device), len(part.clean) / len(batch.clean)
+            found = objective.scores_by_level(
+                network, moved, options.validation_levels, options.seed
+            )
+            for name, values in found.items():
+                totals[name] = totals.get(name, 0) + share * values.double().cpu()
+        by_level = {
+            f"validation_{name}_by_level.{index}": float(value)
+            for name, values in totals.items()
+            for index, value in enumerate(values)
+        }
+        return by_level | {
+            f"validation_{name}": float(each.mean()) for name, each in totals.items()
+        }
 
 
 class Due:

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, TypeAlias
-
-import torch
-from pydantic import Field
+from typing import Literal, TypeAlias
 
 from medidiff.diffusion import (
     AnySchedule,
     AnyTarget,
     AnyTimes,
     AnyWeight,
-    ConsistencyTarget,
     DenoisingLoss,
-    EDMTarget,
+    Discrete,
     HybridLoss,
+    SpreadLoss,
     UniformSteps,
     UniformTimes,
     UniformWeight,
     VariationalLoss,
 )
-from medidiff.diffusion.objectives_consistency import ConsistencyLoss
+from medidiff.training.objectives.alignment import Alignment
+from medidiff.training.objectives.classifier import Classifier
+from medidiff.training.objectives.consistency import ConsistencyTraining, check_student
+from medidiff.training.objectives.importance import Importance
+from medidiff.training.objectives.spread import Spread
+from medidiff.training.objectives.uncertainty import Uncertainty
 
-Spread: TypeAlias = Literal["none", "learned", "learned-range"]
+SecondHead: TypeAlias = Literal["none", "learned", "learned-range"]
 """A network's second output: nothing, each value's log variance, or its place between beta-tilde
 and beta (Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 15)."""
 
@@ -36,7 +38,7 @@ class Denoising:
     kind: Literal["denoising"] = "denoising"
 
     @property
-    def spread(self) -> Spread:
+    def spread(self) -> SecondHead:
         """A network of one head."""
         return "none"
 
@@ -59,7 +61,7 @@ class Hybrid:
             raise ValueError(f"hybrid needs bound_share > 0, got {self.bound_share}")
 
     @property
-    def spread(self) -> Spread:
+    def spread(self) -> SecondHead:
         """A second head for the variance."""
         return self.variance
 
@@ -76,143 +78,29 @@ class Variational:
     """small and large are fixed and need no second head."""
 
     @property
-    def spread(self) -> Spread:
+    def spread(self) -> SecondHead:
         """A second head where the variance is learned."""
         return self.variance if self.variance in ("learned", "learned-range") else "none"
 
 
-@dataclass(frozen=True)
-class EasyGaps:
-    """Two levels at any noise ratio whose gap shrinks in stages of equal length.
-
-    Source: Geng et al. 2024 (arXiv:2406.14548), "easy consistency tuning".
-    """
-
-    kind: Literal["easy"] = "easy"
-    factor: float = 256.0
-    """By how much the gap shrinks from stage to stage (the paper's q)."""
-    stages: int = 1
-    """Stages. The single one of factor 256, the authors' for short trainings, is where four of
-    factor 4 end."""
-
-    def __post_init__(self) -> None:
-        if not self.factor > 1 or self.stages < 1:
-            raise ValueError("easy gaps need factor > 1 and at least one stage")
+OfPrior: TypeAlias = Denoising | Hybrid | Variational | Uncertainty | Spread
+OfEncoder: TypeAlias = Classifier | Alignment
+AnyObjective: TypeAlias = OfPrior | ConsistencyTraining | OfEncoder
+AnyLoss: TypeAlias = DenoisingLoss | HybridLoss | VariationalLoss | SpreadLoss
 
 
-@dataclass(frozen=True)
-class DoubledLevels:
-    """Neighbours in a list of levels whose number is doubled at equal intervals.
-
-    Source: Song & Dhariwal 2024 (arXiv:2310.14189), section 3.4.
-    """
-
-    kind: Literal["doubled"] = "doubled"
-    first: int = 10
-    """Levels at the beginning,"""
-    last: int = 1280
-    """and at the end."""
-
-    def __post_init__(self) -> None:
-        if not 2 <= self.first <= self.last:
-            raise ValueError("doubled levels need 2 <= first <= last")
-
-
-@dataclass(frozen=True)
-class ConsistencyTraining:
-    """A student that says in one call where the flow ends: for samples in one or two calls.
-
-    With a parent (`--from`) it begins as the parent. The target is the parent's, `edm`; the model's
-    own is then `consistency`.
-    Source: Song et al. 2023 (arXiv:2303.01469), algorithms 2 (teacher) and 3 (none).
-    """
-
-    kind: Literal["consistency"] = "consistency"
-    teacher: Literal["none", "parent"] = "none"
-    """Who takes the step from a level to the cleaner one: nobody, it is the same noise on the same
-    image; or the parent, by Heun's method along its flow (distillation)."""
-    gaps: Annotated[EasyGaps | DoubledLevels, Field(discriminator="kind")] = EasyGaps()
-    """How far apart the two levels are as training goes on."""
-    held_decay: float = 0.0
-    """Decay of the average of the student that is held fixed; 0 is the student itself."""
-    distance: Literal["pseudo-huber", "squared"] = "pseudo-huber"
-    """Of the two answers."""
-    mean: float = -1.1
-    """Mean of ln(noise_ratio) over the levels trained."""
-    std: float = 2.0
-    """Standard deviation of ln(noise_ratio)."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.held_decay < 1:
-            raise ValueError("held_decay lies between 0 and 1")
-        if not self.std > 0:
-            raise ValueError(f"consistency needs std > 0, got {self.std}")
-
-    @property
-    def spread(self) -> Spread:
-        """A network of one head."""
-        return "none"
-
-
-AnyObjective: TypeAlias = Denoising | Hybrid | Variational | ConsistencyTraining
-AnyLoss: TypeAlias = DenoisingLoss | HybridLoss | VariationalLoss
-
-
-def student_target(target: AnyTarget, schedule: AnySchedule) -> ConsistencyTarget:
-    """How a student of a model with this target is read: as the model, but for the boundary.
-
-    Errors: ValueError for another target than `edm`.
-    """
-    if not isinstance(target, EDMTarget):
-        raise ValueError(
-            "the consistency objective needs a target of kind 'edm', the parent's own (found "
-            f"{target.kind!r}): only that one is the identity at the end of the noise"
-        )
-    end = schedule(torch.tensor(schedule.t_min, dtype=torch.float64))
-    floor = float(f"{float(end.noise_ratio):.12g}")  # 0.002 and not 0.0020000000000000013
-    return ConsistencyTarget(data_std=target.data_std, floor=floor)
-
-
-def consistency_loss(
-    objective: ConsistencyTraining, target: AnyTarget, schedule: AnySchedule
-) -> ConsistencyLoss:
-    """The loss that the options say."""
-    return ConsistencyLoss(
-        student_target(target, schedule),
-        schedule,
-        distance=objective.distance,
-        weight="edm" if isinstance(objective.gaps, EasyGaps) else "gap",
-        mean=objective.mean,
-        std=objective.std,
-    )
-
-
-def output_channels(objective: AnyObjective, channels: int) -> int:
-    """Channels of the network's output for images of `channels`: twice as many with a spread."""
+def output_channels(objective: AnyObjective, channels: int, classes: int = 0) -> int:
+    """Channels of the network's output for images of `channels`: twice as many with a spread; a
+    classifier's are its classes, an encoder's its width."""
+    if isinstance(objective, Classifier):
+        return classes
+    if isinstance(objective, Alignment):
+        return objective.width
     return channels if objective.spread == "none" else 2 * channels
 
 
-def check_loss(
-    objective: AnyObjective,
-    target: AnyTarget,
-    schedule: AnySchedule,
-    times: AnyTimes,
-    weight: AnyWeight,
-) -> None:
-    """Errors: ValueError for options that do not go together."""
-    if not isinstance(objective, ConsistencyTraining):
-        loss_of(objective, target, schedule, times, weight)
-        return
-    if times != UniformTimes() or weight != UniformWeight():
-        raise ValueError(
-            "the consistency objective has levels and a weight of its own (mean, std, gaps): "
-            f"times {times.kind!r} and weight {weight.kind!r} would be ignored; leave them out"
-        )
-    student_target(target, schedule)
-
-
 def loss_of(
-    objective: Denoising | Hybrid | Variational,
+    objective: OfPrior,
     target: AnyTarget,
     schedule: AnySchedule,
     times: AnyTimes,
@@ -224,8 +112,11 @@ def loss_of(
     `uniform-steps` or the schedule has its own.
     Errors: ValueError for times or a weight that this loss has no use for.
     """
-    if isinstance(objective, Denoising):
+    if isinstance(objective, Denoising | Uncertainty):
         return DenoisingLoss(target, schedule, times, weight)
+    if isinstance(objective, Spread):
+        _refuse_weight(objective, weight)
+        return SpreadLoss(target, schedule, objective.source, times)
     if not isinstance(times, UniformTimes | UniformSteps) or weight != UniformWeight():
         raise ValueError(
             f"the {objective.kind} objective trains the steps of a process as the bound weighs "
@@ -236,3 +127,50 @@ def loss_of(
     if isinstance(objective, Hybrid):
         return HybridLoss(target, schedule, objective.variance, objective.bound_share, steps)
     return VariationalLoss(target, schedule, objective.variance, times=steps)
+
+
+def check_objective(
+    objective: AnyObjective,
+    target: AnyTarget,
+    schedule: AnySchedule,
+    times: AnyTimes,
+    weight: AnyWeight,
+    importance: Importance | None,
+) -> None:
+    """Errors: ValueError for options that the objective has no use for."""
+    if isinstance(objective, Classifier | Alignment):
+        _refuse_weight(objective, weight)
+    elif isinstance(objective, ConsistencyTraining):
+        check_student(target, schedule, times, weight)
+    else:
+        loss_of(objective, target, schedule, times, weight)
+    if importance is not None:
+        importance_steps(objective, times, schedule)
+
+
+def importance_steps(objective: AnyObjective, times: AnyTimes, schedule: AnySchedule) -> int:
+    """Steps of the process whose losses are remembered for importance sampling.
+
+    Errors: ValueError for an objective or times that it is not made for.
+    """
+    if not isinstance(objective, Denoising | Hybrid | Variational):
+        raise ValueError(
+            f"importance draws the steps of a prior's loss; the {objective.kind} objective has "
+            "none of it: leave importance out"
+        )
+    if not isinstance(times, UniformTimes | UniformSteps):
+        raise ValueError(
+            f"importance draws the steps itself: times {times.kind!r} would be ignored; leave "
+            "them out, or give times of kind 'uniform-steps'"
+        )
+    if isinstance(schedule, Discrete):
+        return schedule.steps
+    return (times if isinstance(times, UniformSteps) else UniformSteps()).steps
+
+
+def _refuse_weight(objective: AnyObjective, weight: AnyWeight) -> None:
+    if weight != UniformWeight():
+        raise ValueError(
+            f"the {objective.kind} objective has no weight: weight {weight.kind!r} would be "
+            "ignored; leave it out"
+        )

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from medidiff.diffusion import DenoisingLoss, training_noise, training_uniforms
+from medidiff.diffusion import DenoisingLoss, NoiseLevel, training_noise, training_uniforms
 from medidiff.diffusion.denoiser import heads
 from medidiff.networks.conditions import drop
 from medidiff.training.batches import Batch
-from medidiff.training.losses import AnyLoss
+
+if TYPE_CHECKING:
+    from medidiff.training.losses import AnyLoss
 
 VALIDATION = -1
 """The step that validation noise is keyed by; training has 0, 1, ..."""
@@ -58,9 +60,39 @@ class Objective(Protocol):
         ...
 
 
+@runtime_checkable
+class Scored(Protocol):
+    """An objective that can say more of its validation than a loss."""
+
+    def scores_by_level(
+        self, module: nn.Module, batch: Batch, levels: int, seed: int
+    ) -> dict[str, Tensor]:
+        """Scores by name, each (levels,), means over the batch: 1 is best."""
+        ...
+
+
 def unfrozen(network: nn.Module) -> list[nn.Parameter]:
     """The parameters of a network that ask for a gradient."""
     return [parameter for parameter in network.parameters() if parameter.requires_grad]
+
+
+def noising(batch: Batch, seed: int, step: int) -> tuple[Tensor, Tensor]:
+    """A uniform number for the level of each image, (batch,), and its noise."""
+    draw = training_uniforms(seed, step, batch.places, "level")[:, 0]
+    return draw, training_noise(seed, step, batch.places)(batch.clean, 0)
+
+
+def validation_noise(batch: Batch, seed: int) -> Tensor:
+    """The noise that validates a batch, the same each time."""
+    return training_noise(seed, VALIDATION, batch.places)(batch.clean, 0)
+
+
+def validation_levels(
+    trained: Callable[[Tensor], NoiseLevel], batch: Batch, count: int
+) -> Iterator[NoiseLevel]:
+    """Levels (batch,) at `count` quantiles of those that are trained, low noise first."""
+    for draw in (torch.arange(count, dtype=torch.float64) + 0.5) / count:
+        yield trained(draw.expand(len(batch.clean)))
 
 
 @dataclass(frozen=True)
@@ -80,22 +112,22 @@ class PriorObjective:
         return unfrozen(network)
 
     def loss(self, module: nn.Module, batch: Batch, seed: int, step: int) -> Tensor:
-        places = range(batch.first, batch.first + len(batch.clean))
-        draw = training_uniforms(seed, step, places, "level")[:, 0]
-        eps = training_noise(seed, step, places)(batch.clean, 0)
-        condition = hidden(batch.condition, self.condition_dropout, places, seed, step)
+        draw, eps, condition = self.draws(batch, seed, step)
         loss = self.trained or self.denoising
-        levels = loss.levels(draw)
-        return loss(module, batch.clean, levels, eps, condition, batch.concat)
+        return loss(module, batch.clean, loss.levels(draw), eps, condition, batch.concat)
+
+    def draws(self, batch: Batch, seed: int, step: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What a step draws for each image: a uniform number for its level, noise, and its
+        condition, hidden at random."""
+        draw, eps = noising(batch, seed, step)
+        condition = hidden(batch.condition, self.condition_dropout, batch.places, seed, step)
+        return draw, eps, condition
 
     @torch.no_grad()
     def loss_by_level(self, module: nn.Module, batch: Batch, levels: int, seed: int) -> Tensor:
-        places = range(batch.first, batch.first + len(batch.clean))
-        eps = training_noise(seed, VALIDATION, places)(batch.clean, 0)
-        middle = (torch.arange(levels, dtype=torch.float64) + 0.5) / levels
+        eps = validation_noise(batch, seed)
         means, network = [], FirstHead(module) if self.two_heads else module
-        for draw in middle:
-            level = self.denoising.levels(draw.expand(len(batch.clean)))
+        for level in validation_levels(self.denoising.levels, batch, levels):
             loss = self.denoising.loss_at(
                 network, batch.clean, level, eps, batch.condition, batch.concat
             )

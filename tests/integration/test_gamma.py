@@ -9,7 +9,7 @@ import torch
 
 import medidiff
 from medidiff.diffusion import DDIM, OptimalVariance
-from medidiff.errors import OutputError, TaskError
+from medidiff.errors import ModelError, OutputError, TaskError
 from medidiff.model_folder import check_folder
 
 OPTIMAL = DDIM(variance=OptimalVariance(half_range=2.0))
@@ -35,7 +35,7 @@ def test_gamma_is_saved_with_the_model_and_the_optimal_variance_uses_it(
     drawn = model.sample(1, sampler=OPTIMAL, steps=4).images
     assert torch.isfinite(drawn).all()
     assert not torch.allclose(drawn, model.sample(1, sampler=DDIM(), steps=4).images)
-    with pytest.raises(ValueError, match="needs a model that gives a spread"):
+    with pytest.raises(ModelError, match="needs 'gamma'"):
         before.sample(1, sampler=OPTIMAL, steps=4)
 
 

@@ -52,7 +52,8 @@ def test_a_two_headed_model_is_evaluated_and_its_bound_has_its_own_variance(
     own = medidiff.evaluate(model, manifest=flat, n=2, likelihood=("bound",), bound_steps=4)
     assert all(loss > 0 for loss in own.losses)
     assert own.likelihood is not None
-    model.spec = replace(model.spec, spread="learned")
+    sampling = replace(model.spec.sampling, sampler=DDPM(variance="learned"))
+    model.spec = replace(model.spec, spread="learned", sampling=sampling)
     other = medidiff.evaluate(model, manifest=flat, n=2, likelihood=("bound",), bound_steps=4)
     assert other.likelihood is not None
     assert own.likelihood.rows != other.likelihood.rows

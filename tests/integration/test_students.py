@@ -36,16 +36,18 @@ from medidiff.errors import MedidiffError
 from medidiff.jobs import prepare
 from medidiff.jobs.reporting import Quiet
 from medidiff.training.batches import Batch
-from medidiff.training.consistency import ConsistencyObjective, HeldAverage, Parent
 from medidiff.training.ema import AveragedWeights
-from medidiff.training.losses import (
+from medidiff.training.objective import Objective, PriorObjective
+from medidiff.training.objectives.consistency import (
+    ConsistencyObjective,
     ConsistencyTraining,
     DoubledLevels,
     EasyGaps,
+    HeldAverage,
+    Parent,
     consistency_loss,
     student_target,
 )
-from medidiff.training.objective import Objective, PriorObjective
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "smoke-2d.yaml"
 SCHEDULE, TARGET = EDM(), EDMTarget(data_std=0.5)

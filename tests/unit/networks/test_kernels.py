@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -150,6 +151,53 @@ def test_the_fused_network_and_its_gradients_are_the_plain_ones(dims: int, style
     torch.testing.assert_close(fused, slow, rtol=0, atol=1e-11)
     for one, two in zip(mine, other, strict=True):
         torch.testing.assert_close(one, two, rtol=0, atol=1e-10 * (1 + float(two.abs().max())))
+
+
+@where_kernels_run
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("kind", ["scale-shift", "film", "head"])
+def test_fused_readers_and_heads_and_their_gradients_are_the_plain_ones(
+    dims: int, kind: str
+) -> None:
+    from medidiff.networks import (
+        EncoderOptions,
+        HeadedNetwork,
+        NetworkShape,
+        UNetOptions,
+        build,
+        build_head,
+    )
+    from medidiff.networks.kernels import plain, usable
+
+    shape = NetworkShape(dims=dims, out_channels=1)  # type: ignore[arg-type]
+    few = {"channels": (8, 12), "attention": (False, True), "blocks": 1, "groups": 4}
+    if kind == "head":
+        trunk = build(UNetOptions(**few), shape)  # type: ignore[arg-type]
+        network: torch.nn.Module = HeadedNetwork(trunk, build_head(trunk, "complex"))
+    else:
+        network = build(EncoderOptions(modulation=kind, **few), shape)  # type: ignore[arg-type]
+    network = network.double()
+    generator = torch.Generator().manual_seed(1)
+    for weight in network.parameters():
+        weight.data = torch.randn(weight.shape, generator=generator, dtype=torch.float64) * 0.2
+    network = network.to(DEVICE)
+    x = torch.randn(2, 1, *(7, 10, 6)[:dims], generator=generator, dtype=torch.float64).to(DEVICE)
+    label = torch.tensor([3.0, 700.0], dtype=torch.float64, device=DEVICE)
+    assert usable(x)
+    # a classifier's weights are frozen and its image is not; a head's weights learn
+    learns = [each for each in network.parameters() if each.requires_grad]
+    if kind != "head":
+        network.requires_grad_(False)
+        learns = [x.requires_grad_()]
+    found = []
+    for way in (nullcontext(), plain()):
+        with way:
+            y = network(x, label)
+            toward = torch.linspace(-1, 1, y.numel(), dtype=y.dtype, device=y.device).view_as(y)
+            found.append([y, *torch.autograd.grad(y, learns, toward)])
+    for one, two in zip(*found, strict=True):
+        most = 1 + float(two.detach().abs().max())
+        torch.testing.assert_close(one, two, rtol=0, atol=1e-10 * most)
 
 
 @where_kernels_run

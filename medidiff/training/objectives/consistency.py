@@ -1,25 +1,32 @@
-"""A consistency student: its loss from step to step, and how far it is from its parent's flow."""
+"""A consistency student: its options, its loss from step to step, and how far it is from its
+parent's flow."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from medidiff.diffusion import (
+    AnySchedule,
+    AnyTarget,
+    AnyTimes,
+    AnyWeight,
+    ConsistencyTarget,
     Denoiser,
     EDMTarget,
     Heun,
     Karras,
     NoiseLevel,
+    UniformTimes,
+    UniformWeight,
     diffuse,
     path,
     sample,
-    training_noise,
-    training_uniforms,
 )
 from medidiff.diffusion.objectives_consistency import (
     ConsistencyLoss,
@@ -29,11 +36,130 @@ from medidiff.diffusion.objectives_consistency import (
 )
 from medidiff.training.batches import Batch
 from medidiff.training.ema import AveragedWeights
-from medidiff.training.losses import ConsistencyTraining, EasyGaps
-from medidiff.training.objective import VALIDATION, Memory, hidden, unfrozen
+from medidiff.training.objective import (
+    Memory,
+    hidden,
+    noising,
+    unfrozen,
+    validation_noise,
+)
 
 FLOW_STEPS = 8
 """Heun steps from a level to the end of the parent's flow, when a student is compared with it."""
+
+
+@dataclass(frozen=True)
+class EasyGaps:
+    """Two levels at any noise ratio whose gap shrinks in stages of equal length.
+
+    Source: Geng et al. 2024 (arXiv:2406.14548), "easy consistency tuning".
+    """
+
+    kind: Literal["easy"] = "easy"
+    factor: float = 256.0
+    """By how much the gap shrinks from stage to stage (the paper's q)."""
+    stages: int = 1
+    """Stages. The single one of factor 256, the authors' for short trainings, is where four of
+    factor 4 end."""
+
+    def __post_init__(self) -> None:
+        if not self.factor > 1 or self.stages < 1:
+            raise ValueError("easy gaps need factor > 1 and at least one stage")
+
+
+@dataclass(frozen=True)
+class DoubledLevels:
+    """Neighbours in a list of levels whose number is doubled at equal intervals.
+
+    Source: Song & Dhariwal 2024 (arXiv:2310.14189), section 3.4.
+    """
+
+    kind: Literal["doubled"] = "doubled"
+    first: int = 10
+    """Levels at the beginning,"""
+    last: int = 1280
+    """and at the end."""
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.first <= self.last:
+            raise ValueError("doubled levels need 2 <= first <= last")
+
+
+@dataclass(frozen=True)
+class ConsistencyTraining:
+    """A student that says in one call where the flow ends: for samples in one or two calls.
+
+    With a parent (`--from`) it begins as the parent. The target is the parent's, `edm`; the model's
+    own is then `consistency`.
+    Source: Song et al. 2023 (arXiv:2303.01469), algorithms 2 (teacher) and 3 (none).
+    """
+
+    kind: Literal["consistency"] = "consistency"
+    teacher: Literal["none", "parent"] = "none"
+    """Who takes the step from a level to the cleaner one: nobody, it is the same noise on the same
+    image; or the parent, by Heun's method along its flow (distillation)."""
+    gaps: Annotated[EasyGaps | DoubledLevels, Field(discriminator="kind")] = EasyGaps()
+    """How far apart the two levels are as training goes on."""
+    held_decay: float = 0.0
+    """Decay of the average of the student that is held fixed; 0 is the student itself."""
+    distance: Literal["pseudo-huber", "squared"] = "pseudo-huber"
+    """Of the two answers."""
+    mean: float = -1.1
+    """Mean of ln(noise_ratio) over the levels trained."""
+    std: float = 2.0
+    """Standard deviation of ln(noise_ratio)."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.held_decay < 1:
+            raise ValueError("held_decay lies between 0 and 1")
+        if not self.std > 0:
+            raise ValueError(f"consistency needs std > 0, got {self.std}")
+
+    @property
+    def spread(self) -> Literal["none"]:
+        """A network of one head."""
+        return "none"
+
+
+def student_target(target: AnyTarget, schedule: AnySchedule) -> ConsistencyTarget:
+    """How a student of a model with this target is read: as the model, but for the boundary.
+
+    Errors: ValueError for another target than `edm`.
+    """
+    if not isinstance(target, EDMTarget):
+        raise ValueError(
+            "the consistency objective needs a target of kind 'edm', the parent's own (found "
+            f"{target.kind!r}): only that one is the identity at the end of the noise"
+        )
+    end = schedule(torch.tensor(schedule.t_min, dtype=torch.float64))
+    floor = float(f"{float(end.noise_ratio):.12g}")  # 0.002 and not 0.0020000000000000013
+    return ConsistencyTarget(data_std=target.data_std, floor=floor)
+
+
+def consistency_loss(
+    objective: ConsistencyTraining, target: AnyTarget, schedule: AnySchedule
+) -> ConsistencyLoss:
+    """The loss that the options say."""
+    return ConsistencyLoss(
+        student_target(target, schedule),
+        schedule,
+        distance=objective.distance,
+        weight="edm" if isinstance(objective.gaps, EasyGaps) else "gap",
+        mean=objective.mean,
+        std=objective.std,
+    )
+
+
+def check_student(
+    target: AnyTarget, schedule: AnySchedule, times: AnyTimes, weight: AnyWeight
+) -> None:
+    """Errors: ValueError for options that do not go with a student."""
+    if times != UniformTimes() or weight != UniformWeight():
+        raise ValueError(
+            "the consistency objective has levels and a weight of its own (mean, std, gaps): "
+            f"times {times.kind!r} and weight {weight.kind!r} would be ignored; leave them out"
+        )
+    student_target(target, schedule)
 
 
 @dataclass(frozen=True)
@@ -96,10 +222,8 @@ class ConsistencyObjective:
         return unfrozen(network)
 
     def loss(self, module: nn.Module, batch: Batch, seed: int, step: int) -> Tensor:
-        places = range(batch.first, batch.first + len(batch.clean))
-        draw = training_uniforms(seed, step, places, "level")[:, 0]
-        eps = training_noise(seed, step, places)(batch.clean, 0)
-        condition = hidden(batch.condition, self.condition_dropout, places, seed, step)
+        draw, eps = noising(batch, seed, step)
+        condition = hidden(batch.condition, self.condition_dropout, batch.places, seed, step)
         held = module if self.held is None else self.held.on(batch.clean.device)
         return self.consistency(
             module,
@@ -128,8 +252,7 @@ class ConsistencyObjective:
         Without a parent: the loss itself, at the last gap.
         Shapes: (levels,), at quantiles of the noisier level.
         """
-        places = range(batch.first, batch.first + len(batch.clean))
-        eps = training_noise(seed, VALIDATION, places)(batch.clean, 0)
+        eps = validation_noise(batch, seed)
         means = []
         for index in range(levels):
             draw = torch.full((len(batch.clean),), (index + 0.5) / levels, dtype=torch.float64)
