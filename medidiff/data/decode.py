@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medidiff.data.sources import ARCHIVES
 from medidiff.errors import DataError
 
 Affine = NDArray[np.float64]
@@ -70,8 +71,10 @@ def _reader(path: Path) -> Callable[[Path], Scan]:
     if not path.exists():
         raise FileNotFoundError(path)
     name = path.name.lower()
-    if path.is_dir() or name.endswith((".dcm", ".ima")):
+    if path.is_dir() or name.endswith((".dcm", ".ima", *ARCHIVES)):
         return _dicom
+    if name.endswith(".series.json"):
+        return _series_list
     for suffixes, reader in READERS.items():
         if name.endswith(suffixes):
             return reader
@@ -93,6 +96,13 @@ def _dicom(path: Path) -> Scan:
     from medidiff.data import dicom
 
     series = dicom.load(path)
+    return Scan(series.array[None], series.affine, series.modality)
+
+
+def _series_list(path: Path) -> Scan:
+    from medidiff.data.series_list import load_series_list
+
+    series = load_series_list(path)
     return Scan(series.array[None], series.affine, series.modality)
 
 
