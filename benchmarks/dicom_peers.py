@@ -214,7 +214,9 @@ def by_dcm2niix(files: list[Source], part: Part, ours: Volume, scratch: Path) ->
         done = subprocess.run(words, capture_output=True, text=True)
         found = [_from_nifti(path) for path in sorted(out.glob("*.nii"))]
     if not found:
-        wrong = [line for line in done.stdout.splitlines() if "rror" in line or "nsupported" in line]
+        wrong = [
+            line for line in done.stdout.splitlines() if "rror" in line or "nsupported" in line
+        ]
         said = wrong[0].split(":", 1)[-1].strip() if wrong else "reads nothing"
         return Volume(refused=said.split(str(place))[0][:70])
     return min(found, key=lambda one: _distance(ours, one))
@@ -260,8 +262,13 @@ def main() -> None:
         apart = [line.apart[peer] for line in lines if peer in line.apart]
         same = [mm < AFFINE_MM and share < SAME_VALUE for mm, share in apart]
         rows.append(
-            Measured(f"volumes that {peer} reads too and that agree", sum(same), "volumes", "higher",
-                     goal=len(same))
+            Measured(
+                f"volumes that {peer} reads too and that agree",
+                sum(same),
+                "volumes",
+                "higher",
+                goal=len(same),
+            )
         )
     read_too = sum(1 for line in lines if line.syntax and not line.read.startswith("refused"))
     facts = {"volumes_read": read_too, "files_or_volumes": len(lines)}

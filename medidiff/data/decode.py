@@ -6,6 +6,7 @@ neither torch nor MONAI, so that a manifest is checked without waiting for them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,12 +48,16 @@ def decode(path: str | Path) -> Scan:
     """The scan in a file, or in a folder that holds the slices of one DICOM series.
 
     A volume that is one voxel deep along some axis comes back as a slice, with that axis last in
-    the affine. A fourth axis becomes channels. Pictures have (rows, columns) and no affine.
+    the affine. A fourth axis becomes channels, and `scan.nii.gz[2]` is the third of them alone.
+    Pictures have (rows, columns) and no affine. DICOM may lie in archives, and a series list
+    (`*.series.json`) names the frames of one volume.
     Errors: DataError without the file's name in its text (it is in `.private`).
     """
     path = Path(path)
     try:
-        return _checked(_reader(path)(path))
+        whole, channel = selected(path)
+        scan = _reader(whole)(whole)
+        return _checked(scan if channel is None else _only(scan, channel))
     except FileNotFoundError as error:
         raise DataError("there is no such file", private=str(error)) from None
     except UnusableError as error:
@@ -65,6 +70,20 @@ def decode(path: str | Path) -> Scan:
             f"the file is truncated, damaged or not what its name says ({kind})",
             private=f"{path}: {error!r}",
         ) from None
+
+
+def selected(path: Path) -> tuple[Path, int | None]:
+    """The file that a cell names, and the channel of it, counted from 0, if one is named."""
+    found = re.fullmatch(r"(.+)\[(\d+)\]", path.name)
+    if found is None or path.exists():
+        return path, None
+    return path.with_name(found[1]), int(found[2])
+
+
+def _only(scan: Scan, channel: int) -> Scan:
+    if channel >= len(scan.array):
+        raise UnusableError(f"there is no image {channel}: the file holds {len(scan.array)}")
+    return Scan(scan.array[channel : channel + 1], scan.affine, scan.modality)
 
 
 def _reader(path: Path) -> Callable[[Path], Scan]:
@@ -107,23 +126,9 @@ def _series_list(path: Path) -> Scan:
 
 
 def _nifti(path: Path) -> Scan:
-    import nibabel
+    from medidiff.data.nifti import load_nifti
 
-    image = nibabel.load(path)
-    if not isinstance(image, nibabel.Nifti1Image):  # Nifti2Image derives from it
-        raise UnusableError("the file is not NIfTI")
-    array = np.asanyarray(image.dataobj)
-    header: Any = image.header
-    stated = int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
-    affine = np.asarray(image.affine, np.float64) if stated else None
-    while array.ndim > 3 and array.shape[-1] == 1:
-        array = array[..., 0]
-    if array.ndim == 5 and array.shape[3] == 1:  # NIfTI keeps vectors in the fifth axis
-        array = array[:, :, :, 0]
-    if array.ndim not in (2, 3, 4):
-        raise UnusableError(f"the image has {array.ndim} axes; 2 to 4 can be used")
-    array = np.moveaxis(array, 3, 0) if array.ndim == 4 else array[None]
-    return Scan(array, affine)
+    return load_nifti(path)
 
 
 def _picture(path: Path) -> Scan:
@@ -160,7 +165,7 @@ def _itk(path: Path) -> Scan:
 
 
 READERS: dict[tuple[str, ...], Callable[[Path], Scan]] = {
-    (".nii", ".nii.gz"): _nifti,
+    (".nii", ".nii.gz", ".hdr", ".img", ".hdr.gz", ".img.gz"): _nifti,
     (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"): _picture,
     (".nrrd", ".nhdr", ".mha", ".mhd"): _itk,
 }

@@ -187,9 +187,9 @@ def located(instances: Sequence[Instance]) -> list[Located]:
 def _several(parts: Sequence[Part]) -> str:
     names = list(dict.fromkeys(name for part in parts for name in part.differs))
     return (
-        f"several slices lie at one place or apart: the series holds {len(parts)} volumes that "
-        f"differ in {', '.join(names) or 'nothing that is known'}; `medidiff manifest build` gives "
-        "each a row of its own"
+        f"several slices lie at one place or do not belong together: the series holds {len(parts)} "
+        f"volumes that differ in {', '.join(names) or 'nothing that is known'}; "
+        "`medidiff manifest build` gives each a row of its own"
     )
 
 

@@ -41,15 +41,16 @@ CLASSIC = {
 }
 FRAME_TYPES = ("MRImageFrameTypeSequence", "CTImageFrameTypeSequence", "PETFrameTypeSequence")
 HEADER = (
-    "SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID SeriesNumber Modality PatientID "
-    "IssuerOfPatientID PatientSex PatientAge StudyDate StudyTime InstitutionName ProtocolName "
-    "SeriesDescription ScanningSequence SequenceName MRAcquisitionType RepetitionTime EchoTime "
-    "InversionTime ImageType ComplexImageComponent DiffusionBValue SliceThickness "
-    "AcquisitionNumber TemporalPositionIdentifier TriggerTime ConvolutionKernel AcquisitionTime "
-    "SpacingBetweenSlices PixelSpacing ImagePositionPatient ImageOrientationPatient Rows Columns "
-    "NumberOfFrames SamplesPerPixel PhotometricInterpretation InstanceNumber "
-    "PerFrameFunctionalGroupsSequence SharedFunctionalGroupsSequence TransferSyntaxUID"
-).split()
+    *("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "InstanceNumber"),
+    *("Modality", "PatientID", "PatientSex", "PatientAge", "StudyDate", "StudyTime"),
+    *("InstitutionName", "ProtocolName", "SeriesDescription", "ScanningSequence"),
+    *("MRAcquisitionType", "RepetitionTime", "EchoTime", "InversionTime", "ImageType"),
+    *("ComplexImageComponent", "DiffusionBValue", "AcquisitionNumber", "AcquisitionTime"),
+    *("TemporalPositionIdentifier", "TriggerTime", "ConvolutionKernel", "SliceThickness"),
+    *("PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient", "Rows", "Columns"),
+    *("NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation"),
+    *("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"),
+)
 Triple = tuple[float, float, float]
 
 
@@ -92,23 +93,21 @@ def instance_of(data: Dataset) -> Instance:
 
     Errors: decode.UnusableError, or anything pydicom raises, for headers that make no sense.
     """
-    uids = [
-        str(data.get(name, ""))
-        for name in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
-    ]
+    names = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+    sop, study, series = (str(data.get(name, "")) for name in names)
     facts = {
         name: _text(data[name].value)
         for name in HEADER
         if name in data and not name.endswith("Sequence")
     }
     if "Rows" not in data or "Columns" not in data:
-        return Instance(*uids, facts, problem="the DICOM file holds no pixels")
+        return Instance(sop, study, series, facts, problem="the DICOM file holds no pixels")
     try:
         check_grey(data)
         frames = tuple(frame_of(data, index) for index in range(frame_count(data)))
     except decode.UnusableError as error:
-        return Instance(*uids, facts, problem=str(error))
-    return Instance(*uids, facts, frames)
+        return Instance(sop, study, series, facts, problem=str(error))
+    return Instance(sop, study, series, facts, frames)
 
 
 def frame_of(data: Dataset, index: int) -> Frame:

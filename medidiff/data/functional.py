@@ -1,4 +1,4 @@
-"""The functional groups in which multi-frame DICOM keeps what differs by frame (PS3.3, C.7.6.16)."""
+"""The functional groups of multi-frame DICOM: what differs by frame (PS3.3, C.7.6.16)."""
 
 from __future__ import annotations
 

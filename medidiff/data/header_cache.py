@@ -79,7 +79,9 @@ class HeaderCache:
                     "CREATE TABLE IF NOT EXISTS headers "
                     "(path TEXT PRIMARY KEY, size INTEGER, changed INTEGER, entries TEXT)"
                 )
-                rows = [(*key, json.dumps([_kept(e) for e in held])) for key, held in entries.items()]
+                rows = [
+                    (*key, json.dumps([_kept(e) for e in held])) for key, held in entries.items()
+                ]
                 connection.executemany("INSERT OR REPLACE INTO headers VALUES (?, ?, ?, ?)", rows)
         finally:
             connection.close()

@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import io
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from pydicom import dcmread
 
 from medidiff.data import decode
 from medidiff.data.dicom import PREAMBLE, is_dicom_content, located
 from medidiff.data.frames import HEADER, Instance, instance_of
-from medidiff.data.header_cache import Entry, HeaderCache, key_of
+from medidiff.data.header_cache import Entry, HeaderCache, Key, key_of
 from medidiff.data.rows import Progress
 from medidiff.data.sources import ArchiveError, Source, files_under, is_archive, members_of
 from medidiff.data.stacking import Part, parts_of
 from medidiff.errors import DataError
 
+_Queue = deque[tuple[str, Future[list[Entry]] | None]]
 AHEAD = 64  # files in flight: a tree of millions is not queued at once
 
 
@@ -82,7 +84,7 @@ def index_tree(
     files = files_under(root)
     keys = {path: key_of(path) for path in files}
     kept = cache.load(keys.values())
-    fresh = {}
+    fresh: dict[Key, list[Entry]] = {}
     entries: list[Entry] = []
     others: list[str] = []
     for done, (path, found) in enumerate(_each(files, keys, kept, workers), start=1):
@@ -97,9 +99,11 @@ def index_tree(
     return _grouped(entries, others)
 
 
-def _each(files, keys, kept, workers) -> Iterator[tuple[str, list[Entry]]]:  # noqa: ANN001
+def _each(
+    files: list[str], keys: Mapping[str, Key], kept: Mapping[Key, list[Entry]], workers: int
+) -> Iterator[tuple[str, list[Entry]]]:
     """Every file with its entries, in order, a bounded number of them read ahead."""
-    queue: deque[tuple[str, Future[list[Entry]] | None]] = deque()
+    queue: _Queue = deque()
     with ThreadPoolExecutor(workers) as pool:
         for path in files:
             here = None if keys[path] in kept else pool.submit(_entries, path)
@@ -110,7 +114,9 @@ def _each(files, keys, kept, workers) -> Iterator[tuple[str, list[Entry]]]:  # n
             yield _taken(queue, keys, kept)
 
 
-def _taken(queue, keys, kept) -> tuple[str, list[Entry]]:  # noqa: ANN001
+def _taken(
+    queue: _Queue, keys: Mapping[str, Key], kept: Mapping[Key, list[Entry]]
+) -> tuple[str, list[Entry]]:
     path, future = queue.popleft()
     return path, kept[keys[path]] if future is None else future.result()
 
@@ -142,7 +148,7 @@ def _archive_entries(path: str) -> list[Entry]:
     return found
 
 
-def _header(source: Source, file) -> Entry:  # noqa: ANN001  (a binary stream)
+def _header(source: Source, file: BinaryIO) -> Entry:
     try:
         data = dcmread(file, stop_before_pixels=True, specific_tags=list(HEADER))
         return source, instance_of(data), ""

@@ -18,6 +18,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import generate_frames
 from pydicom.pixels import apply_modality_lut
 from pydicom.uid import (
+    UID,
     JPEG2000TransferSyntaxes,
     JPEGLSTransferSyntaxes,
     JPEGTransferSyntaxes,
@@ -160,7 +161,7 @@ def _by_gdcm(data: Dataset) -> NDArray[Any]:
     bare.SamplesPerPixel, bare.PhotometricInterpretation = 1, "MONOCHROME2"
     bare.NumberOfFrames = frame_count(data)
     bare.SOPClassUID = MultiFrameGrayscaleWordSecondaryCaptureImageStorage
-    bare.SOPInstanceUID = "1.2.3"
+    bare.SOPInstanceUID = UID("1.2.3")
     bare.file_meta = FileMetaDataset()
     bare.file_meta.TransferSyntaxUID = data.file_meta.TransferSyntaxUID
     bare.file_meta.MediaStorageSOPClassUID = bare.SOPClassUID

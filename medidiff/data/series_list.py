@@ -27,9 +27,7 @@ def write_series_list(
     path: Path, sources: list[Source], frames: list[tuple[int, int]], stacking: Stacking
 ) -> Path:
     """Writes a list. `frames`: (number of the source, index of the frame) in the order they lie."""
-    files = [
-        [os.path.relpath(source.path, path.parent), *source.members] for source in sources
-    ]
+    files = [[os.path.relpath(source.path, path.parent), *source.members] for source in sources]
     tree = {
         "format": FORMAT,
         "files": files,

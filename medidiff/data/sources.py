@@ -10,8 +10,9 @@ import io
 import os
 import tarfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -112,22 +113,22 @@ def _walked(file: BinaryIO, name: str, way: tuple[str, ...], budget: int) -> Wal
         ) from error
 
 
-def _zip_members(file: BinaryIO):  # noqa: ANN202  (name, size, content) of every file
+Members = Iterator[tuple[str, int, Callable[[], bytes]]]
+"""Name, size and content of every file."""
+
+
+def _zip_members(file: BinaryIO) -> Members:
     with zipfile.ZipFile(file) as archive:
         for info in archive.infolist():
             if not info.is_dir():
-                yield info.filename, info.file_size, lambda info=info: archive.read(info)
+                yield info.filename, info.file_size, partial(archive.read, info)
 
 
-def _tar_members(file: BinaryIO):  # noqa: ANN202
+def _tar_members(file: BinaryIO) -> Members:
     with tarfile.open(fileobj=file, mode="r:*") as archive:
         for info in archive:
             if info.isfile():
-                yield (
-                    info.name,
-                    info.size,
-                    lambda info=info: _tar_content(archive, info),
-                )
+                yield info.name, info.size, partial(_tar_content, archive, info)
 
 
 def _tar_content(archive: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:

@@ -204,9 +204,7 @@ def _sorted(members: Sequence[Located]) -> tuple[Located, ...]:
     return tuple(members[place] for place in order)
 
 
-def _grouped(
-    members: Sequence[Located], key: Callable[[Located], Hashable]
-) -> list[list[Located]]:
+def _grouped(members: Sequence[Located], key: Callable[[Located], Hashable]) -> list[list[Located]]:
     groups: dict[Hashable, list[Located]] = {}
     for member in members:
         groups.setdefault(key(member), []).append(member)
