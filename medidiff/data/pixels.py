@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
-from pydicom.encaps import generate_frames
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels import apply_modality_lut
 from pydicom.uid import (
     UID,
@@ -91,9 +91,10 @@ def _stored(data: Dataset) -> NDArray[Any]:
             raise decode.UnusableError(
                 f"the pixels are compressed as {syntax.name}, which no decoder here knows"
             )
-        bits = _check_codestreams(data, shape)
-        by_gdcm = syntax in JPEG and (syntax not in JPEG_8_BIT or bits > 8)
-        array = _by_gdcm(data) if by_gdcm else data.pixel_array
+        frames = _frames(data, shape)
+        deep = max((said.bits for said in map(codestream_size, frames) if said), default=0)
+        by_gdcm = syntax in JPEG and (syntax not in JPEG_8_BIT or deep > 8)
+        array = _by_gdcm(data, frames) if by_gdcm else data.pixel_array
     else:
         _check_length(data, shape)
         array = data.pixel_array
@@ -115,12 +116,11 @@ def _check_length(data: Dataset, shape: tuple[int, ...]) -> None:
         )
 
 
-def _check_codestreams(data: Dataset, shape: tuple[int, ...]) -> int:
-    """The largest number of bits a frame declares, 0 if unknown.
+def _frames(data: Dataset, shape: tuple[int, ...]) -> list[bytes]:
+    """The compressed frames.
 
     Errors: decode.UnusableError if a frame declares another size than the header.
     """
-    bits = 0
     frames = list(generate_frames(data.PixelData, number_of_frames=shape[0]))
     if len(frames) != shape[0]:
         raise decode.UnusableError(f"{len(frames)} frames are stored; {shape[0]} are declared")
@@ -132,8 +132,7 @@ def _check_codestreams(data: Dataset, shape: tuple[int, ...]) -> int:
             raise decode.UnusableError(
                 "a compressed frame is damaged, or of another size than the header says"
             )
-        bits = max(bits, said.bits)
-    return bits
+    return frames
 
 
 def _without_unused_bits(array: NDArray[Any], data: Dataset) -> NDArray[Any]:
@@ -150,13 +149,16 @@ def _without_unused_bits(array: NDArray[Any], data: Dataset) -> NDArray[Any]:
     return np.right_shift(np.left_shift(array, spare), spare)  # arithmetic where it is signed
 
 
-def _by_gdcm(data: Dataset) -> NDArray[Any]:
+def _by_gdcm(data: Dataset, frames: list[bytes]) -> NDArray[Any]:
     """Stored values through a file that holds the pixels and nothing else of the header."""
     import SimpleITK as sitk  # noqa: N813  (its usual name)
 
     bare = Dataset()
-    for name in ("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelData"):
+    for name in ("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit"):
         bare[name] = data[name]
+    # damaged lengths of fragments make GDCM take gigabytes: the frames are packed anew
+    bare.PixelData = encapsulate(frames)
+    bare["PixelData"].VR = "OB"
     bare.PixelRepresentation = int(data.get("PixelRepresentation", 0))
     bare.SamplesPerPixel, bare.PhotometricInterpretation = 1, "MONOCHROME2"
     bare.NumberOfFrames = frame_count(data)
