@@ -101,7 +101,9 @@ def instance_of(data: Dataset) -> Instance:
         if name in data and not name.endswith("Sequence")
     }
     if "Rows" not in data or "Columns" not in data:
-        return Instance(sop, study, series, facts, problem="the DICOM file holds no pixels")
+        return Instance(
+            sop, study, series, facts, problem="the DICOM file holds no pixels, or is cut short"
+        )
     try:
         check_grey(data)
         frames = tuple(frame_of(data, index) for index in range(frame_count(data)))

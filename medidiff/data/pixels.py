@@ -30,6 +30,7 @@ from medidiff.data import decode
 from medidiff.data.codestream import codestream_size
 from medidiff.data.functional import group
 
+AFTER_PIXELS = (0x7FE0, 0xFFFA, 0xFFFC)  # besides private groups: signatures and padding
 KINDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 JPEG_8_BIT = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")  # the second knows 12, too
 RETIRED_JPEG = ("1.2.840.10008.1.2.4.53", "1.2.840.10008.1.2.4.55")  # spectral, progressive
@@ -47,8 +48,9 @@ def pixels(data: Dataset) -> NDArray[Any]:
     knows.
     """
     if not any(kind in data for kind in KINDS):
-        raise decode.UnusableError("the DICOM file holds no pixels")
+        raise decode.UnusableError("the DICOM file holds no pixels, or is cut short")
     check_grey(data)
+    _check_order(data)
     stored = _stored(data)
     if data.PhotometricInterpretation == "MONOCHROME1" and data.get("Modality") not in WITH_UNITS:
         top = -1 if data.get("PixelRepresentation") else 2 ** int(data.BitsStored) - 1
@@ -70,6 +72,18 @@ def check_grey(data: Dataset) -> None:
             "the DICOM image is a mosaic (many slices tiled in one picture); export it as enhanced "
             "DICOM or convert it to NIfTI first"
         )
+
+
+def _check_order(data: Dataset) -> None:
+    """What stands after the pixels is ordered and has a meaning, or the pixels are out of place:
+    deflated files have no checksum, and a wrong length reads pixels as elements."""
+    tags = [*map(int, data.keys())]
+    last = max(int(data[kind].tag) for kind in KINDS if kind in data)
+    after = tags[tags.index(last) + 1 :]
+    groups = [tag >> 16 for tag in after]
+    known = all(group % 2 or group in AFTER_PIXELS for group in groups)
+    if not known or any(tag < last for tag in after) or any(tag >> 16 == 0xFFFF for tag in tags):
+        raise decode.UnusableError("the DICOM file is damaged: elements are out of place")
 
 
 def frame_count(data: Dataset) -> int:
@@ -192,6 +206,11 @@ def _scale(data: Dataset, index: int) -> tuple[float, float]:
     """Slope and intercept of a frame; multi-frame files keep them in functional groups."""
     holder = group(data, index, "PixelValueTransformationSequence") or data
     slope, intercept = holder.get("RescaleSlope"), holder.get("RescaleIntercept")
+    if slope is None and _needs_scale(data):
+        raise decode.UnusableError(
+            "the DICOM file does not say how its values become units (rescale slope and "
+            "intercept): its header is damaged, or it is a picture of a scan"
+        )
     scale = (
         1.0 if slope in (None, "") else float(slope),
         0.0 if intercept in (None, "") else float(intercept),
@@ -199,6 +218,13 @@ def _scale(data: Dataset, index: int) -> tuple[float, float]:
     if not np.isfinite(scale).all() or scale[0] == 0:
         raise decode.UnusableError("the rescale slope is 0, or it or the intercept no number")
     return scale
+
+
+def _needs_scale(data: Dataset) -> bool:
+    """CT always (PS3.3, C.8.2.1), PET and MR where they are multi-frame (C.7.6.16.2.9)."""
+    modality = data.get("Modality")
+    multi = "PerFrameFunctionalGroupsSequence" in data
+    return modality == "CT" or (multi and modality in ("MR", "PT"))
 
 
 def _scaled(stored: NDArray[Any], slope: float, intercept: float) -> NDArray[Any]:

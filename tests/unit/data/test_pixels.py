@@ -73,6 +73,7 @@ def test_overlays_in_unused_bits_are_no_part_of_the_image(
         ({"NumberOfFrames": -3}, "declares -3 frames"),
         ({"BitsStored": 12, "HighBit": 15}, "this layout is not read"),
         ({"RescaleSlope": 0}, "slope is 0"),
+        ({"RescaleSlope": None}, "slope is 0|does not say how its values become units"),
         ({"PixelSpacing": [0, 1]}, "pixel spacing is not two positive"),
         ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, "mosaic"),
         ({"PhotometricInterpretation": "RGB"}, "does not say how its grey values"),
