@@ -100,6 +100,8 @@ def frame_count(data: Dataset) -> int:
 def _stored(data: Dataset) -> NDArray[Any]:
     syntax = data.file_meta.TransferSyntaxUID
     shape = (frame_count(data), int(data.Rows), int(data.Columns))
+    if "PixelData" in data:
+        _check_bits(data)
     if syntax.is_encapsulated:
         if syntax not in DECODED:
             raise decode.UnusableError(
@@ -115,7 +117,7 @@ def _stored(data: Dataset) -> NDArray[Any]:
     array = array.reshape(shape) if array.size == np.prod(shape) else array
     if array.shape != shape:
         raise decode.UnusableError(f"the pixels decode to {array.shape}; {shape} is declared")
-    return array if array.dtype.kind == "f" else _without_unused_bits(array, data)
+    return array
 
 
 def _check_length(data: Dataset, shape: tuple[int, ...]) -> None:
@@ -149,18 +151,15 @@ def _frames(data: Dataset, shape: tuple[int, ...]) -> list[bytes]:
     return frames
 
 
-def _without_unused_bits(array: NDArray[Any], data: Dataset) -> NDArray[Any]:
-    """Old files keep overlays in the bits above the stored ones."""
+def _check_bits(data: Dataset) -> None:
+    """Decoders clear the bits above the stored ones, where old files keep overlays, if the stored
+    ones are the lowest."""
     stored, allocated = int(data.BitsStored), int(data.BitsAllocated)
     if not 1 <= stored <= allocated or int(data.get("HighBit", stored - 1)) != stored - 1:
         raise decode.UnusableError(
             f"{stored} bits stored of {allocated} allocated, the highest being "
             f"{data.get('HighBit')}: this layout is not read"
         )
-    spare = 8 * array.dtype.itemsize - stored
-    if spare == 0:
-        return array
-    return np.right_shift(np.left_shift(array, spare), spare)  # arithmetic where it is signed
 
 
 def _by_gdcm(data: Dataset, frames: list[bytes]) -> NDArray[Any]:

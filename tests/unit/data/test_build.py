@@ -126,13 +126,16 @@ SECRETS = {
 }
 
 
+LATER = {**SECRETS, "AcquisitionTime": "120405"}
+
+
 def test_dicom_rows_hold_pseudonyms_and_no_free_text(tmp_path: Path, write_slice: Write) -> None:
     root = tmp_path / "export"
     stack(root / "Doe_John", write_slice, "a", Modality="MR", EchoTime=5, **SECRETS)
-    stack(root / "Doe_John", write_slice, "b", Modality="MR", EchoTime=9, **SECRETS)
+    stack(root / "Doe_John", write_slice, "b", Modality="MR", EchoTime=9, **LATER)
     rows = made(root, tmp_path / "m.csv")
     text = (tmp_path / "m.csv").read_text()
-    for secret in ("4711", "Doe", "ecret", "1961", "110203"):
+    for secret in ("4711", "Doe", "ecret", "1961", "110203", "120405"):
         assert secret not in text, secret
     assert [row["part"] for row in rows] == ["echo time 5.0", "echo time 9.0"]
     assert {row["sequence"] for row in rows} == {"T1w"}
