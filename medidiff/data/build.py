@@ -16,27 +16,25 @@ import numpy as np
 from medidiff.data.checks import content_digest
 from medidiff.data.decode import Scan, decode
 from medidiff.data.dicom import Stacking
-from medidiff.data.file_names import Named, is_volume, named, sequence_in
-from medidiff.data.index import Index, SeriesFound, index_tree
+from medidiff.data.dicom_rows import Subjects, facts_of, sessions_of
+from medidiff.data.file_names import Named, is_volume, named
+from medidiff.data.index import Index, index_tree
 from medidiff.data.privacy import SiteKey
 from medidiff.data.rows import Progress
 from medidiff.data.series_list import SUFFIX, write_series_list
-from medidiff.data.stacking import Part
 from medidiff.errors import DataError
 
 COLUMNS = (
     *("subject", "session", "study", "series", "part", "modality", "sequence", "site", "size"),
     *("spacing_mm", "content", "sex:category", "age:number", "image", "label"),
 )
-OLDEST = 90  # a greater age can name a person: HIPAA, 45 CFR 164.514(b)(2)(i)(C)
-DATES = ("acquisition time",)  # marks that would tell when a patient was there
 
 
 @dataclass(frozen=True)
 class BuildOptions:
     """How a manifest is built."""
 
-    subjects: Literal["pseudonym", "raw"] = "pseudonym"
+    subjects: Subjects = "pseudonym"
     """DICOM's patient identifiers and institutions: keyed pseudonyms, or as they stand."""
     stacking: Stacking = field(default_factory=Stacking)
     arrange: Literal["images", "cases"] = "images"
@@ -144,7 +142,7 @@ def _row(job: _Job, scan: Scan, cell: str) -> dict[str, str]:
 
 
 def _dicom_jobs(index: Index, lists: Path, options: BuildOptions, key: SiteKey) -> Iterator[_Job]:
-    sessions = _sessions(index.series)
+    sessions = sessions_of(index.series)
     number = 0
     for series in index.series:
         sources = [source for source, _ in series.files]
@@ -155,71 +153,11 @@ def _dicom_jobs(index: Index, lists: Path, options: BuildOptions, key: SiteKey) 
             frames = [(used.index(m.file), m.frame.index) for m in part.members]
             path = lists / f"{number:06d}{SUFFIX}"
             write_series_list(path, [sources[n] for n in used], frames, options.stacking)
-            facts = _dicom_facts(series, part, options, key)
+            facts = facts_of(series, part, options.subjects, key)
             facts["session"] = sessions[series.study]
             if len(series.parts) > 1:
                 facts["series"] += f".{place}"
             yield _Job(path, facts, _shown(sources[used[0]].path, *sources[used[0]].members))
-
-
-def _dicom_facts(
-    series: SeriesFound, part: Part, options: BuildOptions, key: SiteKey
-) -> dict[str, str]:
-    facts = series.facts
-    patient = facts.get("PatientID") or f"study {series.study}"
-    site = facts.get("InstitutionName", "")
-    study = series.study
-    if options.subjects == "pseudonym":
-        patient = key.pseudonym(patient)
-        site = key.pseudonym(f"institution {site}") if site else ""
-    return {
-        "subject": patient,
-        "study": key.pseudonym(f"study {study}"),
-        "series": facts.get("SeriesNumber", ""),
-        "part": "; ".join(f"{k} {v}" for k, v in part.differs.items() if k not in DATES),
-        "modality": facts.get("Modality", ""),
-        "sequence": _sequence(facts, part),
-        "site": site,
-        "sex:category": facts.get("PatientSex", ""),
-        "age:number": _age(facts.get("PatientAge", "")),
-    }
-
-
-def _sequence(facts: dict[str, str], part: Part) -> str:
-    """The sequence's usual name, else its coded attributes: free text never gets out."""
-    text = f"{facts.get('SeriesDescription', '')} {facts.get('ProtocolName', '')}"
-    known = sequence_in(text)
-    if known:
-        return known
-    marks = part.members[0].frame.marks
-    words = [facts.get("MRAcquisitionType", ""), facts.get("ScanningSequence", "")]
-    words += [f"TE {marks['echo time']}"] if marks.get("echo time") else []
-    words += [f"TR {facts['RepetitionTime']}"] if facts.get("RepetitionTime") else []
-    words += [marks.get("kernel", "")]
-    return " ".join(word for word in words if word)
-
-
-def _age(text: str) -> str:
-    """DICOM writes an age as 063Y, 011M, 003W or 012D."""
-    years = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
-    if len(text) != 4 or not text[:3].isdigit() or text[3] not in years:
-        return ""
-    return f"{min(int(text[:3]) * years[text[3]], OLDEST):.4g}"
-
-
-def _sessions(series: Sequence[SeriesFound]) -> dict[str, str]:
-    """The studies of each patient counted in the order they were made: no date gets out."""
-    studies: dict[str, dict[str, tuple[str, str]]] = {}
-    for one in series:
-        facts = one.facts
-        when = (facts.get("StudyDate", ""), facts.get("StudyTime", ""))
-        patient = facts.get("PatientID") or one.study
-        studies.setdefault(patient, {}).setdefault(one.study, when)
-    return {
-        study: str(number)
-        for of_one in studies.values()
-        for number, study in enumerate(sorted(of_one, key=lambda uid: (of_one[uid], uid)), start=1)
-    }
 
 
 def _file_jobs(root: Path, index: Index) -> Iterator[_Job]:
