@@ -81,7 +81,8 @@ def index_tree(
     if not root.exists():
         raise DataError("there is no such folder", private=str(root))
     cache = cache or HeaderCache()
-    files = files_under(root)
+    closed: list[OSError] = []
+    files = files_under(root, closed)
     keys = {path: key_of(path) for path in files}
     kept = cache.load(keys.values())
     fresh: dict[Key, list[Entry]] = {}
@@ -96,6 +97,9 @@ def index_tree(
         if progress is not None:
             progress(done, len(files))
     cache.save(fresh)
+    for error in closed:
+        text = f"a folder cannot be read ({error.strerror})"
+        entries.append((Source(str(error.filename)), None, text))
     return _grouped(entries, others)
 
 

@@ -44,13 +44,22 @@ def is_archive(name: str) -> bool:
     return name.lower().endswith(ARCHIVES)
 
 
-def files_under(root: Path) -> list[str]:
+def files_under(root: Path, unreadable: list[OSError] | None = None) -> list[str]:
     """Every file of a folder tree in a fixed order; hidden files and links to folders are left
-    out. A file is its own tree."""
+    out. A file is its own tree.
+
+    Errors: OSError for a folder that cannot be read, unless `unreadable` collects them.
+    """
     if root.is_file():
         return [str(root)]
+
+    def told(error: OSError) -> None:
+        if unreadable is None:
+            raise error
+        unreadable.append(error)
+
     found: list[str] = []
-    for folder, folders, files in os.walk(root):
+    for folder, folders, files in os.walk(root, onerror=told):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         found += [os.path.join(folder, name) for name in sorted(files) if not name.startswith(".")]
     return found

@@ -163,3 +163,21 @@ def test_a_damaged_archive_and_header_are_told_without_stopping_the_index(
 def test_a_member_that_is_gone_is_named_to_its_owner_only(tree: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read([Source(str(tree / "more.tar.gz"), ("inner.zip", "DICOM/9.dcm"))])
+
+
+def test_a_folder_that_cannot_be_read_is_told(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.scandir
+
+    def scandir(path: str) -> object:
+        if Path(path).name == "c":
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    found = index_tree(tree)
+    assert [unread.text for unread in found.unread] == [
+        "a folder cannot be read (Permission denied)"
+    ]
+    assert len(found.series) == 1
+    with pytest.raises(DataError):
+        decode(tree / "a")
