@@ -56,8 +56,12 @@ def decode(path: str | Path) -> Scan:
     path = Path(path)
     try:
         whole, channel = selected(path)
-        scan = _reader(whole)(whole)
-        return _checked(scan if channel is None else _only(scan, channel))
+        reader = _reader(whole)
+        if channel is None:
+            return _checked(reader(whole))
+        if reader is _nifti:
+            return _checked(_nifti(whole, channel))
+        return _checked(only(reader(whole), channel))
     except FileNotFoundError as error:
         raise DataError("there is no such file", private=str(error)) from None
     except UnusableError as error:
@@ -80,9 +84,15 @@ def selected(path: Path) -> tuple[Path, int | None]:
     return path.with_name(found[1]), int(found[2])
 
 
-def _only(scan: Scan, channel: int) -> Scan:
-    if channel >= len(scan.array):
-        raise UnusableError(f"there is no image {channel}: the file holds {len(scan.array)}")
+def check_channel(channel: int, count: int) -> None:
+    """Errors: UnusableError if a file of `count` images has no such one."""
+    if channel >= count:
+        raise UnusableError(f"there is no image {channel}: the file holds {count}")
+
+
+def only(scan: Scan, channel: int) -> Scan:
+    """One channel of a scan."""
+    check_channel(channel, len(scan.array))
     return Scan(scan.array[channel : channel + 1], scan.affine, scan.modality)
 
 
@@ -125,10 +135,10 @@ def _series_list(path: Path) -> Scan:
     return Scan(series.array[None], series.affine, series.modality)
 
 
-def _nifti(path: Path) -> Scan:
+def _nifti(path: Path, channel: int | None = None) -> Scan:
     from medidiff.data.nifti import load_nifti
 
-    return load_nifti(path)
+    return load_nifti(path, channel)
 
 
 def _picture(path: Path) -> Scan:

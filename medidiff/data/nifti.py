@@ -28,16 +28,22 @@ PAIRS = (".hdr.gz", ".img.gz")
 MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # by the header's code for unknown, m, mm, micron
 
 
-def load_nifti(path: Path) -> Scan:
+def load_nifti(path: Path, channel: int | None = None) -> Scan:
     """The image in a NIfTI-1 or -2 file, single or in two parts (.hdr and .img).
 
-    A fourth axis becomes channels. Where both forms are stated and place the voxels in different
-    spaces, the s-form counts, as it does for most tools.
+    A fourth axis becomes channels; with `channel` that one alone is taken from the file. Where
+    both forms are stated and place the voxels in different spaces, the s-form counts, as it does
+    for most tools.
     Errors: decode.UnusableError for too few or too many voxels, forms that contradict each other.
     """
     packed = path.name.lower().endswith(".gz") and not path.name.lower().endswith(PAIRS)
     header, image = _packed(path) if packed else _plain(path)
-    return Scan(_channels_first(np.asanyarray(image.dataobj)), _affine(header))
+    stored: Any = image.dataobj
+    if channel is not None and len(stored.shape) == 4:
+        decode.check_channel(channel, stored.shape[3])
+        return Scan(np.asanyarray(stored[..., channel])[None], _affine(header))
+    scan = Scan(_channels_first(np.asanyarray(stored)), _affine(header))
+    return scan if channel is None else decode.only(scan, channel)
 
 
 def _plain(path: Path) -> tuple[Any, nibabel.Nifti1Pair]:
