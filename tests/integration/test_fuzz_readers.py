@@ -53,6 +53,9 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def test_no_mutant_crashes_hangs_swamps_or_misleads(
     fuzz_readers: ModuleType, sound: list[Path], tmp_path: Path
 ) -> None:
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("a process's peak memory is measured on Linux only")
+    fuzz_readers.LIMIT_S = 60.0  # a hang is a hang on a busy machine, too
     results = fuzz_readers.fuzz(sound, 400, tmp_path, seed=7)
     faults = [
         (name, mutant.kind, mutant.at, outcome)
