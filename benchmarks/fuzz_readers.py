@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 
 KINDS = ("bit", "byte", "run of zeros", "run of ones", "cut", "insert", "delete", "number")
+KEPT_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")
 LIMIT_S = 20.0
 SLACK = 48 * 2**20  # what decoders and their libraries take whatever the image
 HEADER_SHARE = 0.5
@@ -180,7 +181,7 @@ def load(path: Path, worker: Worker, scratch: Path) -> Original:
     """A sound file and what it decodes to."""
     suffix = "".join(path.suffixes[-2:]) if path.name.endswith(".gz") else path.suffix
     deflated = "Deflated" in path.name
-    name = f"original{suffix if suffix in ('.nii', '.nii.gz') else '.dcm'}"
+    name = f"original{suffix if suffix in KEPT_SUFFIXES else '.dcm'}"
     (scratch / name).write_bytes(path.read_bytes())
     if not worker.decode(scratch / name).get("read"):
         raise ValueError(f"{path.name} is not read as it is")
@@ -194,6 +195,9 @@ def load(path: Path, worker: Worker, scratch: Path) -> Original:
 def _pixels_at(path: Path) -> int:
     if path.name.endswith(".nii"):
         return 352
+    if path.suffix in (".nrrd", ".mha"):  # text, then the voxels
+        end = b"LOCAL\n" if path.suffix == ".mha" else b"\n\n"
+        return path.read_bytes().index(end) + len(end)
     from pydicom import dcmread
 
     item = dcmread(path).get_item("PixelData")
@@ -267,7 +271,8 @@ def _independent(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
         image = sitk.ReadImage(str(path))
         affine = np.eye(4)
         affine[:3, 3] = [-image.GetOrigin()[0], -image.GetOrigin()[1], image.GetOrigin()[2]]
-        return sitk.GetArrayFromImage(image), affine
+        array = sitk.GetArrayFromImage(image)
+        return (array if path.suffix == ".dcm" else array.T), affine
     except Exception:
         return None
 
@@ -280,6 +285,8 @@ def declared(path: Path, original: Original) -> int:
             content = path.read_bytes()
             start = gzip.decompress(content)[:348] if path.name.endswith(".gz") else content[:348]
             count = np.prod(np.frombuffer(start[42:56], "<i2").astype(float).clip(1))
+        elif path.suffix in (".nrrd", ".mha"):
+            count = original.array.size
         else:
             from pydicom import dcmread
 
@@ -304,6 +311,17 @@ def plain_copy(path: Path, scratch: Path) -> Path:
     place = scratch / path.name[: -len(".gz")]
     place.write_bytes(gzip.decompress(path.read_bytes()))
     return place
+
+
+def itk_copies(path: Path, scratch: Path) -> list[Path]:
+    """The image as NRRD and MetaImage."""
+    import SimpleITK as sitk  # noqa: N813
+
+    image = sitk.ReadImage(str(path))
+    places = [scratch / f"copy{suffix}" for suffix in (".nrrd", ".mha")]
+    for place in places:
+        sitk.WriteImage(image, str(place))
+    return places
 
 
 def fuzz(
@@ -339,7 +357,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         scratch = Path(place)
         files = sources(chosen.folder)
-        files += [plain_copy(path, scratch) for path in files if path.name.endswith(".nii.gz")]
+        packed = [path for path in files if path.name.endswith(".nii.gz")]
+        files += [plain_copy(path, scratch) for path in packed]
+        files += itk_copies(packed[0], scratch)
         results = fuzz(files, chosen.mutants, scratch, chosen.seed)
     counts = Counter(outcome.what for *_, outcome in results)
     reasons = Counter(outcome.said for *_, outcome in results if outcome.what == "refused")
