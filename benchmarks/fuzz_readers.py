@@ -133,9 +133,14 @@ class Worker:
 
 def serve() -> None:
     """Reads paths, answers each with a line of JSON."""
+    import nibabel  # noqa: F401  (loaded before memory is measured)
+    import pydicom.pixels  # noqa: F401
+    import SimpleITK as sitk  # noqa: N813
+
     from medidiff.data.decode import decode
     from medidiff.errors import DataError
 
+    sitk.Image(1, 1, sitk.sitkUInt8)
     for line in sys.stdin:
         path = Path(line.strip())
         before = _memory("VmRSS")

@@ -157,21 +157,9 @@ def _picture(path: Path) -> Scan:
 
 
 def _itk(path: Path) -> Scan:
-    import SimpleITK as sitk  # noqa: N813  (its usual name)
+    from medidiff.data.itk_images import load_itk
 
-    image = sitk.ReadImage(str(path))
-    dims = image.GetDimension()
-    if dims not in (2, 3):
-        raise UnusableError(f"the image has {dims} axes; 2 or 3 can be used")
-    array = sitk.GetArrayFromImage(image)
-    vector = image.GetNumberOfComponentsPerPixel() > 1
-    array = array.T if not vector else np.moveaxis(array, -1, 0).transpose(0, *range(dims, 0, -1))
-    affine = np.eye(4)
-    direction = np.array(image.GetDirection()).reshape(dims, dims)
-    affine[:dims, :dims] = direction * np.array(image.GetSpacing())
-    affine[:dims, 3] = image.GetOrigin()
-    affine[:2] *= -1  # ITK counts to left, posterior, superior
-    return Scan(array if vector else array[None], affine)
+    return load_itk(path)
 
 
 READERS: dict[tuple[str, ...], Callable[[Path], Scan]] = {
