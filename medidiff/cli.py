@@ -524,6 +524,8 @@ def _pairs(items: list[str] | None, option: str) -> dict[str, str]:
         key, equals, value = item.partition("=")
         if not equals or not key:
             raise ConfigError(f"{option} {item}: write it as key=value")
+        if key in pairs:
+            raise ConfigError(f"{option} {item}: {key} is given twice ({pairs[key]} before)")
         pairs[key] = value
     return pairs
 

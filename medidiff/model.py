@@ -74,6 +74,7 @@ from medidiff.spec import (
     SpreadSource,
     check_prior,
     check_spread,
+    check_student,
     describe,
     needed_spread,
 )
@@ -323,6 +324,7 @@ class Model:
         for reader in (classifier, encoder):
             if reader is not None:
                 reader.to(self.device).network.eval()
+        check_student(self.spec, sampling.sampler)
         encoded, spread = self.condition(condition, 1), needed_spread(sampling.sampler)
         done: list[Tensor] = []
         nfe = 0

@@ -14,11 +14,13 @@ from medidiff.data.options import Space
 from medidiff.diffusion import (
     DDIM,
     DDPM,
+    TCD,
     AnySampler,
     AnySchedule,
     AnySpacing,
     AnyTarget,
     BrownianNoise,
+    Consistency,
     ConsistencyTarget,
     Cosine,
     DPMSolverPP,
@@ -194,6 +196,16 @@ def check_prior(spec: ModelSpec) -> None:
         raise ModelError(
             f"{spec.name} is a model of role {spec.role!r}, which draws and denoises nothing; "
             "give a prior"
+        )
+
+
+def check_student(spec: ModelSpec, sampler: AnySampler) -> None:
+    """Errors: ModelError for a consistency student with a sampler that walks along a flow."""
+    if spec.draws_only and not isinstance(sampler, Consistency | TCD):
+        raise ModelError(
+            f"{spec.name} is a consistency student, which says at once where the flow ends: "
+            f"sampler {sampler.kind!r} would ask it for a step on the way; use 'consistency' or "
+            "'tcd'"
         )
 
 

@@ -32,7 +32,14 @@ from medidiff.networks import (
     build,
     build_head,
 )
-from medidiff.spec import ModelSpec, Role, SamplingOptions, check_spread, needed_spread
+from medidiff.spec import (
+    ModelSpec,
+    Role,
+    SamplingOptions,
+    check_spread,
+    check_student,
+    needed_spread,
+)
 from medidiff.training.losses import importance_steps, loss_of
 from medidiff.training.objective import Objective, PriorObjective
 from medidiff.training.objectives.alignment import (
@@ -234,13 +241,15 @@ def with_head(spec: ModelSpec, kind: Spread, parent: Model | None) -> ModelSpec:
 
 
 def check_sampling(config: Config, spec: ModelSpec) -> None:
-    """Errors: ModelError if the samples of this training need a variance that it does not learn.
+    """Errors: ModelError if the samples of this training need a variance that it does not learn, or
+    a sampler walks along the flow of a student.
 
     A Gamma table is measured afterwards: only a training that draws samples cannot wait for it.
     """
     needed = needed_spread(spec.sampling.sampler)
     if spec.role != "prior":
         return
+    check_student(spec, spec.sampling.sampler)
     if needed != "gamma" or config.train.sample_every > 0:
         check_spread(spec, needed)
 
@@ -263,14 +272,19 @@ def check_teacher(config: Config) -> None:
 
 
 def as_student(spec: ModelSpec, config: Config) -> ModelSpec:
-    """The specification with a student's target, and two calls unless other sampling is asked for.
+    """The specification with a student's target and, where the configuration leaves them out, its
+    sampler and two calls.
 
     The second call starts from the middle of the schedule's time.
     """
     if not isinstance(config.diffusion.objective, ConsistencyTraining):
         return spec
     target = student_target(config.diffusion.target, spec.schedule)
-    sampling = spec.sampling
-    if sampling == SamplingOptions():
-        sampling = SamplingOptions(Consistency(floor=target.floor), UniformTime(), steps=2)
+    sampling, default = spec.sampling, SamplingOptions()
+    if sampling.sampler == default.sampler:
+        sampling = replace(sampling, sampler=Consistency(floor=target.floor))
+    if sampling.spacing == default.spacing:
+        sampling = replace(sampling, spacing=UniformTime())
+    if sampling.steps == default.steps:
+        sampling = replace(sampling, steps=2)
     return replace(spec, target=target, sampling=sampling)

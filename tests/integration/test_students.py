@@ -266,9 +266,9 @@ STUDENT = [
 def test_a_student_is_made_from_a_run_and_draws_in_two_calls(flat: Path, place: Path) -> None:
     changes = [f"data.manifest={flat}", "train.steps=6", *STUDENT[:2]]
     run = medidiff.train(CONFIG, changes=[*changes, f"output={place / 'elder'}"])
-    # the sampling of the configuration is what it asks for; without one it is two calls
+    # what the configuration leaves out of its sampling is a student's: here all but the steps
     config = place / "student.yaml"
-    config.write_text(CONFIG.read_text().replace("sampling: {steps: 5}\n", ""))
+    config.write_text(CONFIG.read_text().replace("steps: 5}", "steps: 2}"))
     changes = [f"data.manifest={flat}", "train.steps=6", *STUDENT]
     made = medidiff.train(config, changes=[*changes, f"output={place / 'younger'}"], parent=run)
     elder, student = medidiff.load(run, "cpu"), medidiff.load(made, "cpu")
@@ -277,6 +277,8 @@ def test_a_student_is_made_from_a_run_and_draws_in_two_calls(flat: Path, place: 
     found = student.sample(2)
     assert found.nfe == 2
     assert found.provenance["sampler"] == {"kind": "consistency", "floor": 0.002}
+    with pytest.raises(MedidiffError, match="a step on the way"):
+        student.sample(1, sampler=DDIM())
     with pytest.raises(MedidiffError, match="consistency student"):
         medidiff.run("denoise", student, flat.parent / "test-000.png")
     with pytest.raises(MedidiffError, match="no likelihood"):
