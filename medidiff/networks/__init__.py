@@ -1,6 +1,8 @@
 """The networks behind a denoiser, in 2-D and 3-D from one definition."""
 
 from medidiff.diffusion.noise import take_unit_numbers_from
+from medidiff.networks.autoencoder import Autoencoder, AutoencoderOptions
+from medidiff.networks.build import AnyNetwork, build, parameter_count
 from medidiff.networks.conditions import (
     AnyCondition,
     ClassCondition,
@@ -11,7 +13,7 @@ from medidiff.networks.conditions import (
 from medidiff.networks.graphs import Acceleration, accelerated, has_bf16
 from medidiff.networks.kernels.philox import unit_numbers
 from medidiff.networks.shape import NetworkShape
-from medidiff.networks.unet import AnyNetwork, UNet, UNetOptions, build, parameter_count
+from medidiff.networks.unet import UNet, UNetOptions
 
 take_unit_numbers_from(unit_numbers)
 
@@ -19,6 +21,8 @@ __all__ = [
     "Acceleration",
     "AnyCondition",
     "AnyNetwork",
+    "Autoencoder",
+    "AutoencoderOptions",
     "ClassCondition",
     "NetworkShape",
     "NumberCondition",
