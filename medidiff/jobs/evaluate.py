@@ -16,6 +16,7 @@ from medidiff.jobs.cases import Mismatch, cases_of_split
 from medidiff.jobs.likelihood import (
     LikelihoodOptions,
     Likelihoods,
+    check_has_density,
     likelihoods_of,
     save_likelihoods,
 )
@@ -70,6 +71,8 @@ def evaluate_model(
             f"{model.spec.name} is a consistency student: it has no score and so no likelihood; "
             "ask its parent"
         )
+    if likelihood is not None:
+        check_has_density(model)
     table = benchmark_head(  # first: it checks the manifest and whether its scans fit
         head("synthesis", {"images": n}),
         model,
