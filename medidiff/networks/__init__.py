@@ -1,5 +1,7 @@
 """The networks behind a denoiser, in 2-D and 3-D from one definition."""
 
+from medidiff.networks.autoencoder import Autoencoder, AutoencoderOptions
+from medidiff.networks.build import AnyNetwork, build, parameter_count
 from medidiff.networks.conditions import (
     AnyCondition,
     ClassCondition,
@@ -9,12 +11,14 @@ from medidiff.networks.conditions import (
 )
 from medidiff.networks.graphs import Acceleration, accelerated, has_bf16
 from medidiff.networks.shape import NetworkShape
-from medidiff.networks.unet import AnyNetwork, UNet, UNetOptions, build, parameter_count
+from medidiff.networks.unet import UNet, UNetOptions
 
 __all__ = [
     "Acceleration",
     "AnyCondition",
     "AnyNetwork",
+    "Autoencoder",
+    "AutoencoderOptions",
     "ClassCondition",
     "NetworkShape",
     "NumberCondition",

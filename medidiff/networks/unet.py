@@ -7,7 +7,6 @@ block that doubles the grid already has the finer level's channels, which spares
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -31,6 +30,7 @@ from medidiff.networks.blocks import (
 from medidiff.networks.embeddings import Embedding
 from medidiff.networks.fields import Field, Filter, Resampling, convolve, norm_silu
 from medidiff.networks.kernels import as_now
+from medidiff.networks.padding import cropped, padded
 from medidiff.networks.shape import NetworkShape
 from medidiff.types import Image, Tensor
 
@@ -189,7 +189,8 @@ class UNet(nn.Module):
         inputs = x if concat is None else torch.cat([x, self._beside(concat, x)], dim=1)
         if torch.is_autocast_enabled(x.device.type):  # a fused layer computes in its input's dtype
             inputs = inputs.to(torch.get_autocast_dtype(x.device.type))
-        carried = self._padded(inputs)
+        multiple = 2 ** (len(self.options.channels) - 1)
+        carried = padded(inputs, multiple)
         h = convolve(carried, self.first)
         skips = [h]
         if self.options.progressive_input == "residual":
@@ -204,7 +205,7 @@ class UNet(nn.Module):
         for level in self.up:
             h = level(h, embedding, skips)
         prediction = self.last(norm_silu([h], self.last_norm))
-        return self._cropped(prediction, x.shape[2:]).to(x.dtype)
+        return cropped(prediction, x.shape[2:], multiple).to(x.dtype)
 
     def _stage(
         self,
@@ -305,27 +306,6 @@ class UNet(nn.Module):
         keeps = self.options.resampling == "convolution" and level + 1 < len(channels)
         return channels[level + 1] if keeps else channels[level]
 
-    def _padding(self, space: Sequence[int]) -> list[tuple[int, int]]:
-        """Voxels to add before and behind each axis so that every level halves evenly."""
-        multiple = 2 ** (len(self.options.channels) - 1)
-        missing = [-size % multiple for size in space]
-        return [(each // 2, each - each // 2) for each in missing]
-
-    def _padded(self, x: Tensor) -> Tensor:
-        padding = self._padding(x.shape[2:])
-        if not any(behind for _, behind in padding):
-            return x
-        mirrors = all(behind < size for (_, behind), size in zip(padding, x.shape[2:], strict=True))
-        flat = [count for pair in reversed(padding) for count in pair]
-        return F.pad(x, flat, mode="reflect" if mirrors else "replicate")
-
-    def _cropped(self, x: Tensor, space: Sequence[int]) -> Tensor:
-        for axis, ((before, _), size) in enumerate(
-            zip(self._padding(space), space, strict=True), start=2
-        ):
-            x = x.narrow(axis, before, size)
-        return x
-
     def _check_inputs(
         self, x: Tensor, label: Tensor, condition: Tensor | None, concat: Tensor | None
     ) -> None:
@@ -346,19 +326,3 @@ class UNet(nn.Module):
             given = (*given[:2], *beside[2:]) if concat.ndim == x.ndim else given
         if given != beside:
             raise ValueError(f"concat must be {beside}, not {given}")
-
-
-AnyNetwork = UNetOptions
-
-
-def build(options: AnyNetwork, shape: NetworkShape, seed: int = 0) -> UNet:
-    """A network with fresh weights, the same for the same seed; no global generator moves."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        return UNet(options, shape)
-
-
-def parameter_count(options: AnyNetwork, shape: NetworkShape) -> int:
-    """The number of weights that `build` would make, without making them."""
-    with torch.device("meta"):
-        return sum(math.prod(weight.shape) for weight in UNet(options, shape).parameters())

@@ -7,9 +7,10 @@ import dataclasses
 import pytest
 import torch
 
+from medidiff.networks.build import build
 from medidiff.networks.conditions import ClassCondition, NumberCondition, encode_batch
 from medidiff.networks.shape import NetworkShape
-from medidiff.networks.unet import UNet, UNetOptions, build
+from medidiff.networks.unet import UNet, UNetOptions
 
 CONDITIONS = (ClassCondition(name="sex", values=("F", "M")), NumberCondition(name="age"))
 PLAIN = UNetOptions(channels=(4, 8), blocks=1, attention=(False, False), groups=2)

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from medidiff.networks.build import build
 from medidiff.networks.shape import NetworkShape
-from medidiff.networks.unet import UNet, UNetOptions, build
+from medidiff.networks.unet import UNet, UNetOptions
 
 
 def _awake(options: UNetOptions, shape: NetworkShape) -> UNet:

@@ -9,9 +9,10 @@ import torch
 from pydantic import TypeAdapter
 
 from medidiff.networks.blocks import Attention
+from medidiff.networks.build import AnyNetwork, build, parameter_count
 from medidiff.networks.conditions import ClassCondition, NumberCondition, encode_batch
 from medidiff.networks.shape import NetworkShape
-from medidiff.networks.unet import AnyNetwork, UNet, UNetOptions, build, parameter_count
+from medidiff.networks.unet import UNet, UNetOptions
 
 Awake = Callable[[UNetOptions, NetworkShape], UNet]
 FLAT = NetworkShape()

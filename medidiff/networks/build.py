@@ -1,0 +1,37 @@
+"""Networks from their options."""
+
+from __future__ import annotations
+
+import math
+from typing import TypeAlias, overload
+
+import torch
+
+from medidiff.networks.autoencoder import Autoencoder, AutoencoderOptions
+from medidiff.networks.shape import NetworkShape
+from medidiff.networks.unet import UNet, UNetOptions
+
+AnyNetwork: TypeAlias = UNetOptions | AutoencoderOptions
+
+
+@overload
+def build(options: UNetOptions, shape: NetworkShape, seed: int = 0) -> UNet: ...
+@overload
+def build(options: AutoencoderOptions, shape: NetworkShape, seed: int = 0) -> Autoencoder: ...
+def build(options: AnyNetwork, shape: NetworkShape, seed: int = 0) -> UNet | Autoencoder:
+    """A network with fresh weights, the same for the same seed; no global generator moves."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return _made(options, shape)
+
+
+def parameter_count(options: AnyNetwork, shape: NetworkShape) -> int:
+    """The number of weights that `build` would make, without making them."""
+    with torch.device("meta"):
+        return sum(math.prod(weight.shape) for weight in _made(options, shape).parameters())
+
+
+def _made(options: AnyNetwork, shape: NetworkShape) -> UNet | Autoencoder:
+    if isinstance(options, AutoencoderOptions):
+        return Autoencoder(options, shape)
+    return UNet(options, shape)
