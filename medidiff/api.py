@@ -93,15 +93,13 @@ def check(config: PathLike, *, changes: Sequence[str] = (), progress: Progress =
 
     Errors: ConfigError or ManifestError with every problem.
     """
-    from medidiff.networks import NetworkShape, parameter_count
-    from medidiff.training.losses import output_channels
+    from medidiff.jobs.prepare import network_shape
+    from medidiff.networks import parameter_count
 
     with _reporting(progress) as report:
         loaded = load_config(config, changes)
         data = check_data(loaded, None, report)
-    channels = len(loaded.config.data.images)
-    out = output_channels(loaded.config.diffusion.objective, channels)
-    shape = NetworkShape(loaded.config.data.space.dims, channels, out, conditions=data.conditions)
+    shape = network_shape(loaded.config, data.conditions)
     count = parameter_count(loaded.config.network, shape)
     return Checked(loaded, len(data.train), len(data.validation), count)
 

@@ -34,10 +34,30 @@ from medidiff.diffusion import (
     V,
 )
 from medidiff.errors import ConfigError
-from medidiff.networks import AnyNetwork, UNetOptions
+from medidiff.networks import (
+    AnyCodec,
+    AnyNetwork,
+    AutoencoderCodec,
+    AutoencoderOptions,
+    IdentityCodec,
+    UNetOptions,
+)
 from medidiff.spec import SamplingOptions
-from medidiff.training.losses import AnyObjective, Denoising, loss_of
+from medidiff.training.losses import AnyObjective, Autoencoding, Denoising, loss_of
 from medidiff.training.options import TrainOptions
+
+
+@dataclass(frozen=True)
+class PatchOptions:
+    """Training on a patch of each image at a random place; the network is told where it lies."""
+
+    size: tuple[int, ...]
+    """Length along each axis, in voxels of the network's grid (with a codec: of its latents). A
+    model draws and denoises whole images in one pass all the same."""
+
+    def __post_init__(self) -> None:
+        if not self.size or min(self.size) < 1:
+            raise ValueError(f"size has positive numbers, not {self.size}")
 
 
 @dataclass(frozen=True)
@@ -55,6 +75,8 @@ class DataOptions:
     """Number or category columns of the manifest that the model is conditioned on."""
     intensity: Annotated[AnyIntensity, Field(discriminator="kind")] = Percentile()
     augment: Augment = Augment()
+    patch: PatchOptions | None = None
+    """Train on patches, for images that are too large to be trained on whole."""
     train_split: str = "train"
     validation_split: str = "val"
     holdout: float = 0.0
@@ -72,6 +94,8 @@ class DataOptions:
             raise ValueError("holdout is a share of subjects between 0 and 1")
         if self.workers < 1:
             raise ValueError("workers must be at least 1")
+        if self.patch is not None and len(self.patch.size) != self.space.dims:
+            raise ValueError(f"patch.size has {self.space.dims} numbers, not {self.patch.size}")
 
 
 @dataclass(frozen=True)
@@ -83,12 +107,23 @@ class DiffusionOptions:
     times: Annotated[AnyTimes, Field(discriminator="kind")] = UniformTimes()
     weight: Annotated[AnyWeight, Field(discriminator="kind")] = UniformWeight()
     objective: Annotated[AnyObjective, Field(discriminator="kind")] = Denoising()
-    """What is minimised; hybrid and variational teach the network its variance too."""
+    """What is minimised; hybrid and variational teach the network its variance too; autoencoder
+    trains no prior but a codec for one."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.objective, Autoencoding):
+            self._check_unused()
+            return
         noise = torch.tensor(self.schedule.t_max, dtype=torch.float64)
         self.target.multipliers(self.schedule(noise))  # sampling begins there
         loss_of(self.objective, self.target, self.schedule, self.times, self.weight)
+
+    def _check_unused(self) -> None:
+        for name in ("schedule", "target", "times", "weight"):
+            if getattr(self, name) != self.__dataclass_fields__[name].default:
+                raise ValueError(
+                    f"an autoencoder sees no noise: diffusion.{name} would be ignored; leave it out"
+                )
 
 
 @dataclass(frozen=True)
@@ -109,6 +144,9 @@ class Config:
     data: DataOptions
     output: str
     """Folder for the run; it must not hold results yet. Relative to the working folder."""
+    codec: Annotated[AnyCodec, Field(discriminator="kind")] = IdentityCodec()
+    """What the diffusion works on: the images, their wavelet's bands or an autoencoder's
+    latents."""
     network: Annotated[AnyNetwork, Field(discriminator="kind")] = UNetOptions()
     diffusion: DiffusionOptions = DiffusionOptions()
     train: TrainOptions = TrainOptions()
@@ -125,11 +163,44 @@ class Config:
                 f"diffusion.objective of kind 'hybrid' with variance {asked!r} (found {spread!r})"
             )
 
+        _check_autoencoder(self)
+        _check_latents(self)
+
     def digest(self) -> str:
         """SHA-256 of what is trained and how; places of files and time budgets do not enter."""
         tree = options.tree(self)
         del tree["output"], tree["data"]["manifest"], tree["train"]["minutes"]
+        tree["codec"].pop("model", None)
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+
+
+def _check_autoencoder(config: Config) -> None:
+    objective, network = config.diffusion.objective, config.network
+    trains = isinstance(objective, Autoencoding)
+    if trains != isinstance(network, AutoencoderOptions):
+        raise ValueError(
+            "network and diffusion.objective are both of kind 'autoencoder' or neither is (found "
+            f"{network.kind!r} and {objective.kind!r}); a prior of latents names its autoencoder "
+            "in codec.model"
+        )
+    if trains and config.codec.kind != "identity":
+        raise ValueError("an autoencoder is trained on images: leave codec out")
+    if trains and config.data.conditions:
+        raise ValueError("an autoencoder is told nothing but the image: leave data.conditions out")
+
+
+def _check_latents(config: Config) -> None:
+    """Latents are kept, so what moves images must be done before."""
+    if not isinstance(config.codec, AutoencoderCodec):
+        return
+    moved = config.data.augment != Augment()
+    if moved and (config.codec.versions == 1 or config.data.augment.until < 1):
+        raise ValueError(
+            "latents are encoded once, before training: with data.augment, say in codec.versions "
+            "how many are kept of each image (at least 2), and leave augment.until at 1"
+        )
+    if not moved and config.codec.versions > 1:
+        raise ValueError("codec.versions above 1 needs data.augment: they would all be the same")
 
 
 @dataclass(frozen=True)

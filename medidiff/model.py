@@ -4,7 +4,8 @@ parameter.
     model.safetensors   averaged weights
     model.json          everything else (`ModelSpec`)
     card.md             what it was trained on, what it is for
-    SHA256SUMS          digests of the three, checked on loading
+    codec.safetensors   weights of the autoencoder that a prior of latents works with
+    SHA256SUMS          digests of all, checked on loading
 
 Nothing in it is executed or unpickled.
 """
@@ -44,6 +45,7 @@ from medidiff.diffusion import (
 )
 from medidiff.errors import ModelError
 from medidiff.model_folder import (
+    CODEC,
     FILES,
     check_folder,
     check_free,
@@ -55,8 +57,12 @@ from medidiff.model_folder import (
 )
 from medidiff.networks import (
     Acceleration,
+    Autoencoder,
+    FittedAutoencoder,
+    WithCoordinates,
     accelerated,
     build,
+    codec_of,
     encode_batch,
     has_bf16,
 )
@@ -111,7 +117,8 @@ class Model:
     """A trained prior: its specification and its network.
 
     Shapes: images are (batch, channel, *space) on the grid `spec.space`.
-    Range: the network works in model units (the intensity window maps to [-1, 1]).
+    Range: model units (the intensity window maps to [-1, 1]); the network works in the space of the
+    model's codec, which is that of the images unless the codec says otherwise.
     """
 
     def __init__(
@@ -122,21 +129,35 @@ class Model:
         digest: str = "unsaved",
         folder: Path | None = None,
         acceleration: Acceleration = "auto",
+        autoencoder: Autoencoder | None = None,
     ) -> None:
+        """`autoencoder`: the network of a codec of that kind."""
         self.spec = spec
         self.network = network
         self.digest = digest
         self.folder = folder
         """Where the model was loaded from or saved to; None for one that was not yet."""
-        self._called = accelerated(network, acceleration)
+        self.autoencoder = autoencoder
+        self.codec = codec_of(spec.codec, autoencoder, fused=acceleration == "auto")
+        self._called = self._told(accelerated(network, acceleration))
+
+    @property
+    def plain(self) -> nn.Module:
+        """The network in plain calls, told all that it needs beside the image."""
+        return self._told(self.network)
+
+    def _told(self, network: nn.Module) -> nn.Module:
+        return WithCoordinates(network) if self.spec.coordinates else network
 
     @property
     def device(self) -> torch.device:
         return next(self.network.parameters()).device
 
     def to(self, device: str | torch.device) -> Model:
-        """Move the network; returns self."""
+        """Move the networks; returns self."""
         self.network.to(device)
+        if self.autoencoder is not None:
+            self.autoencoder.to(device)
         return self
 
     def condition(
@@ -209,7 +230,7 @@ class Model:
         """Walk `x` at level `begin` (default: pure noise) to a clean image; returns (image,
         network calls).
 
-        Shapes: x is (batch, channel, *space) in model units.
+        Shapes: x is (batch, channel, *space) in the network's space, the codec's.
         """
         sampling = sampling or self.spec.sampling
         levels = path(sampling.spacing, self.spec.schedule, sampling.steps, begin)
@@ -294,14 +315,16 @@ class Model:
         sampling: SamplingOptions,
         progress: Progress,
     ) -> tuple[Tensor, int]:
-        """One batch from pure noise, in model units, and the network calls of an image."""
-        shape = (len(noise.members), self.spec.shape.in_channels, *self.spec.space.size)
+        """One batch of images from pure noise, in model units, and the network calls of each."""
+        size = self.spec.space.size
+        shape = (len(noise.members), self.spec.shape.in_channels, *self.codec.space(size))
         begin = path(sampling.spacing, self.spec.schedule, sampling.steps)[0]
         with torch.no_grad(), evaluating(self.network):
             x = start(begin, noise, torch.zeros(shape, device=self.device))
-            return self.walk_down(
+            drawn, calls = self.walk_down(
                 denoise, x, noise, sampling=sampling, begin=begin, progress=progress
             )
+            return self.codec.decode(drawn, size), calls
 
     def provenance(
         self, kind: str, *, seed: int, nfe: int, sampling: SamplingOptions | None
@@ -343,14 +366,14 @@ class Model:
             raise ModelError(f"{place} already holds files; name another folder for the model")
         part = place.with_name(place.name + ".part")
         part.mkdir(parents=True, exist_ok=True)
-        weights = {
-            name: value.detach().cpu().to(getattr(torch, dtype)).contiguous()
-            for name, value in self.network.state_dict().items()
-        }
-        save_file(weights, part / "model.safetensors")
+        save_file(_stored(self.network, dtype), part / "model.safetensors")
+        files = FILES
+        if self.autoencoder is not None:
+            save_file(_stored(self.autoencoder, dtype), part / CODEC)
+            files = (*FILES, CODEC)
         write_json(part / "model.json", options.tree(self.spec))
         (part / "card.md").write_text(card or describe(self.spec), encoding="utf-8")
-        sums = "".join(f"{digest(part / name)}  {name}\n" for name in FILES)
+        sums = "".join(f"{digest(part / name)}  {name}\n" for name in files)
         (part / "SHA256SUMS").write_text(sums, encoding="ascii")
         if place.exists():
             place.rmdir()
@@ -374,22 +397,49 @@ class Model:
         place = Path(folder)
         check_folder(place)
         spec = read_spec(place)
-        network = build(spec.network, spec.shape)
-        try:
-            network.load_state_dict(load_file(place / "model.safetensors"))
-        except (RuntimeError, SafetensorError) as error:
-            raise ModelError(
-                f"{place.name}: the weights do not fit the network that model.json describes "
-                f"({str(error).splitlines()[0]})"
-            ) from None
-        network.eval().requires_grad_(False)
         device = torch.device(device or default_device())
-        network.to(device)
-        if acceleration == "auto" and has_bf16(device):
-            network.to(torch.bfloat16)
+        network = build(spec.network, spec.shape)
+        autoencoder = None
+        if isinstance(spec.codec, FittedAutoencoder):
+            autoencoder = build(spec.codec.network, spec.codec.shape)
+            _ready(autoencoder, place, CODEC, device, acceleration)
+        _ready(network, place, "model.safetensors", device, acceleration)
         return cls(
-            spec, network, digest=folder_digest(place), folder=place, acceleration=acceleration
+            spec,
+            network,
+            digest=folder_digest(place),
+            folder=place,
+            acceleration=acceleration,
+            autoencoder=autoencoder,
         )
+
+
+def _stored(network: nn.Module, dtype: str) -> dict[str, Tensor]:
+    """A network's weights as a file holds them."""
+    return {
+        name: value.detach().cpu().to(getattr(torch, dtype)).contiguous()
+        for name, value in network.state_dict().items()
+    }
+
+
+def _ready(
+    network: nn.Module, place: Path, file: str, device: torch.device, acceleration: Acceleration
+) -> None:
+    """Give a network the weights of a file in a model folder, and bring it to where it runs.
+
+    Errors: ModelError if they do not fit.
+    """
+    try:
+        network.load_state_dict(load_file(place / file))
+    except (RuntimeError, SafetensorError, FileNotFoundError) as error:
+        raise ModelError(
+            f"{place.name}: the weights do not fit the network that model.json describes "
+            f"({str(error).splitlines()[0]})"
+        ) from None
+    network.eval().requires_grad_(False)
+    network.to(device)
+    if acceleration == "auto" and has_bf16(device):
+        network.to(torch.bfloat16)
 
 
 def check_guidance_interval(guidance: float, limits: tuple[float, float]) -> None:

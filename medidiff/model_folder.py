@@ -12,6 +12,8 @@ from medidiff.errors import ModelError, OutputError
 from medidiff.spec import FORMAT, ModelSpec
 
 FILES = ("model.safetensors", "model.json", "card.md")
+CODEC = "codec.safetensors"
+"""The weights of a codec, in the folder of a prior of latents only."""
 
 
 def stem(file: Path) -> str:
@@ -45,14 +47,20 @@ def check_folder(place: Path) -> None:
     """Errors: ModelError if a file of the model folder is missing or not the one that was saved."""
     if not place.is_dir():
         raise ModelError(f"{place} is not a model folder: no such folder")
-    missing = [name for name in (*FILES, "SHA256SUMS") if not (place / name).is_file()]
+    listed = place / "SHA256SUMS"
+    lines = (
+        listed.read_text(encoding="ascii", errors="replace").splitlines()
+        if listed.is_file()
+        else []
+    )
+    sums = {name.strip(): value for value, _, name in (line.partition("  ") for line in lines)}
+    files = (*FILES, CODEC) if CODEC in sums else FILES
+    missing = [name for name in (*files, "SHA256SUMS") if not (place / name).is_file()]
     if missing:
         raise ModelError(
             f"{place} is not a whole model folder: {', '.join(missing)} missing. Copy it again."
         )
-    lines = (place / "SHA256SUMS").read_text(encoding="ascii", errors="replace").splitlines()
-    sums = {name.strip(): value for value, _, name in (line.partition("  ") for line in lines)}
-    altered = [name for name in FILES if sums.get(name) != digest(place / name)]
+    altered = [name for name in files if sums.get(name) != digest(place / name)]
     if altered:
         raise ModelError(
             f"{place}: {', '.join(altered)} is not the file that was saved (its SHA-256 differs). "

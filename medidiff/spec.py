@@ -23,7 +23,9 @@ from medidiff.diffusion import (
     V,
 )
 from medidiff.networks import (
+    AnyFittedCodec,
     AnyNetwork,
+    IdentityCodec,
     NetworkShape,
 )
 
@@ -110,6 +112,10 @@ class ModelSpec:
     network: Annotated[AnyNetwork, Field(discriminator="kind")]
     shape: NetworkShape
     role: Role = "prior"
+    codec: Annotated[AnyFittedCodec, Field(discriminator="kind")] = IdentityCodec()
+    """What leads from images to the space that the network works in; `shape` is of that space."""
+    coordinates: bool = False
+    """Whether the network is told where in the image each voxel lies (training on patches)."""
     schedule: Annotated[AnySchedule, Field(discriminator="kind")] = Cosine()
     target: Annotated[AnyTarget, Field(discriminator="kind")] = V()
     sampling: SamplingOptions = SamplingOptions()
@@ -122,6 +128,12 @@ class ModelSpec:
     lineage: Lineage = field(default_factory=Lineage)
     metrics: dict[str, float] = field(default_factory=dict)
     format: Literal[1] = FORMAT
+
+    @property
+    def given_channels(self) -> int:
+        """Channels of what is given beside the image, without the coordinates."""
+        told = self.space.dims if self.coordinates else 0
+        return self.shape.concat_channels - told
 
 
 def describe(spec: ModelSpec) -> str:

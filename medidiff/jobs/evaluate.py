@@ -122,7 +122,9 @@ def losses_on_split(
     for first in range(0, len(cases), PART):
         part = cases[first : first + PART]
         clean = torch.stack([case.images for case in part]).to(model.device)
+        with torch.no_grad():
+            clean = model.codec.encode(clean)
         batch = Batch(clean, None, [case.row for case in part], first=first)
-        total += len(part) * objective.loss_by_level(model.network, batch, LEVELS, seed).cpu()
+        total += len(part) * objective.loss_by_level(model.plain, batch, LEVELS, seed).cpu()
         report.progress("loss by level", first + len(part), len(cases))
     return [float(value) for value in total / len(cases)]

@@ -17,24 +17,39 @@ from medidiff.data.datasets import CaseSet
 from medidiff.data.fitness import views
 from medidiff.data.intensity import FittedIntensity, fit
 from medidiff.data.manifest import read_manifest
+from medidiff.data.options import Augment
 from medidiff.data.rows import Manifest, Problem, Row, raise_problems
 from medidiff.diffusion import DenoisingLoss
 from medidiff.errors import ConfigError, ModelError
+from medidiff.jobs.codecs import (
+    ReadyCodec,
+    codec_channels,
+    codec_source,
+    fit_codec,
+    latent_set,
+    said_of_seams,
+)
 from medidiff.jobs.reporting import Reporter
 from medidiff.jobs.splits import Splits
 from medidiff.model import Model
 from medidiff.networks import (
     AnyCondition,
+    AutoencoderCodec,
+    AutoencoderOptions,
     ClassCondition,
     NetworkShape,
     NumberCondition,
     build,
+    codec_of,
     encode_batch,
 )
 from medidiff.spec import Lineage, ModelSpec
+from medidiff.training.autoencoding import Adversary, AutoencoderObjective
 from medidiff.training.batches import TrainingSet
-from medidiff.training.losses import loss_of, output_channels
+from medidiff.training.losses import Autoencoding, loss_of, output_channels
 from medidiff.training.objective import Objective, PriorObjective
+from medidiff.training.precision import choose_device
+from medidiff.training.spaces import Coded, OnPatches
 
 
 @dataclass(frozen=True)
@@ -50,6 +65,9 @@ class Prepared:
     """Manifest row -> its files: for the private log only."""
     subjects: frozenset[str]
     """Names that must not be logged."""
+    augment: Augment
+    """How the loop moves what it reads: not at all if latents of moved images were kept."""
+    codec: ReadyCodec
 
 
 @dataclass(frozen=True)
@@ -102,8 +120,10 @@ def check_condition_columns(loaded: Loaded, manifest: Manifest) -> None:
 def prepare(loaded: Loaded, parent: Model | None, report: Reporter) -> Prepared:
     """Read and check the scans, fit what is fitted on them, and make the network."""
     config = loaded.config
+    source = codec_source(config, parent)
     data = check_data(loaded, parent, report)
     manifest, conditions = data.manifest, data.conditions
+    device = choose_device(config.train.device)
 
     def raw(rows: Sequence[Row], what: str) -> CaseSet:
         return CaseSet(
@@ -119,27 +139,61 @@ def prepare(loaded: Loaded, parent: Model | None, report: Reporter) -> Prepared:
     validation = raw(data.validation, "reading validation scans")
     if parent is not None:
         intensity = parent.spec.intensity
+    elif source is not None:
+        intensity = source.spec.intensity  # the autoencoder knows images in its own units
     else:
         intensity = fit(config.data.intensity, (case.images for case in train))
+    sets = [training_set(manifest, cases, intensity, conditions) for cases in (train, validation)]
+    codec, known = fit_codec(config, sets[0], source, parent, device, report)
     spec = make_spec(config, manifest, intensity, conditions, data.train, parent)
-    spec = dataclasses.replace(spec, view=views(train, spec.space))
+    spec = dataclasses.replace(spec, view=views(train, spec.space), codec=codec.fitted)
     network = build(spec.network, spec.shape, seed=config.train.seed)
     if parent is not None:
         network.load_state_dict(parent.network.state_dict())
-    denoising = DenoisingLoss(
-        spec.target, spec.schedule, config.diffusion.times, config.diffusion.weight
-    )
-    chosen = config.diffusion
-    trained = loss_of(chosen.objective, spec.target, spec.schedule, chosen.times, chosen.weight)
+    objective, moved = make_objective(config, spec, device), config.data.augment
+    if isinstance(config.codec, AutoencoderCodec):
+        if config.codec.tiles is not None:
+            report.say(said_of_seams(codec, sets[0], device))
+        options = {"versions": config.codec.versions, "moved": moved, "seed": config.train.seed}
+        sets[0] = latent_set(
+            sets[0], codec, device, report, what="encoding", known=known, **options
+        )
+        sets[1] = latent_set(sets[1], codec, device, report, what="encoding validation scans")
+        moved = Augment()
     return Prepared(
         spec,
         network,
-        PriorObjective(denoising, config.train.condition_dropout, trained, spec.spread != "none"),
-        training_set(manifest, train, intensity, conditions),
-        training_set(manifest, validation, intensity, conditions),
+        objective,
+        sets[0],
+        sets[1],
         {row.number: ", ".join(map(str, row.images.values())) for row in manifest.rows},
         frozenset(row.subject for row in manifest.rows),
+        moved,
+        codec,
     )
+
+
+def make_objective(config: Config, spec: ModelSpec, device: torch.device) -> Objective:
+    """What the training minimises, on patches and in a codec's space where the options say so."""
+    objective: Objective
+    chosen = config.diffusion
+    if isinstance(chosen.objective, Autoencoding):
+        assert isinstance(spec.network, AutoencoderOptions)  # as the configuration has checked
+        options, shape, adversary = chosen.objective, spec.shape, None
+        if options.adversary.weight > 0:
+            seed = config.train.seed
+            adversary = Adversary(options.adversary, shape.dims, shape.in_channels, device, seed)
+        objective = AutoencoderObjective(options, spec.network, adversary)
+    else:
+        denoising = DenoisingLoss(spec.target, spec.schedule, chosen.times, chosen.weight)
+        trained = loss_of(chosen.objective, spec.target, spec.schedule, chosen.times, chosen.weight)
+        two_heads = spec.spread != "none"
+        objective = PriorObjective(denoising, config.train.condition_dropout, trained, two_heads)
+    if config.data.patch is not None:
+        objective = OnPatches(objective, config.data.patch.size, spec.coordinates)
+    if config.codec.kind == "wavelet":  # latents of an autoencoder are kept, see `latent_set`
+        objective = Coded(objective, codec_of(spec.codec))
+    return objective
 
 
 def training_set(
@@ -227,6 +281,24 @@ def check_no_subjects(name: str, values: Sequence[str], manifest: Manifest) -> N
         )
 
 
+def network_shape(config: Config, conditions: tuple[AnyCondition, ...]) -> NetworkShape:
+    """What the configuration's network takes and gives, in the space of its codec.
+
+    A prior on patches is told the coordinates; an autoencoder needs none.
+    Errors: ModelError if the codec's model is not an autoencoder of these images.
+    """
+    channels, objective = codec_channels(config), config.diffusion.objective
+    dims = config.data.space.dims
+    told = config.data.patch is not None and not isinstance(objective, Autoencoding)
+    return NetworkShape(
+        dims=dims,
+        in_channels=channels,
+        out_channels=output_channels(objective, channels),
+        concat_channels=dims if told else 0,
+        conditions=conditions,
+    )
+
+
 def make_spec(
     config: Config,
     manifest: Manifest,
@@ -239,7 +311,11 @@ def make_spec(
 
     Errors: ModelError if it cannot go on from `parent`.
     """
-    channels = len(config.data.images)
+    shape = network_shape(config, conditions)
+    trains_codec = isinstance(config.diffusion.objective, Autoencoding)
+    sampling = config.sampling
+    if config.codec.kind != "identity":  # the range is that of images
+        sampling = dataclasses.replace(sampling, clip="none")
     spec = ModelSpec(
         name=config.name,
         modality=config.modality,
@@ -247,15 +323,12 @@ def make_spec(
         space=config.data.space,
         intensity=intensity,
         network=config.network,
-        shape=NetworkShape(
-            dims=config.data.space.dims,
-            in_channels=channels,
-            out_channels=output_channels(config.diffusion.objective, channels),
-            conditions=conditions,
-        ),
+        shape=shape,
+        role="autoencoder" if trains_codec else "prior",
+        coordinates=shape.concat_channels > 0,
         schedule=config.diffusion.schedule,
         target=config.diffusion.target,
-        sampling=config.sampling,
+        sampling=sampling,
         spread=config.diffusion.objective.spread,
         lineage=Lineage(
             parent=parent.digest if parent else None,
@@ -272,7 +345,17 @@ def make_spec(
     )
     if parent is None:
         return spec
-    for name in ("modality", "images", "network", "shape", "schedule", "target", "spread"):
+    for name in (
+        "role",
+        "coordinates",
+        "modality",
+        "images",
+        "network",
+        "shape",
+        "schedule",
+        "target",
+        "spread",
+    ):
         ours, theirs = getattr(spec, name), getattr(parent.spec, name)
         if ours != theirs:
             raise ModelError(

@@ -8,7 +8,8 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from medidiff import options
 from medidiff.config import Config, Loaded, load_config
@@ -106,28 +107,30 @@ def _run(
             ready.objective,
             ready.train,
             ready.validation,
-            config.data.augment,
+            ready.augment,
             folder.checkpoints,
             folder.snapshots,
             run.log,
-            lambda network, step: draw_samples(network, step, ready.spec, config, folder, run),
+            lambda network, step: draw_samples(network, step, ready, config, folder, run),
             lambda step, steps, loss: report.progress("training", step, steps, f"loss {loss:.4f}"),
         )
         found = train(ready.network, job, config.train, device, stop)
         report.say(f"{found.reason} (step {found.step}, weights of step {found.best_step})")
         if found.losses:
             report.say(lengths_tried(found))
-        finished(found, ready.spec, folder, run)
+        finished(found, ready, folder, run)
 
 
-def finished(outcome: Outcome, spec: ModelSpec, folder: RunFolder, run: Run) -> Model:
+def finished(outcome: Outcome, ready: Prepared, folder: RunFolder, run: Run) -> Model:
     """Save the model folder and log it with the run."""
+    spec = ready.spec
     lineage = dataclasses.replace(spec.lineage, steps=outcome.best_step, run_id=run.run_id)
     loss = outcome.validation_loss
     metrics = {"validation_loss": loss} if math.isfinite(loss) else {}
     if outcome.std is not None:
         metrics["average_std"] = outcome.std
-    model = Model(dataclasses.replace(spec, lineage=lineage, metrics=metrics), outcome.network)
+    spec = dataclasses.replace(spec, lineage=lineage, metrics=metrics)
+    model = Model(spec, outcome.network, autoencoder=ready.codec.autoencoder)
     model.save(folder.model)
     run.artifact(folder.model, "model")
     run.tag({"model_digest": model.digest, "ended": outcome.reason})
@@ -144,15 +147,29 @@ def lengths_tried(outcome: Outcome) -> str:
 
 
 def draw_samples(
-    network: nn.Module, step: int, spec: ModelSpec, config: Config, folder: RunFolder, run: Run
+    network: nn.Module, step: int, ready: Prepared, config: Config, folder: RunFolder, run: Run
 ) -> None:
-    """A grid of samples, of the same seed at every step."""
-    samples = Model(spec, network).sample(config.train.sample_images, seed=config.train.seed)
+    """A grid of samples, of the same seed at every step; of an autoencoder, validation images above
+    their reconstructions."""
+    spec, count = ready.spec, config.train.sample_images
+    if spec.role == "autoencoder":
+        images = reconstructions(network, ready, count)
+    else:
+        model = Model(spec, network, autoencoder=ready.codec.autoencoder)
+        images = model.sample(count, seed=config.train.seed).images
     folder.samples.mkdir(exist_ok=True)
     picture = folder.samples / f"step-{step:08d}.png"
     low, high = spec.intensity.typical.low[0], spec.intensity.typical.high[0]
-    sheet(samples.images[:, :1], picture, window=(low, high), title=f"{spec.name}, step {step}")
+    sheet(images[:, :1], picture, window=(low, high), title=f"{spec.name}, step {step}")
     run.picture(picture, "samples", step)
+
+
+@torch.no_grad()
+def reconstructions(network: nn.Module, ready: Prepared, count: int) -> Tensor:
+    """Validation images, then what the autoencoder makes of them, in intensities."""
+    clean = ready.validation.first(count).clean
+    made = network(clean.to(next(network.parameters()).device)).image.cpu()
+    return ready.spec.intensity.typical.inverse(torch.cat([clean, made]))
 
 
 def public_params(config: Config, spec: ModelSpec) -> Mapping[str, object]:
@@ -160,6 +177,7 @@ def public_params(config: Config, spec: ModelSpec) -> Mapping[str, object]:
     tree = options.tree(config)
     tree.pop("output")
     tree["data"].pop("manifest")
+    tree["codec"].pop("model", None)
     tree["data"]["train_images"] = spec.lineage.train_images
     tree["config_digest"] = config.digest()
     return tree

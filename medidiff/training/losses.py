@@ -75,7 +75,51 @@ class Variational:
         return self.variance if self.variance in ("learned", "learned-range") else "none"
 
 
-AnyObjective: TypeAlias = Denoising | Hybrid | Variational
+@dataclass(frozen=True)
+class AdversaryOptions:
+    """A patch discriminator that an autoencoder's images must pass."""
+
+    weight: float = 0.05
+    """Weight of its opinion in the loss; 0 leaves it out."""
+    start: int = 1000
+    """The step from which it learns and counts; before, the images are not worth judging."""
+    channels: int = 32
+    """Channels of its first layer; each further layer has twice as many, up to 8 times."""
+    layers: int = 3
+    """Times that it halves the grid."""
+    learning_rate: float = 1e-4
+
+    def __post_init__(self) -> None:
+        if self.weight < 0 or self.start < 0 or not self.learning_rate > 0:
+            raise ValueError("weight and start are 0 or more, learning_rate is above 0")
+        if self.channels < 1 or self.layers < 1:
+            raise ValueError("channels and layers must be at least 1")
+
+
+@dataclass(frozen=True)
+class Autoencoding:
+    """Not a prior but an autoencoder, for priors of latents: reconstruct, near a standard normal.
+
+    Source: Rombach et al. 2022 (arXiv:2112.10752), section 3.1.
+    """
+
+    kind: Literal["autoencoder"] = "autoencoder"
+    kl_weight: float = 1e-4
+    """Weight of the latents' divergence from a standard normal, a mean over latents."""
+    adversary: AdversaryOptions = AdversaryOptions()
+
+    def __post_init__(self) -> None:
+        if self.kl_weight < 0:
+            raise ValueError(f"kl_weight must not be negative, not {self.kl_weight}")
+
+    @property
+    def spread(self) -> Spread:
+        """No second head."""
+        return "none"
+
+
+AnyPriorObjective: TypeAlias = Denoising | Hybrid | Variational
+AnyObjective: TypeAlias = AnyPriorObjective | Autoencoding
 AnyLoss: TypeAlias = DenoisingLoss | HybridLoss | VariationalLoss
 
 
@@ -85,7 +129,7 @@ def output_channels(objective: AnyObjective, channels: int) -> int:
 
 
 def loss_of(
-    objective: AnyObjective,
+    objective: AnyPriorObjective,
     target: AnyTarget,
     schedule: AnySchedule,
     times: AnyTimes,
