@@ -15,6 +15,7 @@ from medidiff.jobs.cases import Mismatch, cases_of_split
 from medidiff.jobs.likelihood import (
     LikelihoodOptions,
     Likelihoods,
+    check_has_density,
     likelihoods_of,
     save_likelihoods,
 )
@@ -64,6 +65,8 @@ def evaluate_model(
 
     Errors: as `benchmark_head`; TaskError for n < 2.
     """
+    if likelihood is not None:
+        check_has_density(model)
     table = benchmark_head(  # first: it checks the manifest and whether its scans fit
         head("synthesis", {"images": n}),
         model,

@@ -93,6 +93,15 @@ class Likelihoods:
     text: str
 
 
+def check_has_density(model: Model) -> None:
+    """Errors: TaskError for a prior of something else than images."""
+    if model.spec.codec.kind != "identity":
+        raise TaskError(
+            f"{model.spec.name} is a prior behind a codec ({model.spec.codec.kind}): the density "
+            "of its latents is not one of images. Ask a model of the images themselves."
+        )
+
+
 def likelihoods_of(
     model: Model,
     cases: Sequence[Case],
@@ -107,11 +116,7 @@ def likelihoods_of(
     Errors: TaskError for a model with a codec; DataError naming rows whose intensities are not the
     whole numbers of the bit depth.
     """
-    if model.spec.codec.kind != "identity":
-        raise TaskError(
-            f"{model.spec.name} is a prior behind a codec ({model.spec.codec.kind}): the density "
-            "of its latents is not one of images. Ask a model of the images themselves."
-        )
+    check_has_density(model)
     denoise = _exactly(model)
     whole = None if options.bit_depth is None else _whole(cases, options.bit_depth)
     rows: list[Row] = []

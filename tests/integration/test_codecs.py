@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 import medidiff
-from medidiff.errors import ModelError
-from medidiff.networks import FittedAutoencoder, FittedWavelet
+from medidiff.errors import ConfigError, ModelError, TaskError
+from medidiff.networks import FittedAutoencoder, FittedWavelet, LatentCodec
 
 ROOT = Path(__file__).resolve().parents[2]
 NETWORK = "{kind: autoencoder, channels: [8, 8], blocks: 1, latent_channels: 2, groups: 4}"
@@ -108,3 +108,157 @@ def test_an_autoencoder_reports_its_reconstruction(autoencoders: dict[int, Path]
     assert model.spec.role == "autoencoder"
     with pytest.raises(ModelError, match="draws and denoises nothing"):
         model.sample(1)
+
+
+def checked_losses(run: Path) -> dict[int, float]:
+    events = [json.loads(line) for line in (run / "journal.jsonl").open()]
+    return {e["step"]: e["metrics"]["loss"] for e in events if "loss" in e.get("metrics", {})}
+
+
+def test_an_interrupted_autoencoder_goes_on_with_its_adversary(
+    place: Path, flat: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights, losses and the adversary's optimiser: bit-equal to a run that was not stopped."""
+    from medidiff.training import loop
+
+    changes = [f"network={NETWORK}", f"diffusion.objective={OBJECTIVE}"]
+    changes += ["train.steps=8", "train.save_every=5", "train.log_every=1", "train.sample_every=0"]
+    changes += ["data.augment.shift_voxels=2", "data.patch={size: [24, 16]}"]
+    whole = train(place, flat, 2, "whole-autoencoder", *changes)
+    save = loop.State.save
+
+    def once(state: loop.State, folder: Path) -> None:
+        save(state, folder)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.State, "save", once)
+        with pytest.raises(KeyboardInterrupt):
+            train(place, flat, 2, "parts-autoencoder", *changes)
+    parts = train(place, flat, 2, "parts-autoencoder", *changes, resume=True)
+    assert checked_losses(parts) == checked_losses(whole)
+    states = []
+    for run in (whole, parts):
+        pointer = json.loads((run / "checkpoints" / "latest.json").read_text())
+        states.append(torch.load(run / "checkpoints" / pointer["file"], weights_only=True))
+    for name in ("network", "average"):
+        for key, value in states[0][name].items():
+            assert torch.equal(value, states[1][name][key])
+    for key, value in states[0]["memory"]["network"].items():
+        assert torch.equal(value, states[1]["memory"]["network"][key])
+    moments = [state["memory"]["optimiser"]["state"][0] for state in states]
+    assert int(moments[0]["step"]) == 5  # of 8 steps, from the third on
+    assert torch.equal(moments[0]["exp_avg"], moments[1]["exp_avg"])
+
+
+@pytest.mark.parametrize("codec", ["identity", "wavelet"])
+def test_a_prior_on_patches_draws_whole_images(codec: str, place: Path, solid: Path) -> None:
+    run = train(
+        place, solid, 3, f"patches-{codec}",
+        "data.patch={size: [8, 4, 8]}", f"codec={{kind: {codec}}}", "data.augment.shift_voxels=1",
+    )  # fmt: skip
+    model = medidiff.load(run, "cpu")
+    assert model.spec.coordinates
+    assert model.spec.given_channels == 0
+    assert model.spec.shape.concat_channels == 3
+    assert model.sample(1).images.shape == (1, 1, 16, 16, 16)
+    losses = medidiff.evaluate(model, manifest=solid, n=2).losses
+    assert all(loss > 0 for loss in losses)
+
+
+def test_the_coordinates_reach_the_network(place: Path, solid: Path) -> None:
+    run = place / "patches-identity"
+    if not run.is_dir():
+        train(place, solid, 3, "patches-identity", "data.patch={size: [8, 4, 8]}")
+    model = medidiff.load(run, "cpu")
+    seen: list[tuple[int, ...]] = []
+    first = model.network.first  # type: ignore[union-attr]
+    first.register_forward_hook(lambda _, given, __: seen.append(tuple(given[0].shape)))  # type: ignore[union-attr]
+    model.sample(1, steps=1)
+    assert seen[0] == (1, 4, 16, 16, 16)
+
+
+def test_versions_are_the_latents_of_augmented_images(
+    place: Path, flat: Path, autoencoders: dict[int, Path]
+) -> None:
+    from medidiff.config import load_config
+    from medidiff.jobs.prepare import prepare
+    from medidiff.jobs.reporting import Quiet
+
+    def ready(*changes: str):
+        said = f"codec={{kind: autoencoder, model: {autoencoders[2]}, versions: 3}}"
+        given = [f"data.manifest={flat}", f"output={place / 'x'}", said, "train.device=cpu"]
+        loaded = load_config(ROOT / "configs" / "smoke-2d.yaml", [*given, *changes])
+        return prepare(loaded, None, Quiet())
+
+    one = ready("data.augment.shift_voxels=3", "codec.versions=2")
+    three = ready("data.augment.shift_voxels=3")
+    count = len(three.train) // 3
+    assert len(one.train) == 2 * count
+    z = three.train.images(range(3 * count))
+    assert torch.equal(z[: 2 * count], one.train.images(range(2 * count)))
+    own, second, third = z.chunk(3)
+    assert not torch.allclose(own, second, atol=0.1)
+    assert not torch.allclose(second, third, atol=0.1)
+    assert list(three.train.rows) == list(three.train.rows[:count]) * 3
+    assert three.train.conditions is not None
+    first, last = three.train.conditions[:count], three.train.conditions[2 * count :]
+    assert torch.equal(first.nan_to_num(-9), last.nan_to_num(-9))
+    assert three.augment == type(three.augment)()  # nothing moves latents
+    with pytest.raises(ConfigError, match=r"codec\.versions above 1 needs data\.augment"):
+        ready()
+    with pytest.raises(ConfigError, match=r"say in codec\.versions"):
+        ready("data.augment.shift_voxels=3", "codec.versions=1")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ([f"network={NETWORK}"], "both of kind 'autoencoder' or neither"),
+        (
+            [
+                f"network={NETWORK}",
+                "diffusion={objective: {kind: autoencoder}, target: {kind: eps}}",
+            ],
+            r"diffusion\.target would be ignored",
+        ),
+        (
+            [f"network={NETWORK}", f"diffusion.objective={OBJECTIVE}", "data.conditions=[age]"],
+            "leave data.conditions out",
+        ),
+        (["data.patch={size: [8]}"], r"patch\.size has 2 numbers"),
+        (["codec={kind: autoencoder}"], "name the trained autoencoder"),
+    ],
+)
+def test_a_configuration_that_cannot_be_is_refused(
+    changes: list[str], message: str, place: Path, flat: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        train(place, flat, 2, "refused", *changes)
+    assert not (place / "refused").exists()
+
+
+def test_a_codec_must_be_an_autoencoder_of_these_images(
+    place: Path, flat: Path, run_2d: Path, autoencoders: dict[int, Path]
+) -> None:
+    with pytest.raises(ModelError, match="role 'prior'; name an autoencoder"):
+        train(place, flat, 2, "refused", f"codec={{kind: autoencoder, model: {run_2d}}}")
+    codec = f"codec={{kind: autoencoder, model: {autoencoders[2]}}}"
+    with pytest.raises(ModelError, match="was trained with modality 'MR'; found 'CT'"):
+        train(place, flat, 2, "refused", codec, "modality=CT")
+    assert not (place / "refused").exists()
+
+
+def test_what_a_codec_forbids_is_said(
+    place: Path, flat: Path, autoencoders: dict[int, Path]
+) -> None:
+    run = train(place, flat, 2, "behind", f"codec={{kind: autoencoder, model: {autoencoders[2]}}}")
+    model = medidiff.load(run, "cpu")
+    with pytest.raises(TaskError, match="the density of its latents is not one of images"):
+        medidiff.evaluate(model, manifest=flat, n=2, likelihood=("bound",))
+    medidiff.gamma(run, manifest=flat, out=place / "with-gamma", levels=2)
+    assert isinstance(medidiff.load(place / "with-gamma", "cpu").codec, LatentCodec)
+    exported = medidiff.load(run, "cpu").save(place / "exported")
+    (exported / "codec.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"codec\.safetensors missing"):
+        medidiff.load(exported, "cpu")

@@ -38,9 +38,8 @@ SMALL = {
     "data.intensity": "{kind: percentile}",
     "diffusion.schedule": "{kind: cosine}",
     "sampling.sampler": "{kind: dpm-solver++}",
-    "network": "{kind: unet, channels: [4, 8], attention: [false, true], blocks: 1}",
-    "network.head_channels": "4",
-    "network.groups": "2",
+    "network": "{kind: unet, channels: [4, 8], attention: [false, true], blocks: 1, groups: 2,"
+    " head_channels: 4}",
     "train.steps": "4",
     "train.batch": "3",
     "train.learning_rate": "1e-2",
@@ -60,6 +59,12 @@ HARSH = {"train.validate_every": "1", "train.early_stop.tolerance": "0.9", "trai
 GENTLE = {"train.validate_every": "1", "train.early_stop.patience": "1", "train.keep": "best"}
 """Under which one gap at a noise level stops the training."""
 CHURN = {"sampling.sampler": "{kind: heun, churn: 2}"}
+
+AUTOENCODER = {
+    "data.conditions": "[]",
+    "network": "{kind: autoencoder, channels: [4, 8], blocks: 1, latent_channels: 2, groups: 2}",
+    "diffusion.objective": "{kind: autoencoder, adversary: {start: 1, channels: 4, layers: 1}}",
+}
 
 # key -> (value that shows its effect, what must be set besides)
 SHOWN: dict[str, tuple[str, dict[str, str]]] = {
@@ -84,19 +89,34 @@ SHOWN: dict[str, tuple[str, dict[str, str]]] = {
     "data.train_split": ("test", {"data.conditions": "[age]"}),
     "data.validation_split": ("test", {}),
     "data.holdout": ("0.6", {"data.holdout": "0.3", "data.validation_split": "held"}),
-    "network.channels": ("[4, 12]", {}),
-    "network.blocks": ("2", {}),
-    "network.attention": ("[false, false]", {}),
-    "network.head_channels": ("8", {}),
-    "network.groups": ("4", {}),
-    "network.dropout": ("0.5", {}),
-    "network.middle_attention": ("always", {"network.attention": "[false, false]"}),
-    "network.modulation": ("shift", {}),
-    "network.resampling": ("convolution", {}),
-    "network.taps": ("fir", {}),
-    "network.progressive_input": ("skip", {}),
-    "network.norm_eps": ("0.5", {}),
-    "network.waves": ("8", {}),
+    "network[unet].channels": ("[4, 12]", {}),
+    "network[unet].blocks": ("2", {}),
+    "network[unet].attention": ("[false, false]", {}),
+    "network[unet].head_channels": ("8", {}),
+    "network[unet].groups": ("4", {}),
+    "network[unet].dropout": ("0.5", {}),
+    "network[unet].middle_attention": ("always", {"network.attention": "[false, false]"}),
+    "network[unet].modulation": ("shift", {}),
+    "network[unet].resampling": ("convolution", {}),
+    "network[unet].taps": ("fir", {}),
+    "network[unet].progressive_input": ("skip", {}),
+    "network[unet].norm_eps": ("0.5", {}),
+    "network[unet].waves": ("8", {}),
+    "network[autoencoder].channels": ("[4, 12]", AUTOENCODER),
+    "network[autoencoder].blocks": ("2", AUTOENCODER),
+    "network[autoencoder].latent_channels": ("3", AUTOENCODER),
+    "network[autoencoder].attention": ("[false, true]", AUTOENCODER),
+    "network[autoencoder].middle": ("decoder", AUTOENCODER),
+    "network[autoencoder].groups": ("4", AUTOENCODER),
+    "network[autoencoder].norm_eps": ("0.5", AUTOENCODER),
+    "data.patch.size": ("[12, 16]", {"data.patch": "{size: [16, 16]}"}),
+    "codec[wavelet].scale": ("wdm", {"codec": "{kind: wavelet}"}),
+    "diffusion.objective[autoencoder].kl_weight": ("10.0", AUTOENCODER),
+    "diffusion.objective[autoencoder].adversary.weight": ("0.0", AUTOENCODER),
+    "diffusion.objective[autoencoder].adversary.start": ("3", AUTOENCODER),
+    "diffusion.objective[autoencoder].adversary.channels": ("6", AUTOENCODER),
+    "diffusion.objective[autoencoder].adversary.layers": ("2", AUTOENCODER),
+    "diffusion.objective[autoencoder].adversary.learning_rate": ("1e-2", AUTOENCODER),
     "diffusion.schedule[vp-linear].beta_min": ("1.0", {"diffusion.schedule": "{kind: vp-linear}"}),
     "diffusion.schedule[vp-linear].beta_max": ("9.0", {"diffusion.schedule": "{kind: vp-linear}"}),
     "diffusion.schedule[cosine].offset": ("0.1", {}),
@@ -168,10 +188,13 @@ ELSEWHERE = {
     "data.space.dims": "test_a_scan_is_denoised_onto_its_own_grid_with_provenance",
     "data.cache": "test_scans_are_kept_or_read_again",
     "data.workers": "test_scans_are_read_by_as_many_threads_as_the_configuration_says",
+    "codec[autoencoder].model": "test_a_codec_composes_with_training_saving_and_sampling",
+    "codec[autoencoder].versions": "test_versions_are_the_latents_of_augmented_images",
+    "codec[autoencoder].tiles.size": "test_the_weights_of_tiles_add_up_to_one",
+    "codec[autoencoder].tiles.overlap": "test_the_weights_of_tiles_add_up_to_one",
     "output": "test_an_output_folder_that_holds_results",
-    "network.checkpoint_levels": "test_recomputed_levels_give_the_same_gradients",
-    "network.kind": "test_the_schema_in_the_repository_is_the_one_that_the_code_makes",  # one kind
-    "network.beside": "test_a_low_resolution_image_beside_is_interpolated",
+    "network[unet].checkpoint_levels": "test_recomputed_levels_give_the_same_gradients",
+    "network[unet].beside": "test_a_low_resolution_image_beside_is_interpolated",
     "train.acceleration": "test_a_replayed_graph_gives_what_the_call_gives",  # on a GPU only
     "train.device": "test_a_device_that_is_not_there_is_refused",
     "train.minutes": "test_a_run_is_resumed_only_with_the_scans_it_was_started_with",
@@ -180,6 +203,12 @@ ELSEWHERE = {
 }
 
 
+NEEDED = {
+    ("network", "autoencoder"): AUTOENCODER,
+    ("diffusion.objective", "autoencoder"): AUTOENCODER,
+}
+"""A kind of a choice -> what it cannot do without."""
+SHOWN_KIND = {("codec", "autoencoder"): "test_a_codec_composes_with_training_saving_and_sampling"}
 # the options of these are mathematics, and shown as such
 MATHEMATICS = ("sampling.sampler[", "sampling.spacing[", "diffusion.schedule[")
 SHOWN_AS_MATHEMATICS = "test_an_option_changed_alone_changes_the_result"
@@ -264,7 +293,7 @@ def observation(run: Path) -> dict[str, object]:
     ]
     return {
         "weights": {name: value.tolist() for name, value in weights.items()},
-        "sample": model.sample(1).images.tolist(),
+        "sample": model.sample(1).images.tolist() if model.spec.role == "prior" else None,
         "metrics": metrics,
         "pictures": [
             hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(run.glob("samples/*"))
@@ -280,7 +309,8 @@ def test_every_key_is_observed() -> None:
     assert [key for key in unshown if not key.endswith("].kind")] == []
     assert {*SHOWN, *ELSEWHERE} <= {*keys()}
     written = "".join(file.read_text() for file in TESTS.rglob("test_*.py"))
-    for key, name in [*ELSEWHERE.items(), ("mathematics", SHOWN_AS_MATHEMATICS)]:
+    shown = [*ELSEWHERE.items(), *SHOWN_KIND.items()]
+    for key, name in [*shown, ("mathematics", SHOWN_AS_MATHEMATICS)]:
         assert f"def {name}(" in written, key
 
 
@@ -298,7 +328,12 @@ def test_each_kind_of_a_choice_gives_something_else(union: str, observe: Observe
     names = [kind for key, kind in kinds() if key == union]
     # every target can be read at the start of this schedule
     besides = {"diffusion.schedule": "{kind: vp-linear}"} if union == "diffusion.target" else {}
-    found = [observe(SMALL, besides, {union: f"{{kind: {kind}}}"}) for kind in names]
+    changes = [
+        {union: f"{{kind: {kind}}}", **besides, **NEEDED.get((union, kind), {})}
+        for kind in names
+        if (union, kind) not in SHOWN_KIND
+    ]
+    found = [observe(SMALL, change) for change in changes]
     assert all(found.count(item) == 1 for item in found)
 
 
