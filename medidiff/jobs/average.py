@@ -35,9 +35,8 @@ def average_run(place: Path, out: Path, std: float) -> Path:
         )
     model.network.load_state_dict(reconstructed(found, step, std), strict=False)
     metrics = {name: value for name, value in model.spec.metrics.items() if name not in MEASURED}
-    return Model(replace(model.spec, metrics={**metrics, "average_std": std}), model.network).save(
-        out
-    )
+    spec = replace(model.spec, metrics={**metrics, "average_std": std})
+    return Model(spec, model.network, autoencoder=model.autoencoder).save(out)
 
 
 MEASURED = ("validation_loss", "average_std")

@@ -11,6 +11,10 @@ from safetensors.torch import load_file
 
 import medidiff
 from medidiff.errors import ConfigError, ModelError, TaskError
+from medidiff.jobs.cases import cases_of_split
+from medidiff.jobs.memorisation import losses_by_case
+from medidiff.jobs.reporting import Quiet
+from medidiff.jobs.splits import Splits
 from medidiff.networks import FittedAutoencoder, FittedWavelet, LatentCodec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,7 +82,6 @@ def test_the_encoded_train_split_has_mean_0_and_standard_deviation_1(
     """Of the whole split, before and after saving, and the same after resuming."""
     from medidiff.config import load_config
     from medidiff.jobs.prepare import prepare
-    from medidiff.jobs.reporting import Quiet
 
     for codec in ("{kind: wavelet}", f"{{kind: autoencoder, model: {autoencoders[dims]}}}"):
         changes = [f"data.manifest={manifests[dims]}", f"output={place / 'x'}", f"codec={codec}"]
@@ -141,9 +144,10 @@ def test_an_interrupted_autoencoder_goes_on_with_its_adversary(
     for run in (whole, parts):
         pointer = json.loads((run / "checkpoints" / "latest.json").read_text())
         states.append(torch.load(run / "checkpoints" / pointer["file"], weights_only=True))
-    for name in ("network", "average"):
-        for key, value in states[0][name].items():
-            assert torch.equal(value, states[1][name][key])
+    ours, theirs = (load_file(run / "model" / "model.safetensors") for run in (parts, whole))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    for key, value in states[0]["network"].items():
+        assert torch.equal(value, states[1]["network"][key])
     for key, value in states[0]["memory"]["network"].items():
         assert torch.equal(value, states[1]["memory"]["network"][key])
     moments = [state["memory"]["optimiser"]["state"][0] for state in states]
@@ -183,7 +187,6 @@ def test_versions_are_the_latents_of_augmented_images(
 ) -> None:
     from medidiff.config import load_config
     from medidiff.jobs.prepare import prepare
-    from medidiff.jobs.reporting import Quiet
 
     def ready(*changes: str):
         said = f"codec={{kind: autoencoder, model: {autoencoders[2]}, versions: 3}}"
@@ -258,6 +261,8 @@ def test_what_a_codec_forbids_is_said(
         medidiff.evaluate(model, manifest=flat, n=2, likelihood=("bound",))
     medidiff.gamma(run, manifest=flat, out=place / "with-gamma", levels=2)
     assert isinstance(medidiff.load(place / "with-gamma", "cpu").codec, LatentCodec)
+    cases = cases_of_split(model, flat, "train", Splits(), Quiet())
+    assert losses_by_case(model, cases[:2], 0, Quiet()).isfinite().all()
     exported = medidiff.load(run, "cpu").save(place / "exported")
     (exported / "codec.safetensors").unlink()
     with pytest.raises(ModelError, match=r"codec\.safetensors missing"):
