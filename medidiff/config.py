@@ -193,6 +193,11 @@ def _check_latents(config: Config) -> None:
     """Latents are kept, so what moves images must be done before."""
     if not isinstance(config.codec, AutoencoderCodec):
         return
+    if config.data.intensity != Percentile():
+        raise ValueError(
+            "the autoencoder knows images in its own intensity scale, which its prior takes over: "
+            "leave data.intensity out"
+        )
     moved = config.data.augment != Augment()
     if moved and (config.codec.versions == 1 or config.data.augment.until < 1):
         raise ValueError(

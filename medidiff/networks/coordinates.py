@@ -2,7 +2,7 @@
 
 A network that has seen patches of half an image, each with the coordinates of its voxels, draws the
 whole image in one pass, given the coordinates of all of it.
-Source: Bieder et al. 2023 (PatchDDM, arXiv:2303.15288), section 2.
+Source: Bieder et al. 2023 (PatchDDM, arXiv:2303.15288).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Orthonormal: lengths and white noise stay what they are, and the inverse is the transpose.
 Source: Haar 1910 (Mathematische Annalen 69); as a grid for diffusion in 3-D, Friedrich et al. 2024
-(WDM, arXiv:2402.19043), section 2.
+(WDM, arXiv:2402.19043).
 """
 
 from __future__ import annotations

@@ -21,11 +21,14 @@ ROOT = Path(__file__).resolve().parents[2]
 NETWORK = "{kind: autoencoder, channels: [8, 8], blocks: 1, latent_channels: 2, groups: 4}"
 OBJECTIVE = "{kind: autoencoder, adversary: {start: 3, channels: 8, layers: 1}}"
 SIZES = {2: 32, 3: 16}
+INTENSITY = "data.intensity={kind: percentile}"  # a prior of latents leaves it to the autoencoder
 
 
 def train(place: Path, manifest: Path, dims: int, name: str, *changes: str, **more: object) -> Path:
     given = [f"data.manifest={manifest}", f"output={place / name}", "data.conditions=[]"]
     given += ["train.steps=6", "train.sample_every=6", "train.validate_every=3", *changes]
+    if any("codec={kind: autoencoder" in change for change in changes):
+        given.insert(2, INTENSITY)
     file = ROOT / "configs" / f"smoke-{dims}d.yaml"
     return medidiff.train(file, changes=given, **more)  # type: ignore[arg-type]
 
@@ -85,7 +88,7 @@ def test_the_encoded_train_split_has_mean_0_and_standard_deviation_1(
 
     for codec in ("{kind: wavelet}", f"{{kind: autoencoder, model: {autoencoders[dims]}}}"):
         changes = [f"data.manifest={manifests[dims]}", f"output={place / 'x'}", f"codec={codec}"]
-        changes += ["data.conditions=[]", "train.device=cpu"]
+        changes += ["data.conditions=[]", "train.device=cpu", INTENSITY]
         loaded = load_config(ROOT / "configs" / f"smoke-{dims}d.yaml", changes)
         ready = prepare(loaded, None, Quiet())
         z = ready.train.images(range(len(ready.train)))
@@ -190,7 +193,13 @@ def test_versions_are_the_latents_of_augmented_images(
 
     def ready(*changes: str):
         said = f"codec={{kind: autoencoder, model: {autoencoders[2]}, versions: 3}}"
-        given = [f"data.manifest={flat}", f"output={place / 'x'}", said, "train.device=cpu"]
+        given = [
+            f"data.manifest={flat}",
+            f"output={place / 'x'}",
+            said,
+            "train.device=cpu",
+            INTENSITY,
+        ]
         loaded = load_config(ROOT / "configs" / "smoke-2d.yaml", [*given, *changes])
         return prepare(loaded, None, Quiet())
 
@@ -231,6 +240,10 @@ def test_versions_are_the_latents_of_augmented_images(
         ),
         (["data.patch={size: [8]}"], r"patch\.size has 2 numbers"),
         (["codec={kind: autoencoder}"], "name the trained autoencoder"),
+        (
+            ["codec={kind: autoencoder, model: x}", "data.intensity={kind: window}"],
+            "leave data.intensity out",
+        ),
     ],
 )
 def test_a_configuration_that_cannot_be_is_refused(
