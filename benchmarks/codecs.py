@@ -62,10 +62,10 @@ class Scans:
     changes: tuple[str, ...] = ()
 
 
-LGG = Scans("lgg_flair", 130, Tiles(16, 4), "lgg-autoencoder.yaml")
+LGG = Scans("lgg_flair", 110, Tiles(16, 4), "lgg-autoencoder.yaml")
 HIPPOCAMPUS = Scans(
     "hippocampus",
-    45,
+    35,
     Tiles(12, 4),
     "hippocampus-3d.yaml",
     (
