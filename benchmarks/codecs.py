@@ -70,10 +70,12 @@ HIPPOCAMPUS = Scans(
     "hippocampus-3d.yaml",
     (
         "network={kind: autoencoder, channels: [32, 64], latent_channels: 4}",
-        "diffusion.objective={kind: autoencoder, adversary: {start: 500}}",
+        "diffusion={objective: {kind: autoencoder, adversary: {start: 500}}}",
         "train.batch=8",
         "train.sample_every=0",
         "train.validate_every=250",
+        "train.validation_images=16",
+        "train.ema={kind: exponential, decay: 0.995}",
     ),
 )
 TRIAL = ("train.steps=40", "train.log_every=10", "train.validate_every=40", "train.sample_every=0")
