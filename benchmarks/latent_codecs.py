@@ -1,6 +1,6 @@
 """What do the codecs lose, what do their tiles change, and what does a 256^3 sample cost?
 
-    python benchmarks/codecs.py --lgg lgg/manifest.csv --hippocampus hippocampus/manifest.csv \
+    python benchmarks/latent_codecs.py --lgg lgg/manifest.csv --hippocampus hippocampus/manifest.csv \
         --work WORK --out OUT
 
 For each set: an autoencoder is trained for a given time (configs/lgg-autoencoder.yaml, for the
@@ -94,7 +94,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     rows, data = large_sample(args.large), {}
     facts: dict[str, object] = {"data": data}
-    write_result("codecs", rows, facts=facts, folder=args.out)
+    write_result("latent_codecs", rows, facts=facts, folder=args.out)
     for scans, manifest in ((LGG, args.lgg), (HIPPOCAMPUS, args.hippocampus)):
         if manifest is None:
             continue
@@ -103,7 +103,7 @@ def main() -> None:
         found, more = measured(scans, api.load(run), manifest, args.out)
         rows += found
         data[scans.name] = {**told, **more}
-        print(write_result("codecs", rows, facts=facts, folder=args.out))
+        print(write_result("latent_codecs", rows, facts=facts, folder=args.out))
 
 
 def trained(
@@ -208,7 +208,7 @@ def measured(
     facts["voxels_a_latent"] = model.network.options.reduction**3
     sheet(
         torch.cat([torch.cat([x, y]) for x, y in zip(images[:3], made[:3], strict=True)]).cpu(),
-        out / f"codecs_{scans.name}.png",
+        out / f"latent_codecs_{scans.name}.png",
         window=(-1, 1),
         affine=model.spec.space.affine(),
         title=f"{scans.name}: test scans and their reconstructions",
