@@ -1,7 +1,7 @@
 """What do the codecs lose, what do their tiles change, and what does a 256^3 sample cost?
 
-    python benchmarks/latent_codecs.py --lgg lgg/manifest.csv --hippocampus hippocampus/manifest.csv \
-        --work WORK --out OUT
+    python benchmarks/latent_codecs.py --lgg lgg/manifest.csv \
+        --hippocampus hippocampus/manifest.csv --work WORK --out OUT
 
 For each set: an autoencoder is trained for a given time (configs/lgg-autoencoder.yaml, for the
 hippocampus with a small network), then its and the wavelet's reconstructions of the test subjects
