@@ -1,0 +1,171 @@
+"""Whether a training fits into a GPU's memory, and what to change if it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+
+from medidiff.diffusion import training_noise
+from medidiff.networks import AnyNetwork, NetworkShape
+from medidiff.networks.memory import (
+    CallKind,
+    CallMemory,
+    Grid,
+    inference_memory,
+    peak_of,
+    training_memory,
+)
+from medidiff.training.options import TrainOptions
+
+GIB = 2**30
+SAMPLE_BATCH = 16  # images that `Model.sample` draws at a time
+IMAGES = 8  # images of a batch that the loss and the recorded call hold beside the network's own
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What no operation shows; see benchmarks/memory_plan.py."""
+
+    driver: int
+    """The CUDA context and the kernels loaded into it."""
+    workspace: int
+    """cuBLAS's and cuDNN's scratch memory."""
+    slack: float
+    """Memory that the allocator holds for each byte in use."""
+
+
+CONSTANTS = Measured(driver=512 * 2**20, workspace=256 * 2**20, slack=1.05)
+
+
+@dataclass(frozen=True)
+class Training:
+    """What decides how much memory a training takes."""
+
+    network: AnyNetwork
+    shape: NetworkShape
+    space: Grid
+    train: TrainOptions
+
+    @property
+    def recorded(self) -> bool:
+        """Whether calls are recorded as CUDA graphs, whose memory is then kept."""
+        return self.train.acceleration == "auto"
+
+    @property
+    def number(self) -> str:
+        """The dtype of the forward pass on a card with bfloat16."""
+        return "bf16" if self.train.precision == "auto" else self.train.precision
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes that a training takes on a GPU, moment by moment."""
+
+    training: Training
+    step: CallMemory
+    """Forward pass and the way back."""
+    validation: int
+    """A call of the averaged network in float32, without a gradient."""
+    sampling: int
+    """The same for the grid of samples drawn during training."""
+    batch: int
+    """Images, their noise, and what the loss makes of them."""
+
+    @property
+    def weights(self) -> int:
+        """The network's own, in float32."""
+        return 4 * self.step.parameters
+
+    @property
+    def optimiser(self) -> int:
+        """AdamW's two moments."""
+        return 2 * self.weights
+
+    @property
+    def averages(self) -> int:
+        """The averaged weights, and the best ones once validated."""
+        return 2 * self.weights
+
+    @property
+    def always(self) -> int:
+        """What is held from the first step to the last."""
+        return self.weights + self.optimiser + self.averages
+
+    @cached_property
+    def moments(self) -> dict[str, int]:
+        """The most that the allocator holds while training, validating and drawing samples."""
+        kept = self.step.peak if self.training.recorded else 0
+        draws = self.training.train.sample_every > 0
+        return {
+            "training": self._held(self.step.peak),
+            "validation": self._held(kept + self.validation),
+            **({"drawing samples": self._held(kept + self.sampling)} if draws else {}),
+        }
+
+    def _held(self, beside: int) -> int:
+        used = self.always + self.batch + beside + CONSTANTS.workspace
+        return int(used * CONSTANTS.slack)
+
+    @property
+    def peak(self) -> int:
+        """The most of PyTorch's memory at any moment."""
+        return max(self.moments.values())
+
+    @property
+    def needed(self) -> int:
+        """The peak and what the driver takes."""
+        return self.peak + CONSTANTS.driver
+
+
+def plan(training: Training) -> MemoryPlan:
+    """The memory that a training takes, counted from its network."""
+    options, shape, space = training.train, training.shape, training.space
+    fused = training.recorded
+    call = CallKind(options.batch, space, training.number, fused)  # type: ignore[arg-type]
+    checked = min(options.batch, options.validation_images)
+    drawn = min(options.sample_images, SAMPLE_BATCH)
+    return MemoryPlan(
+        training,
+        training_memory(training.network, shape, call),
+        inference_memory(training.network, shape, CallKind(checked, space, "fp32", fused)),
+        inference_memory(training.network, shape, CallKind(drawn, space, "fp32", fused)),
+        _batch_memory(options.batch, shape, space),
+    )
+
+
+def _batch_memory(batch: int, shape: NetworkShape, space: Grid) -> int:
+    def noise() -> None:
+        training_noise(0, 0, range(batch))(torch.empty(batch, shape.in_channels, *space), 0)
+
+    def images() -> None:
+        torch.empty(IMAGES * batch, shape.in_channels + shape.concat_channels, *space)
+
+    return max(peak_of(noise), peak_of(images))
+
+
+def changes(training: Training) -> Iterator[tuple[str, Training]]:
+    """What may be changed, one thing at a time, in the words of a configuration."""
+    options, network = training.train, training.network
+    if options.precision == "fp32":
+        yield "train.precision=bf16", replace(training, train=replace(options, precision="bf16"))
+    if options.acceleration == "none":
+        yield (
+            "train.acceleration=auto",
+            replace(training, train=replace(options, acceleration="auto")),
+        )
+    count = len(network.channels)
+    for levels in range(1, count + 1):
+        recomputed = tuple(level < levels for level in range(count))
+        if sum(recomputed) <= sum(network.checkpoint_levels):
+            continue
+        yield (
+            f"network.checkpoint_levels=[{', '.join(str(each).lower() for each in recomputed)}]",
+            replace(training, network=replace(network, checkpoint_levels=recomputed)),
+        )
+    size = options.batch // 2
+    while size >= 1:
+        yield f"train.batch={size}", replace(training, train=replace(options, batch=size))
+        size //= 2
