@@ -237,7 +237,8 @@ def compared(name: str, training: Training) -> tuple[list[Measured], dict[str, o
         "parameters": predicted.step.parameters,
         "seconds to plan": planned,
     }
-    return [Measured(f"{name}, error of the predicted peak", abs(error), "%", "lower", {}, 15.0)], facts
+    what = f"{name}, error of the predicted peak"
+    return [Measured(what, abs(error), "%", "lower", {}, 15.0)], facts
 
 
 def counted(predicted: MemoryPlan) -> dict[str, float]:
@@ -295,7 +296,7 @@ def main() -> None:
         "drawing of samples, each begun with an empty cache",
         "constants": dataclasses.asdict(CONSTANTS),
     }
-    free, total = torch.cuda.mem_get_info()
+    total = torch.cuda.mem_get_info()[1]
     facts["card GiB"] = total / GIB
     for name in options.only:
         if time.perf_counter() - begin > options.seconds:
