@@ -327,7 +327,7 @@ def _made_again(y: Tensor, again: Callable[[], Tensor]) -> AbstractContextManage
     return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
 
 
-def _place(x: Tensor) -> tuple[int, int, torch.Size]:
+def _place(x: Tensor) -> tuple[object, ...]:
     """Which tensor it is, whatever object stands for it; also for one that holds no values."""
     return x.untyped_storage()._cdata, x.storage_offset(), x.shape
 

@@ -85,9 +85,8 @@ def inference_memory(options: AnyNetwork, shape: NetworkShape, call: CallKind) -
         network = _empty(options, shape, call.fused, _DTYPES[call.number]).eval()
         parameters = list(network.parameters())
         with _LiveBytes(parameters) as live, torch.no_grad():
-            inputs = _inputs(shape, call)
-            image = inputs[0].to(_DTYPES[call.number])
-            network(image, *inputs[1:])
+            image, label, condition, beside = _inputs(shape, call)
+            network(image.to(_DTYPES[call.number]), label, condition, beside)
             return live.most
 
 
@@ -151,7 +150,9 @@ def _empty(
     return network
 
 
-def _inputs(shape: NetworkShape, call: CallKind) -> tuple[Tensor | None, ...]:
+def _inputs(
+    shape: NetworkShape, call: CallKind
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """Image, label, conditions and what is given beside."""
     image = torch.empty(call.batch, shape.in_channels, *call.space)
     conditions = torch.empty(call.batch, len(shape.conditions)) if shape.conditions else None

@@ -1,0 +1,350 @@
+"""A MONAI bundle as a model of ours: the same network, the same meaning of what it predicts."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeGuard
+
+import torch
+from torch import Tensor, nn
+
+from medidiff import options
+from medidiff.data.intensity import FittedIntensity
+from medidiff.data.options import Space
+from medidiff.errors import ModelError
+from medidiff.jobs.bundles.configs import Bundle, Definition
+from medidiff.jobs.bundles.schedulers import Meaning, meaning, scheduler_of
+from medidiff.jobs.bundles.weights import Weights, read_weights
+from medidiff.model import Model
+from medidiff.networks import Acceleration, NetworkShape, UNetOptions, build
+from medidiff.networks.interop import from_monai, newer_names
+from medidiff.networks.interop_options import negated, relabelled, unet_options
+from medidiff.spec import Lineage, ModelSpec, SamplingOptions
+
+_WEIGHTS = ("model.pt", "diffusion_model.pt", "diffusion_model.pth", "model.safetensors")
+
+
+@dataclass(frozen=True)
+class Stated:
+    """What a bundle does not say, or says wrongly; None leaves it to the bundle."""
+
+    modality: str | None = None
+    """What the scanner was, such as MR."""
+    size: tuple[int, ...] | None = None
+    """Voxels of an image along each axis."""
+    spacing_mm: tuple[float, ...] | Literal["as stored"] | None = None
+    """Voxel size in mm, or "as stored"."""
+    orientation: str | None = None
+    """Direction in which each axis counts up, such as RAS, or "as stored"."""
+    intensity: tuple[float, float] | None = None
+    """The intensities of scans that become the ends of `value_range`."""
+    value_range: tuple[float, float] | None = None
+    """The values between which the network's images lie, such as 0 and 1."""
+    images: tuple[str, ...] | None = None
+    """Names of the channels."""
+    name: str | None = None
+    """Name of the model."""
+    weights: str | None = None
+    """File of the network's weights, relative to the bundle's models/."""
+
+
+@dataclass(frozen=True, eq=False)
+class Imported:
+    """A model out of a bundle."""
+
+    model: Model
+    difference: float | None
+    """The largest difference to the forward pass of MONAI's own network; None without MONAI's."""
+    notes: tuple[str, ...]
+    """What was assumed, in sentences."""
+
+
+def import_bundle(
+    bundle: Bundle, stated: Stated, device: str | torch.device, acceleration: Acceleration = "auto"
+) -> Imported:
+    """The model that a bundle holds.
+
+    Errors: ModelError for what has no counterpart here, and one that names all that the bundle does
+    not say.
+    """
+    network_def, scheduler_def = _needed(bundle)
+    arguments = {name: bundle.argument(network_def, name) for name in network_def.arguments}
+    try:
+        network_options, shape = unet_options(arguments)
+    except ValueError as error:
+        raise ModelError(f"{bundle.folder.name}: {network_def.id}: {error}") from None
+    found = meaning(bundle, scheduler_def)
+    file = _weights_file(bundle, stated)
+    weights = read_weights(file)
+    network = _network(network_options, shape, weights, found, file)
+    difference = difference_to_monai(arguments, weights.tensors, network, shape, found)
+    spec = _spec(bundle, stated, network_options, shape, found)
+    network.eval().requires_grad_(False).to(device)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    return Imported(
+        Model(spec, network, digest=digest, acceleration=acceleration),
+        difference,
+        _notes(bundle, spec),
+    )
+
+
+def _needed(bundle: Bundle) -> tuple[Definition, Definition]:
+    network, scheduler = bundle.part("network"), bundle.part("scheduler")
+    if network is None:
+        raise ModelError(
+            f"{bundle.folder.name} defines no DiffusionModelUNet of MONAI or GenerativeModels: "
+            "other networks, and those of a bundle's own scripts, are not imported"
+        )
+    if scheduler is None:
+        raise ModelError(
+            f"{bundle.folder.name} defines no DDPM, DDIM, PNDM or RFlow scheduler of MONAI or "
+            "GenerativeModels, which would say what the network predicts. State it, e.g. --change "
+            "noise_scheduler._target_=monai.networks.schedulers.DDIMScheduler --change "
+            "noise_scheduler.schedule=scaled_linear_beta"
+        )
+    return network, scheduler
+
+
+def _weights_file(bundle: Bundle, stated: Stated) -> Path:
+    folder = bundle.folder / "models"
+    if stated.weights is not None:
+        return folder / stated.weights
+    for name in _WEIGHTS:
+        if (folder / name).is_file():
+            return folder / name
+    held = sorted(file.name for file in folder.glob("*")) if folder.is_dir() else []
+    raise ModelError(
+        f"{bundle.folder.name}/models has no model.pt (it holds {', '.join(held) or 'nothing'}): "
+        "name the file of the weights (--weights)"
+    )
+
+
+def _network(
+    network_options: UNetOptions, shape: NetworkShape, weights: Weights, found: Meaning, file: Path
+) -> nn.Module:
+    network = build(network_options, shape)
+    try:
+        ours = relabelled(from_monai(weights.tensors), found.label)
+        network.load_state_dict(negated(ours) if found.negated else ours)
+    except (ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(
+            f"{file.name}: the weights do not fit the network that the bundle defines "
+            f"({' '.join(str(error).split())[:300]})"
+        ) from None
+    return network
+
+
+@torch.no_grad()
+def difference_to_monai(
+    arguments: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    network: nn.Module,
+    shape: NetworkShape,
+    found: Meaning,
+) -> float | None:
+    """The largest difference of our network's output to MONAI's own, both as they are used.
+
+    None where MONAI's network cannot be built (it needs the package einops).
+    """
+    if importlib.util.find_spec("monai") is None or importlib.util.find_spec("einops") is None:
+        return None
+    from monai.networks.nets import DiffusionModelUNet
+
+    theirs_weights = newer_names(weights)
+    known = {name: value for name, value in arguments.items() if name != "num_channels"}
+    channels = list(arguments.get("channels") or arguments.get("num_channels") or (32, 64, 64, 64))
+    known["channels"] = channels
+    # what stands in the file counts: GenerativeModels' networks have no such layer
+    known["include_fc"] = any(".out_proj." in name for name in theirs_weights)
+    known["use_flash_attention"] = False
+    theirs = DiffusionModelUNet(**known).eval()
+    theirs.load_state_dict(theirs_weights)
+    generator = torch.Generator().manual_seed(0)
+    side = max(8, 2 ** len(channels))
+    x = torch.randn(2, shape.in_channels, *(side,) * shape.dims, generator=generator)
+    label = torch.tensor([10, 700])
+    ours = network.eval()(x, (label + found.label).float())
+    expected = theirs(x, label)
+    return float((ours + expected if found.negated else ours - expected).abs().max())
+
+
+def _spec(
+    bundle: Bundle,
+    stated: Stated,
+    network_options: UNetOptions,
+    shape: NetworkShape,
+    found: Meaning,
+) -> ModelSpec:
+    own = _own(bundle)
+    if own is None:
+        spec = _foreign_spec(bundle, _completed(bundle, stated, shape), network_options, shape)
+    else:
+        spec = _as_stated(own, stated)
+    spec = dataclasses.replace(spec, network=network_options, shape=shape)
+    if own is not None and _says_what_we_exported(bundle, own):
+        return spec  # in our own words, of which MONAI's are an approximation
+    clip = "keep" if found.clipped else "none"
+    sampling = dataclasses.replace(spec.sampling, clip=clip)
+    return dataclasses.replace(
+        spec, schedule=found.schedule, target=found.target, sampling=sampling
+    )
+
+
+def _own(bundle: Bundle) -> ModelSpec | None:
+    if bundle.own is None:
+        return None
+    try:
+        return options.read(ModelSpec, dict(bundle.own))
+    except options.OptionError as error:
+        raise ModelError(f"{bundle.folder.name}/configs/medidiff.json: {error}") from None
+
+
+def _says_what_we_exported(bundle: Bundle, own: ModelSpec) -> bool:
+    """Whether the scheduler of a bundle of ours is still the one that it was exported with."""
+    scheduler = bundle.part("scheduler")
+    assert scheduler is not None
+    exported = scheduler_of(own)
+    exported.pop("_target_")
+    return all(bundle.argument(scheduler, name) == value for name, value in exported.items())
+
+
+def _completed(bundle: Bundle, stated: Stated, shape: NetworkShape) -> Stated:
+    """What is stated and what the metadata says.
+
+    Errors: ModelError naming all that nobody says.
+    """
+    image = _image_format(bundle)
+    size, span = image.get("spatial_shape"), image.get("value_range")
+    if stated.size is None and _numbers(size, shape.dims):
+        stated = dataclasses.replace(stated, size=tuple(int(each) for each in size))
+    if stated.value_range is None and _numbers(span, 2):
+        stated = dataclasses.replace(stated, value_range=(float(span[0]), float(span[1])))
+    if stated.images is None and shape.in_channels == 1:
+        stated = dataclasses.replace(stated, images=("image",))
+    examples = {
+        "modality": "--modality MR (what the scanner was)",
+        "size": "--size " + ",".join(["64"] * shape.dims) + " (voxels along each axis)",
+        "spacing_mm": '--spacing 1.1 (mm; one number, one for each axis, or "as stored")',
+        "orientation": f'--orientation {"PL" if shape.dims == 2 else "RAS"} (or "as stored")',
+        "value_range": "--value-range 0 1 (between which values the network's images lie)",
+        "intensity": "--intensity 0 1000 (the scans' intensities that become these values)",
+        "images": f"--images t1,t2 (names of the {shape.in_channels} channels)",
+    }
+    missing = [text for name, text in examples.items() if getattr(stated, name) is None]
+    if missing:
+        raise ModelError(
+            f"{bundle.folder.name} does not say all that a model must know. State:\n  "
+            + "\n  ".join(missing)
+        )
+    return stated
+
+
+def _image_format(bundle: Bundle) -> Mapping[str, Any]:
+    """What the metadata says of the network's output."""
+    outputs = bundle.metadata.get("network_data_format", {}).get("outputs", {})
+    return next((each for each in outputs.values() if isinstance(each, dict)), {})
+
+
+def _numbers(found: object, count: int) -> TypeGuard[list[float]]:
+    return (
+        isinstance(found, list)
+        and len(found) == count
+        and all(isinstance(each, int | float) and not isinstance(each, bool) for each in found)
+    )
+
+
+def _foreign_spec(
+    bundle: Bundle, stated: Stated, network_options: UNetOptions, shape: NetworkShape
+) -> ModelSpec:
+    images = stated.images or ()
+    if len(images) != shape.in_channels:
+        raise ModelError(
+            f"--images names {len(images)} channels, the network has {shape.in_channels}"
+        )
+    spacing = stated.spacing_mm
+    if isinstance(spacing, tuple) and len(spacing) == 1:
+        spacing = spacing * shape.dims
+    try:
+        space = Space(shape.dims, stated.size or (), spacing or (), stated.orientation or "")
+    except ValueError as error:
+        raise ModelError(f"{bundle.folder.name}: {error}") from None
+    return ModelSpec(
+        name=stated.name or str(bundle.metadata.get("name") or bundle.folder.name),
+        modality=stated.modality or "",
+        images=images,
+        space=space,
+        intensity=_intensity(stated, len(images)),
+        network=network_options,
+        shape=shape,
+        sampling=SamplingOptions(),
+        lineage=Lineage(version=f"MONAI bundle {bundle.metadata.get('version', '')}".strip()),
+    )
+
+
+def _intensity(stated: Stated, channels: int) -> FittedIntensity:
+    """Our window says which intensities are -1 and 1, whatever range their network's images have.
+
+    Errors: ModelError for ends in the wrong order.
+    """
+    (low, high), (first, last) = stated.intensity or (0, 0), stated.value_range or (0, 0)
+    if not (low < high and first < last):
+        raise ModelError(
+            f"--intensity and --value-range go from low to high, found {low} {high} and {first} "
+            f"{last}"
+        )
+    unit = (high - low) / (last - first)  # intensity of one of the network's units
+    ends = (low + (-1 - first) * unit, low + (1 - first) * unit)
+    return FittedIntensity(
+        (ends[0],) * channels, (ends[1],) * channels, "train", None, (first, last)
+    )
+
+
+def _as_stated(spec: ModelSpec, stated: Stated) -> ModelSpec:
+    """Our own description with what was stated besides."""
+    changed: dict[str, Any] = {
+        name: getattr(stated, name)
+        for name in ("modality", "images", "name")
+        if getattr(stated, name) is not None
+    }
+    space = {
+        name: getattr(stated, name)
+        for name in ("size", "spacing_mm", "orientation")
+        if getattr(stated, name) is not None
+    }
+    if space:
+        changed["space"] = dataclasses.replace(spec.space, **space)
+    if stated.intensity is not None:
+        stated = dataclasses.replace(stated, value_range=stated.value_range or spec.intensity.range)
+        changed["intensity"] = _intensity(stated, len(spec.images))
+    return dataclasses.replace(spec, **changed)
+
+
+def _notes(bundle: Bundle, spec: ModelSpec) -> tuple[str, ...]:
+    low, high = spec.intensity.range
+    return (
+        f"schedule {spec.schedule.kind}, the network predicts {spec.target.kind}",
+        f"the network's images lie between {low:g} and {high:g}, which are the intensities "
+        f"{_at(spec, low):g} and {_at(spec, high):g}",
+        *(
+            ["GenerativeModels' layer proj_attn, which it never uses, was left out"]
+            if bundle.part("network") and _is_generative(bundle)
+            else []
+        ),
+    )
+
+
+def _at(spec: ModelSpec, value: float) -> float:
+    """The intensity of the first channel that is `value` in model units."""
+    return spec.intensity.low[0] + (value + 1) / 2 * (
+        spec.intensity.high[0] - spec.intensity.low[0]
+    )
+
+
+def _is_generative(bundle: Bundle) -> bool:
+    network = bundle.part("network")
+    return network is not None and "num_channels" in network.arguments
