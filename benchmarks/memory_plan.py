@@ -151,8 +151,8 @@ def measured(training: Training) -> dict[str, dict[str, int]]:
 
     with tempfile.TemporaryDirectory() as folder, StopSignal(None) as stop:
         job = Job(
-            PriorObjective(DENOISING, 0.0), data, data, Augment(), Path(folder), log, draw,
-            lambda step, steps, loss: None,
+            PriorObjective(DENOISING, 0.0), data, data, Augment(), Path(folder),
+            Path(folder) / "snapshots", log, draw, lambda step, steps, loss: None,
         )  # fmt: skip
         train(network, job, options, torch.device("cuda"), stop)
     return watch.moments

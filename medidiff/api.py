@@ -33,6 +33,7 @@ from medidiff.jobs.cases import Mismatch
 from medidiff.jobs.demo import DemoResult, run_demo
 from medidiff.jobs.doctor import Diagnosis, diagnose
 from medidiff.jobs.evaluate import Evaluation, evaluate_model
+from medidiff.jobs.fitting import Fit, fit_config
 from medidiff.jobs.folder import close_interrupted
 from medidiff.jobs.gamma import add_gamma
 from medidiff.jobs.likelihood import LikelihoodOptions, Method
@@ -58,6 +59,7 @@ __all__ = [
     "DemoResult",
     "Diagnosis",
     "Evaluation",
+    "Fit",
     "Imported",
     "MedidiffError",
     "Model",
@@ -91,11 +93,21 @@ class Checked:
     train_images: int
     validation_images: int
     parameters: int
+    memory: Fit | None = None
+    """Whether training fits into a GPU's memory, where one was stated."""
 
 
-def check(config: PathLike, *, changes: Sequence[str] = (), progress: Progress = "none") -> Checked:
+def check(
+    config: PathLike,
+    *,
+    changes: Sequence[str] = (),
+    gpu_memory: float | None = None,
+    progress: Progress = "none",
+) -> Checked:
     """Check a configuration and every scan that it names, without training.
 
+    With `gpu_memory` (GiB) it says whether the training fits into a GPU of so much memory and, if
+    not, which changes need how much: `.memory.text`, `.memory.fits`. No GPU is needed for that.
     Errors: ConfigError or ManifestError with every problem.
     """
     from medidiff.jobs.prepare import network_shape
@@ -106,7 +118,11 @@ def check(config: PathLike, *, changes: Sequence[str] = (), progress: Progress =
         data = check_data(loaded, None, report)
     shape = network_shape(loaded.config, data.conditions)
     count = parameter_count(loaded.config.network, shape)
-    return Checked(loaded, len(data.train), len(data.validation), count)
+    found = None
+    if gpu_memory is not None:
+        with _reporting(progress) as report:
+            found = fit_config(loaded.config, shape, gpu_memory, report)
+    return Checked(loaded, len(data.train), len(data.validation), count, found)
 
 
 def train(

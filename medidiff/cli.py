@@ -63,15 +63,26 @@ Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the re
 
 
 @app.command()
-def check(config: ConfigFile, change: Changes = None) -> None:
+def check(
+    config: ConfigFile,
+    change: Changes = None,
+    gpu_memory: Annotated[
+        float | None,
+        typer.Option(help="Say whether training fits into a GPU of so many GiB (exit code 2: no)"),
+    ] = None,
+) -> None:
     """Check a configuration and every scan that it names, without training."""
     from medidiff import api
 
-    found = api.check(config, changes=change or [], progress="bars")
+    found = api.check(config, changes=change or [], gpu_memory=gpu_memory, progress="bars")
     typer.echo(
         f"{config}: sound. {found.train_images} training and {found.validation_images} "
         f"validation images, network of {found.parameters / 1e6:.2f} M parameters."
     )
+    if found.memory is not None:
+        typer.echo(found.memory.text)
+        if not found.memory.fits:
+            raise typer.Exit(2)
 
 
 @app.command()

@@ -1,15 +1,19 @@
-"""Whether a training fits into a GPU's memory, and what to change if it does not."""
+"""The memory that a training takes on a GPU, moment by moment.
+
+Counted from the network itself (`networks.memory`), with what no operation shows from measurements
+(`CONSTANTS`). `jobs.fitting` says what to change if it is too much.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Literal
 
 import torch
 
 from medidiff.diffusion import training_noise
-from medidiff.networks import AnyNetwork, NetworkShape
+from medidiff.networks import NetworkShape, UNetOptions
 from medidiff.networks.memory import (
     CallKind,
     CallMemory,
@@ -18,7 +22,7 @@ from medidiff.networks.memory import (
     peak_of,
     training_memory,
 )
-from medidiff.training.options import TrainOptions
+from medidiff.training.options import PowerAverages, TrainOptions
 
 GIB = 2**30
 SAMPLE_BATCH = 16  # images that `Model.sample` draws at a time
@@ -44,7 +48,7 @@ CONSTANTS = Measured(driver=512 * 2**20, workspace=256 * 2**20, slack=1.05)
 class Training:
     """What decides how much memory a training takes."""
 
-    network: AnyNetwork
+    network: UNetOptions
     shape: NetworkShape
     space: Grid
     train: TrainOptions
@@ -55,7 +59,7 @@ class Training:
         return self.train.acceleration == "auto"
 
     @property
-    def number(self) -> str:
+    def number(self) -> Literal["bf16", "fp16", "fp32"]:
         """The dtype of the forward pass on a card with bfloat16."""
         return "bf16" if self.train.precision == "auto" else self.train.precision
 
@@ -86,8 +90,9 @@ class MemoryPlan:
 
     @property
     def averages(self) -> int:
-        """The averaged weights, and the best ones once validated."""
-        return 2 * self.weights
+        """The averaged weights; of a single average also those of the best step."""
+        ema = self.training.train.ema
+        return (len(ema.stds) if isinstance(ema, PowerAverages) else 2) * self.weights
 
     @property
     def always(self) -> int:
@@ -124,18 +129,23 @@ def plan(training: Training) -> MemoryPlan:
     """The memory that a training takes, counted from its network."""
     options, shape, space = training.train, training.shape, training.space
     fused = training.recorded
-    call = CallKind(options.batch, space, training.number, fused)  # type: ignore[arg-type]
     checked = min(options.batch, options.validation_images)
     drawn = min(options.sample_images, SAMPLE_BATCH)
+    call = CallKind(options.batch, space, training.number, fused)
     return MemoryPlan(
         training,
-        training_memory(training.network, shape, call),
-        inference_memory(training.network, shape, CallKind(checked, space, "fp32", fused)),
-        inference_memory(training.network, shape, CallKind(drawn, space, "fp32", fused)),
+        _training_memory(training.network, shape, call),
+        _inference_memory(training.network, shape, CallKind(checked, space, "fp32", fused)),
+        _inference_memory(training.network, shape, CallKind(drawn, space, "fp32", fused)),
         _batch_memory(options.batch, shape, space),
     )
 
 
+_training_memory = lru_cache(maxsize=64)(training_memory)
+_inference_memory = lru_cache(maxsize=64)(inference_memory)
+
+
+@lru_cache(maxsize=64)
 def _batch_memory(batch: int, shape: NetworkShape, space: Grid) -> int:
     def noise() -> None:
         training_noise(0, 0, range(batch))(torch.empty(batch, shape.in_channels, *space), 0)
@@ -144,28 +154,3 @@ def _batch_memory(batch: int, shape: NetworkShape, space: Grid) -> int:
         torch.empty(IMAGES * batch, shape.in_channels + shape.concat_channels, *space)
 
     return max(peak_of(noise), peak_of(images))
-
-
-def changes(training: Training) -> Iterator[tuple[str, Training]]:
-    """What may be changed, one thing at a time, in the words of a configuration."""
-    options, network = training.train, training.network
-    if options.precision == "fp32":
-        yield "train.precision=bf16", replace(training, train=replace(options, precision="bf16"))
-    if options.acceleration == "none":
-        yield (
-            "train.acceleration=auto",
-            replace(training, train=replace(options, acceleration="auto")),
-        )
-    count = len(network.channels)
-    for levels in range(1, count + 1):
-        recomputed = tuple(level < levels for level in range(count))
-        if sum(recomputed) <= sum(network.checkpoint_levels):
-            continue
-        yield (
-            f"network.checkpoint_levels=[{', '.join(str(each).lower() for each in recomputed)}]",
-            replace(training, network=replace(network, checkpoint_levels=recomputed)),
-        )
-    size = options.batch // 2
-    while size >= 1:
-        yield f"train.batch={size}", replace(training, train=replace(options, batch=size))
-        size //= 2

@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_leaves
 from medidiff.networks.fields import Field
 from medidiff.networks.kernels import counted, plain
 from medidiff.networks.shape import NetworkShape
-from medidiff.networks.unet import AnyNetwork, UNet
+from medidiff.networks.unet import UNet, UNetOptions
 from medidiff.types import Tensor
 
 BLOCK = 512  # bytes that CUDA's allocator rounds a tensor up to
@@ -61,7 +61,7 @@ class CallKind:
     """The fused kernels of a GPU, or plain torch."""
 
 
-def training_memory(options: AnyNetwork, shape: NetworkShape, call: CallKind) -> CallMemory:
+def training_memory(options: UNetOptions, shape: NetworkShape, call: CallKind) -> CallMemory:
     """What a forward pass and the way back take."""
     with _without_values(call.fused):
         network = _empty(options, shape, call.fused).train()
@@ -79,7 +79,7 @@ def training_memory(options: AnyNetwork, shape: NetworkShape, call: CallKind) ->
             return CallMemory(kept, live.most, gradients, by_grid, _count(parameters))
 
 
-def inference_memory(options: AnyNetwork, shape: NetworkShape, call: CallKind) -> int:
+def inference_memory(options: UNetOptions, shape: NetworkShape, call: CallKind) -> int:
     """Bytes that a call without a gradient takes, its weights in the dtype `call.number`."""
     with _without_values(call.fused):
         network = _empty(options, shape, call.fused, _DTYPES[call.number]).eval()
@@ -137,7 +137,7 @@ def _without_values(fused: bool) -> Iterator[None]:
 
 
 def _empty(
-    options: AnyNetwork, shape: NetworkShape, fused: bool, dtype: torch.dtype = torch.float32
+    options: UNetOptions, shape: NetworkShape, fused: bool, dtype: torch.dtype = torch.float32
 ) -> UNet:
     """The network with weights that hold no values, laid out as the GPU's way wants them."""
     network = UNet(options, shape)

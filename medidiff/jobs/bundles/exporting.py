@@ -16,6 +16,7 @@ from medidiff.jobs.bundles.metadata import metadata_of, metadata_schema
 from medidiff.jobs.bundles.schedulers import STEPS, scheduler_of
 from medidiff.model import Model
 from medidiff.model_folder import write_json
+from medidiff.networks import UNetOptions
 from medidiff.networks.interop import to_monai
 from medidiff.networks.interop_options import monai_arguments, negated, relabelled
 from medidiff.spec import ModelSpec
@@ -40,6 +41,8 @@ def export_bundle(model: Model, card: str, out: Path) -> Path:
             f"a network that gives its {spec.spread} variance has no counterpart among MONAI's "
             "samplers"
         )
+    if not isinstance(spec.network, UNetOptions):
+        raise ModelError(f"a {spec.network.kind} is no diffusion prior: a MONAI bundle is of one")
     try:
         arguments = monai_arguments(spec.network, spec.shape)
     except ValueError as error:
