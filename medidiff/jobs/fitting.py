@@ -33,7 +33,7 @@ class Fit:
     plan: MemoryPlan
     available: int
     changes: tuple[Change, ...]
-    """Empty if it fits."""
+    """Empty if it fits, or if the network is too large whatever else is changed."""
 
     @property
     def fits(self) -> bool:
@@ -49,7 +49,7 @@ class Fit:
 def fit(training: Training, gpu_memory: float, progress: Progress = lambda *_: None) -> Fit:
     """Whether a training fits into `gpu_memory` GiB, and what to change if it does not."""
     available, planned = int(gpu_memory * GIB), plan(training)
-    if planned.needed <= available:
+    if planned.needed <= available or planned.least > available:
         return Fit(planned, available, ())
     found: list[Change] = []
     for number, kind in enumerate(KINDS):
@@ -197,6 +197,11 @@ def _lines(found: Fit) -> Iterator[str]:
     yield f"  gradients {_gib(step.gradients)}, forward and back together {_gib(step.peak)}"
     moments = ", ".join(f"{name} {_gib(size)}" for name, size in planned.moments.items())
     yield f"  at most while {moments}"
+    if planned.least > found.available:
+        yield (
+            f"  the network alone needs {_gib(planned.least)} GiB: only a smaller one helps "
+            "(network.channels, network.blocks)"
+        )
     for change in found.changes:
         verdict = "fits" if change.fits else "does not fit"
         yield f"  {' '.join(f'-c {_quoted(key)}' for key in change.keys)}: " + (

@@ -105,19 +105,24 @@ class MemoryPlan:
         kept = self.step.peak if self.training.recorded else 0
         draws = self.training.train.sample_every > 0
         return {
-            "training": self._held(self.step.peak),
-            "validation": self._held(kept + self.validation),
-            **({"drawing samples": self._held(kept + self.sampling)} if draws else {}),
+            "training": self._held(self.batch + self.step.peak),
+            "validation": self._held(self.batch + kept + self.validation),
+            **({"drawing samples": self._held(self.batch + kept + self.sampling)} if draws else {}),
         }
 
     def _held(self, beside: int) -> int:
-        used = self.always + self.batch + beside + CONSTANTS.workspace
+        used = self.always + beside + CONSTANTS.workspace
         return int(used * CONSTANTS.slack)
 
     @property
     def peak(self) -> int:
         """The most of PyTorch's memory at any moment."""
         return max(self.moments.values())
+
+    @property
+    def least(self) -> int:
+        """What the network needs before any image comes in."""
+        return self._held(0) + CONSTANTS.driver
 
     @property
     def needed(self) -> int:

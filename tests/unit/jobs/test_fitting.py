@@ -86,7 +86,7 @@ def test_check_says_it_and_ends_with_code_2_where_it_does_not_fit(tmp_path: Path
     config.write_text(
         f"name: a\nmodality: MR\noutput: {tmp_path / 'run'}\n"
         f"data: {{manifest: {manifest}, space: {{dims: 2, size: [32, 32]}}}}\n"
-        "network: {kind: unet, channels: [8, 16], attention: [false, false], blocks: 1}\n"
+        "network: {kind: unet, channels: [8], attention: [false], blocks: 1}\n"
     )
     assert medidiff.check(config).memory is None
     found = medidiff.check(config, gpu_memory=24).memory
@@ -99,6 +99,7 @@ def test_check_says_it_and_ends_with_code_2_where_it_does_not_fit(tmp_path: Path
     little = runner.invoke(app, ["check", str(config), "--gpu-memory", "0.5"])
     assert little.exit_code == 2
     assert "does NOT fit" in little.output
+    assert "the network alone needs" in little.output
 
 
 @pytest.mark.parametrize("precision", ["auto", "bf16", "fp16", "fp32"])
