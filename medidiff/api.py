@@ -357,13 +357,14 @@ def import_bundle(
     images: Sequence[str] | None = None,
     name: str | None = None,
     weights: str | None = None,
+    autoencoder_weights: str | None = None,
     changes: Sequence[str] = (),
 ) -> Imported:
     """A MONAI bundle as a model in the folder `out`; nothing in the bundle is run.
 
     Network, weights, schedule and target are the bundle's. What it does not say is stated:
     `intensity` are the scans' intensities that become the ends of `value_range`, the values between
-    which the network's images lie. `weights` names a file in models/, `changes` are values of the
+    which the network's images lie. `weights` name files in models/, `changes` are values of the
     configurations such as "network_def.in_channels=4", for one that is an expression there.
     Errors: ModelError for what has no counterpart here and for all that is not said.
     """
@@ -378,6 +379,7 @@ def import_bundle(
         images=None if images is None else tuple(images),
         name=name,
         weights=weights,
+        autoencoder_weights=autoencoder_weights,
     )  # fmt: skip
     imported = import_monai(read_bundle(Path(bundle), changes), stated, "cpu", "none")
     imported.model.save(out)

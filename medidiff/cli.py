@@ -347,6 +347,9 @@ def import_bundle(
     images: Annotated[str | None, typer.Option(help="Names of the channels, e.g. t1,t2")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the model")] = None,
     weights: Annotated[str | None, typer.Option(help="File of the weights in models/")] = None,
+    autoencoder_weights: Annotated[
+        str | None, typer.Option(help="File of the autoencoder's weights in models/")
+    ] = None,
     change: Annotated[
         list[str] | None,
         typer.Option("--change", "-c", help="State a value of the bundle's configurations, e.g. "
@@ -368,15 +371,15 @@ def import_bundle(
         images=None if images is None else images.split(","),
         name=name,
         weights=weights,
+        autoencoder_weights=autoencoder_weights,
         changes=change or [],
     )
     for note in found.notes:
         typer.echo(note)
-    typer.echo(
-        "MONAI's own network is not installed here (einops): its output was not compared"
-        if found.difference is None
-        else f"largest difference to MONAI's own output: {found.difference:.2g}"
-    )
+    for part, difference in found.differences.items():
+        typer.echo(f"largest difference to the output of MONAI's own {part}: {difference:.2g}")
+    if not found.differences:
+        typer.echo("MONAI's own network is not installed here (einops): outputs were not compared")
     typer.echo(f"Model: {out}")
 
 

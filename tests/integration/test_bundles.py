@@ -272,8 +272,7 @@ def test_a_foreign_bundle_is_imported_with_monais_output_and_nothing_of_it_runs(
     monkeypatch.chdir(tmp_path)
     foreign(tmp_path / "zoo", old=old, wrapped=wrapped)
     imported = medidiff.import_bundle(tmp_path / "zoo", tmp_path / "model", **STATED)
-    assert imported.difference is not None
-    assert imported.difference < 1e-4
+    assert imported.differences["network"] < 1e-4
     assert not list(tmp_path.rglob("ran"))
     spec = medidiff.load(tmp_path / "model", "cpu").spec
     betas = ScaledLinearBetas(beta_start=0.0015, beta_end=0.0195)
@@ -406,5 +405,84 @@ def test_rectified_flow_predicts_the_other_way_round(tmp_path: Path) -> None:
         Flow(),
         FlowVelocity(input="as-it-is"),
     )
-    assert done.difference is not None
-    assert done.difference < 1e-4
+    assert done.differences["network"] < 1e-4
+
+
+def latent_bundle(folder: Path, **top: object) -> tuple[torch.nn.Module, torch.nn.Module]:
+    """A latent bundle; gives MONAI's network and autoencoder."""
+    from monai.networks.nets import AutoencoderKL, DiffusionModelUNet
+
+    arguments = {
+        "spatial_dims": 2, "channels": [8, 16], "num_res_blocks": 1,
+        "attention_levels": [False, True], "num_head_channels": [0, 8], "norm_num_groups": 4,
+        "in_channels": 3, "out_channels": 3,
+    }  # fmt: skip
+    coding = {
+        "spatial_dims": 2, "channels": [8, 16], "num_res_blocks": [1, 1], "latent_channels": 3,
+        "attention_levels": [False, False], "norm_num_groups": 4, "in_channels": 1,
+        "out_channels": 1, "with_encoder_nonlocal_attn": False,
+        "with_decoder_nonlocal_attn": False,
+    }  # fmt: skip
+    network, autoencoder = awake(DiffusionModelUNet(**arguments)), awake(AutoencoderKL(**coding))
+    config = {
+        "diffusion_def": {"_target_": "monai.networks.nets.DiffusionModelUNet", **arguments},
+        "autoencoder_def": {"_target_": "monai.networks.nets.AutoencoderKL", **coding},
+        "noise_scheduler": {
+            "_target_": "monai.networks.schedulers.ddim.DDIMScheduler",
+            "schedule": "scaled_linear_beta",
+            "prediction_type": "v_prediction",
+        },
+        **top,
+    }
+    (folder / "configs").mkdir(parents=True)
+    (folder / "models").mkdir()
+    (folder / "configs" / "inference.json").write_text(json.dumps(config))
+    torch.save(network.state_dict(), folder / "models" / "model.pt")
+    torch.save(autoencoder.state_dict(), folder / "models" / "model_autoencoder.pt")
+    return network, autoencoder
+
+
+def test_a_latent_bundle_keeps_its_scale_factor_and_gives_monais_image(tmp_path: Path) -> None:
+    theirs, autoencoder = latent_bundle(tmp_path / "zoo")
+    with pytest.raises(ModelError, match="--change scale_factor=1"):
+        medidiff.import_bundle(tmp_path / "zoo", tmp_path / "model", **STATED)
+    done = medidiff.import_bundle(
+        tmp_path / "zoo", tmp_path / "model", **STATED, changes=["scale_factor=0.8"]
+    )
+    assert max(done.differences["network"], done.differences["autoencoder"]) < 1e-4
+    model = medidiff.load(tmp_path / "model", "cpu")
+    # theirs clips latents to [-1, 1] unless told not to: ours never does
+    assert (model.spec.target, model.spec.sampling.clip) == (V(), "none")
+    sampler = dataclasses.replace(
+        model.spec.sampling, sampler=DDIM(), spacing=UniformTime(), steps=20
+    )
+    model = Model(
+        dataclasses.replace(model.spec, sampling=sampler),
+        model.network,
+        autoencoder=model.autoencoder,
+    )
+    from monai.networks.schedulers import DDIMScheduler
+
+    scheduler = DDIMScheduler(
+        schedule="scaled_linear_beta", prediction_type="v_prediction", clip_sample=False,
+        steps_offset=49,
+    )  # fmt: skip
+    scheduler.set_timesteps(20)
+    start = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(4))
+    z = start
+    with torch.no_grad():
+        for step in scheduler.timesteps:
+            z, _ = scheduler.step(theirs(z, step[None]), int(step), z)
+        expected = autoencoder.decode(z / 0.8)
+        ours, _ = model.walk_down(model.denoiser(), start, None)  # type: ignore[arg-type]
+        found = model.codec.decode(ours, (16, 16))
+    assert (found - expected).abs().max() < 1e-3 * expected.abs().max()
+    assert model.sample(1, steps=2).images.shape == (1, 1, 16, 16)
+    with pytest.raises(ModelError, match="behind a codec"):
+        medidiff.export(tmp_path / "model", tmp_path / "again", format="monai-bundle")
+
+
+def test_the_scale_factor_of_a_bundle_is_read_where_it_is_a_number(tmp_path: Path) -> None:
+    latent_bundle(tmp_path / "zoo", scale_factor=0.5)
+    done = medidiff.import_bundle(tmp_path / "zoo", tmp_path / "model", **STATED)
+    assert done.model.spec.codec.standard.scale == (2.0, 2.0, 2.0)  # type: ignore[union-attr]

@@ -36,6 +36,11 @@ def export_bundle(model: Model, card: str, out: Path) -> Path:
     if out.exists() and any(out.iterdir()):
         raise OutputError(f"{out} already holds files; name another folder")
     spec = model.spec
+    if spec.codec.kind != "identity" or spec.coordinates:
+        raise ModelError(
+            f"{spec.name} works behind a codec ({spec.codec.kind}) or on patches: only a prior of "
+            "whole images can become a MONAI bundle"
+        )
     if spec.spread != "none":
         raise ModelError(
             f"a network that gives its {spec.spread} variance has no counterpart among MONAI's "

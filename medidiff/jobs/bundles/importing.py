@@ -18,8 +18,9 @@ from medidiff.data.intensity import FittedIntensity
 from medidiff.data.options import Space
 from medidiff.errors import ModelError
 from medidiff.jobs.bundles.configs import Bundle, Definition
+from medidiff.jobs.bundles.latents import latents_of, scale_factor_of
 from medidiff.jobs.bundles.schedulers import Meaning, meaning, scheduler_of
-from medidiff.jobs.bundles.weights import Weights, read_weights
+from medidiff.jobs.bundles.weights import Weights, read_weights, weights_file
 from medidiff.model import Model
 from medidiff.networks import Acceleration, NetworkShape, UNetOptions, build
 from medidiff.networks.interop import from_monai, newer_names
@@ -51,6 +52,8 @@ class Stated:
     """Name of the model."""
     weights: str | None = None
     """File of the network's weights, relative to the bundle's models/."""
+    autoencoder_weights: str | None = None
+    """File of the autoencoder's, for a bundle that works on latents."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +61,9 @@ class Imported:
     """A model out of a bundle."""
 
     model: Model
-    difference: float | None
-    """The largest difference to the forward pass of MONAI's own network; None without MONAI's."""
+    differences: Mapping[str, float]
+    """The largest difference to the output of MONAI's own network and autoencoder; empty where
+    MONAI's cannot be built."""
     notes: tuple[str, ...]
     """What was assumed, in sentences."""
 
@@ -79,17 +83,27 @@ def import_bundle(
     except ValueError as error:
         raise ModelError(f"{bundle.folder.name}: {network_def.id}: {error}") from None
     found = meaning(bundle, scheduler_def)
-    file = _weights_file(bundle, stated)
+    file = weights_file(bundle.folder, stated.weights, _WEIGHTS, "--weights")
     weights = read_weights(file)
     network = _network(network_options, shape, weights, found, file)
-    difference = difference_to_monai(arguments, weights.tensors, network, shape, found)
-    spec = _spec(bundle, stated, network_options, shape, found)
-    network.eval().requires_grad_(False).to(device)
+    autoencoder = bundle.part("autoencoder")
+    scale = scale_factor_of(bundle, weights)
+    spec = _spec(bundle, stated, network_options, shape, found, autoencoder, scale)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    differences = {
+        "network": difference_to_monai(arguments, weights.tensors, network, shape, found)
+    }
+    inner = None
+    if autoencoder is not None:
+        named = stated.autoencoder_weights
+        latents = latents_of(bundle, autoencoder, named, scale or 1.0, digest)
+        spec, inner = dataclasses.replace(spec, codec=latents.codec), latents.network.to(device)
+        differences["autoencoder"] = latents.difference
+    network.eval().requires_grad_(False).to(device)
     return Imported(
-        Model(spec, network, digest=digest, acceleration=acceleration),
-        difference,
-        _notes(bundle, spec),
+        Model(spec, network, digest=digest, acceleration=acceleration, autoencoder=inner),
+        {part: value for part, value in differences.items() if value is not None},
+        _notes(bundle, spec, scale),
     )
 
 
@@ -108,20 +122,6 @@ def _needed(bundle: Bundle) -> tuple[Definition, Definition]:
             "noise_scheduler.schedule=scaled_linear_beta"
         )
     return network, scheduler
-
-
-def _weights_file(bundle: Bundle, stated: Stated) -> Path:
-    folder = bundle.folder / "models"
-    if stated.weights is not None:
-        return folder / stated.weights
-    for name in _WEIGHTS:
-        if (folder / name).is_file():
-            return folder / name
-    held = sorted(file.name for file in folder.glob("*")) if folder.is_dir() else []
-    raise ModelError(
-        f"{bundle.folder.name}/models has no model.pt (it holds {', '.join(held) or 'nothing'}): "
-        "name the file of the weights (--weights)"
-    )
 
 
 def _network(
@@ -179,16 +179,24 @@ def _spec(
     network_options: UNetOptions,
     shape: NetworkShape,
     found: Meaning,
+    autoencoder: Definition | None,
+    scale: float | None,
 ) -> ModelSpec:
     own = _own(bundle)
     if own is None:
-        spec = _foreign_spec(bundle, _completed(bundle, stated, shape), network_options, shape)
+        channels = shape.in_channels
+        if autoencoder is not None:
+            channels = bundle.argument(autoencoder, "in_channels", 1)
+        latent = autoencoder is not None
+        stated = _completed(bundle, stated, shape.dims, channels, latent, scale)
+        spec = _foreign_spec(bundle, stated, network_options, shape, channels)
     else:
         spec = _as_stated(own, stated)
     spec = dataclasses.replace(spec, network=network_options, shape=shape)
     if own is not None and _says_what_we_exported(bundle, own):
         return spec  # in our own words, of which MONAI's are an approximation
-    clip = "keep" if found.clipped else "none"
+    # latents have no range: where theirs are clipped to [-1, 1], by default, that is an oversight
+    clip = "keep" if found.clipped and autoencoder is None else "none"
     sampling = dataclasses.replace(spec.sampling, clip=clip)
     return dataclasses.replace(
         spec, schedule=found.schedule, target=found.target, sampling=sampling
@@ -213,29 +221,33 @@ def _says_what_we_exported(bundle: Bundle, own: ModelSpec) -> bool:
     return all(bundle.argument(scheduler, name) == value for name, value in exported.items())
 
 
-def _completed(bundle: Bundle, stated: Stated, shape: NetworkShape) -> Stated:
+def _completed(
+    bundle: Bundle, stated: Stated, dims: int, channels: int, latent: bool, scale: float | None
+) -> Stated:
     """What is stated and what the metadata says.
 
     Errors: ModelError naming all that nobody says.
     """
-    image = _image_format(bundle)
+    image = _image_format(bundle, "autoencoder_data_format" if latent else "network_data_format")
     size, span = image.get("spatial_shape"), image.get("value_range")
-    if stated.size is None and _numbers(size, shape.dims):
+    if stated.size is None and _numbers(size, dims):
         stated = dataclasses.replace(stated, size=tuple(int(each) for each in size))
     if stated.value_range is None and _numbers(span, 2):
         stated = dataclasses.replace(stated, value_range=(float(span[0]), float(span[1])))
-    if stated.images is None and shape.in_channels == 1:
+    if stated.images is None and channels == 1:
         stated = dataclasses.replace(stated, images=("image",))
     examples = {
         "modality": "--modality MR (what the scanner was)",
-        "size": "--size " + ",".join(["64"] * shape.dims) + " (voxels along each axis)",
+        "size": "--size " + ",".join(["64"] * dims) + " (voxels along each axis)",
         "spacing_mm": '--spacing 1.1 (mm; one number, one for each axis, or "as stored")',
-        "orientation": f'--orientation {"PL" if shape.dims == 2 else "RAS"} (or "as stored")',
+        "orientation": f'--orientation {"PL" if dims == 2 else "RAS"} (or "as stored")',
         "value_range": "--value-range 0 1 (between which values the network's images lie)",
         "intensity": "--intensity 0 1000 (the scans' intensities that become these values)",
-        "images": f"--images t1,t2 (names of the {shape.in_channels} channels)",
+        "images": f"--images t1,t2 (names of the {channels} channels)",
     }
     missing = [text for name, text in examples.items() if getattr(stated, name) is None]
+    if latent and scale is None:
+        missing.append("--change scale_factor=1 (what latents are multiplied by; 1 for nothing)")
     if missing:
         raise ModelError(
             f"{bundle.folder.name} does not say all that a model must know. State:\n  "
@@ -244,9 +256,9 @@ def _completed(bundle: Bundle, stated: Stated, shape: NetworkShape) -> Stated:
     return stated
 
 
-def _image_format(bundle: Bundle) -> Mapping[str, Any]:
-    """What the metadata says of the network's output."""
-    outputs = bundle.metadata.get("network_data_format", {}).get("outputs", {})
+def _image_format(bundle: Bundle, name: str) -> Mapping[str, Any]:
+    """What the metadata says of the images that come out."""
+    outputs = bundle.metadata.get(name, {}).get("outputs", {})
     return next((each for each in outputs.values() if isinstance(each, dict)), {})
 
 
@@ -259,13 +271,15 @@ def _numbers(found: object, count: int) -> TypeGuard[list[float]]:
 
 
 def _foreign_spec(
-    bundle: Bundle, stated: Stated, network_options: UNetOptions, shape: NetworkShape
+    bundle: Bundle,
+    stated: Stated,
+    network_options: UNetOptions,
+    shape: NetworkShape,
+    channels: int,
 ) -> ModelSpec:
     images = stated.images or ()
-    if len(images) != shape.in_channels:
-        raise ModelError(
-            f"--images names {len(images)} channels, the network has {shape.in_channels}"
-        )
+    if len(images) != channels:
+        raise ModelError(f"--images names {len(images)} channels, the images have {channels}")
     spacing = stated.spacing_mm
     if isinstance(spacing, tuple) and len(spacing) == 1:
         spacing = spacing * shape.dims
@@ -324,12 +338,17 @@ def _as_stated(spec: ModelSpec, stated: Stated) -> ModelSpec:
     return dataclasses.replace(spec, **changed)
 
 
-def _notes(bundle: Bundle, spec: ModelSpec) -> tuple[str, ...]:
+def _notes(bundle: Bundle, spec: ModelSpec, scale: float | None) -> tuple[str, ...]:
     low, high = spec.intensity.range
     return (
         f"schedule {spec.schedule.kind}, the network predicts {spec.target.kind}",
         f"the network's images lie between {low:g} and {high:g}, which are the intensities "
         f"{_at(spec, low):g} and {_at(spec, high):g}",
+        *(
+            [f"latents are multiplied by {scale:g}, and never clipped"]
+            if bundle.part("autoencoder")
+            else []
+        ),
         *(
             ["GenerativeModels' layer proj_attn, which it never uses, was left out"]
             if bundle.part("network") and _is_generative(bundle)

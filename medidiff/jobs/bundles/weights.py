@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,13 +29,27 @@ class Weights:
     """What the latents were multiplied by in training, where the file keeps it (MAISI's does)."""
 
 
+def weights_file(folder: Path, stated: str | None, usual: Sequence[str], option: str) -> Path:
+    """The file of weights in a bundle's models/: as stated, or of a usual name.
+
+    Errors: ModelError if it is not there.
+    """
+    models = folder / "models"
+    for name in [stated] if stated is not None else usual:
+        if (models / name).is_file():
+            return models / name
+    held = sorted(file.name for file in models.glob("*")) if models.is_dir() else []
+    raise ModelError(
+        f"{folder.name}/models has no {stated or usual[0]} (it holds "
+        f"{', '.join(held) or 'nothing'}): name the file of the weights ({option})"
+    )
+
+
 def read_weights(file: Path) -> Weights:
     """The weights in a file, out of a training's wrapper (`unet_state_dict`, `model`, `module.`).
 
-    Errors: ModelError for a file that is missing, is none of weights, or holds code.
+    Errors: ModelError for a file that is none of weights, or holds code.
     """
-    if not file.is_file():
-        raise ModelError(f"{file.name} is not there: name the file of the weights (--weights)")
     content = _load(file)
     scale = content.get("scale_factor")
     for name in _INSIDE:
@@ -63,7 +77,7 @@ def _load(file: Path) -> Mapping[str, Any]:
         raise ModelError(
             f"{file.name} is not a file of weights alone, and nothing else is unpickled "
             f"({str(error).splitlines()[0][:200]}). Save its state dict with torch.save and name "
-            "that file (--weights)"
+            "that file"
         ) from None
     if not isinstance(content, Mapping):
         raise ModelError(
