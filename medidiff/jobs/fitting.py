@@ -7,9 +7,19 @@ from dataclasses import dataclass, replace
 
 from medidiff.config import Config
 from medidiff.errors import ConfigError
+from medidiff.jobs.codecs import check_source
 from medidiff.jobs.memory import GIB, MemoryPlan, Training, plan
+from medidiff.jobs.models import model_folder
 from medidiff.jobs.reporting import Reporter
-from medidiff.networks import NetworkShape, UNetOptions
+from medidiff.model_folder import read_spec
+from medidiff.networks import (
+    AutoencoderCodec,
+    AutoencoderOptions,
+    NetworkShape,
+    UNetOptions,
+    WaveletCodec,
+)
+from medidiff.networks.memory import Grid
 
 Progress = Callable[[int, int], None]
 SMALLER = (3 / 4, 1 / 2, 3 / 8, 1 / 4)
@@ -69,7 +79,16 @@ def fit_config(config: Config, shape: NetworkShape, gpu_memory: float, report: R
     """
     if not isinstance(config.network, UNetOptions):
         raise ConfigError(f"the memory of training a {config.network.kind} cannot be planned")
-    training = Training(config.network, shape, config.data.space.size, config.train)
+    codec, space = config.codec, config.data.space.size
+    coding = None
+    if isinstance(codec, WaveletCodec):
+        space = tuple(-(-size // 2) for size in space)
+    elif isinstance(codec, AutoencoderCodec):
+        known = read_spec(model_folder(codec.model))
+        options = check_source(known, config)
+        space, coding = options.latent_space(space), (options, known.shape)
+    patch = None if config.data.patch is None else config.data.patch.size
+    training = Training(config.network, shape, space, config.train, patch, coding)
     return fit(
         training,
         gpu_memory,
@@ -92,7 +111,7 @@ def _until_it_fits(steps: Iterator[Step], available: int) -> Iterator[Change]:
 def _together(training: Training, available: int) -> Iterator[Change]:
     """The first that fits of one kind of change upon another, the mildest first; else nothing."""
     keys: tuple[str, ...] = ()
-    for kind in KINDS:
+    for kind in (each for each in KINDS if each is not _in_another_space):
         strongest: Step | None = None
         for own, changed in kind(training):
             strongest = own, changed
@@ -141,14 +160,57 @@ def _smaller_batch(training: Training) -> Iterator[Step]:
     return _halved(training, "batch", training.train.batch)
 
 
+def _on_patches(training: Training) -> Iterator[Step]:
+    """Whole images are validated and drawn all the same."""
+    told = training.shape if training.patch else _told_where(training.shape)
+    for patch in _smaller(training, training.patch or training.space):
+        yield (
+            (f"data.patch.size=[{_listed(patch)}]",),
+            replace(training, patch=patch, shape=told),
+        )
+
+
+def _in_another_space(training: Training) -> Iterator[Step]:
+    """Wavelet bands; or latents of an autoencoder that has yet to be trained."""
+    if training.coding is not None or training.patch is not None:
+        return
+    dims, channels = training.shape.dims, training.shape.in_channels
+    halved = tuple(-(-size // 2) for size in training.space)
+    yield ("codec.kind=wavelet",), _of_channels(training, channels * 2**dims, halved)
+    coder = AutoencoderOptions()
+    latents = _of_channels(training, coder.latent_channels, coder.latent_space(training.space))
+    shape = NetworkShape(dims=dims, in_channels=channels, out_channels=channels)
+    yield (
+        ("codec.kind=autoencoder", "codec.model=AN_AUTOENCODER"),
+        replace(latents, coding=(coder, shape)),
+    )
+
+
 def _smaller_images(training: Training) -> Iterator[Step]:
+    if training.coding is None:
+        for space in _smaller(training, training.space):
+            yield (f"data.space.size=[{_listed(space)}]",), replace(training, space=space)
+
+
+def _smaller(training: Training, space: Grid) -> Iterator[Grid]:
+    """Grids that the network halves evenly."""
     multiple = 2 ** (len(training.network.channels) - 1)
     for share in SMALLER:
-        space = tuple(
-            max(multiple, int(size * share) // multiple * multiple) for size in training.space
-        )
-        text = ", ".join(map(str, space))
-        yield (f"data.space.size=[{text}]",), replace(training, space=space)
+        yield tuple(max(multiple, int(size * share) // multiple * multiple) for size in space)
+
+
+def _told_where(shape: NetworkShape) -> NetworkShape:
+    return replace(shape, concat_channels=shape.concat_channels + shape.dims)
+
+
+def _of_channels(training: Training, channels: int, space: Grid) -> Training:
+    heads = training.shape.out_channels // training.shape.in_channels
+    shape = replace(training.shape, in_channels=channels, out_channels=heads * channels)
+    return replace(training, shape=shape, space=space)
+
+
+def _listed(space: Grid) -> str:
+    return ", ".join(map(str, space))
 
 
 KINDS: tuple[Callable[[Training], Iterator[Step]], ...] = (
@@ -158,6 +220,8 @@ KINDS: tuple[Callable[[Training], Iterator[Step]], ...] = (
     _fused,
     _recomputed,
     _smaller_batch,
+    _on_patches,
+    _in_another_space,
     _smaller_images,
 )
 """What may be changed, from what changes nothing of the model to what does."""

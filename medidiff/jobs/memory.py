@@ -13,11 +13,12 @@ from typing import Literal
 import torch
 
 from medidiff.diffusion import training_noise
-from medidiff.networks import NetworkShape, UNetOptions
+from medidiff.networks import AutoencoderOptions, NetworkShape, UNetOptions
 from medidiff.networks.memory import (
     CallKind,
     CallMemory,
     Grid,
+    decoding_memory,
     inference_memory,
     peak_of,
     training_memory,
@@ -51,7 +52,12 @@ class Training:
     network: UNetOptions
     shape: NetworkShape
     space: Grid
+    """The whole image, in the network's space: what is validated and drawn."""
     train: TrainOptions
+    patch: Grid | None = None
+    """What is trained on, where that is not the whole image."""
+    coding: tuple[AutoencoderOptions, NetworkShape] | None = None
+    """The autoencoder of a prior of latents."""
 
     @property
     def recorded(self) -> bool:
@@ -72,9 +78,9 @@ class MemoryPlan:
     step: CallMemory
     """Forward pass and the way back."""
     validation: int
-    """A call of the averaged network in float32, without a gradient."""
+    """A call of the averaged network in float32, without a gradient, on whole images."""
     sampling: int
-    """The same for the grid of samples drawn during training."""
+    """The same for the grid of samples drawn during training, or their decoding."""
     batch: int
     """Images, their noise, and what the loss makes of them."""
 
@@ -133,21 +139,25 @@ class MemoryPlan:
 def plan(training: Training) -> MemoryPlan:
     """The memory that a training takes, counted from its network."""
     options, shape, space = training.train, training.shape, training.space
-    fused = training.recorded
+    fused, cut = training.recorded, training.patch or training.space
     checked = min(options.batch, options.validation_images)
     drawn = min(options.sample_images, SAMPLE_BATCH)
-    call = CallKind(options.batch, space, training.number, fused)
+    call = CallKind(options.batch, cut, training.number, fused)
+    sampling = _inference_memory(training.network, shape, CallKind(drawn, space, "fp32", fused))
+    if training.coding is not None:
+        sampling = max(sampling, _decoding_memory(*training.coding, drawn, space))
     return MemoryPlan(
         training,
         _training_memory(training.network, shape, call),
         _inference_memory(training.network, shape, CallKind(checked, space, "fp32", fused)),
-        _inference_memory(training.network, shape, CallKind(drawn, space, "fp32", fused)),
+        sampling,
         _batch_memory(options.batch, shape, space),
     )
 
 
 _training_memory = lru_cache(maxsize=64)(training_memory)
 _inference_memory = lru_cache(maxsize=64)(inference_memory)
+_decoding_memory = lru_cache(maxsize=64)(decoding_memory)
 
 
 @lru_cache(maxsize=64)

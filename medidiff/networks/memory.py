@@ -12,7 +12,7 @@ import contextlib
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from medidiff.networks.autoencoder import Autoencoder, AutoencoderOptions
 from medidiff.networks.fields import Field
 from medidiff.networks.kernels import counted, plain
 from medidiff.networks.shape import NetworkShape
@@ -31,6 +32,7 @@ BLOCK = 512  # bytes that CUDA's allocator rounds a tensor up to
 Number = Literal["bf16", "fp16", "fp32"]
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 Grid = tuple[int, ...]
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,17 @@ def inference_memory(options: UNetOptions, shape: NetworkShape, call: CallKind) 
             return live.most
 
 
+def decoding_memory(
+    options: AutoencoderOptions, shape: NetworkShape, batch: int, latent_space: Grid
+) -> int:
+    """Bytes that an autoencoder's way back takes, its weights in float32 beside."""
+    with _without_values(fused=True):
+        network = _without_weights(Autoencoder(options, shape), True).eval()
+        with _LiveBytes(list(network.parameters())) as live, torch.no_grad():
+            network.decode(torch.empty(batch, options.latent_channels, *latent_space))
+            return live.most
+
+
 def peak_of(run: Callable[[], object]) -> int:
     """The most bytes that `run` holds at a moment; what it makes holds no values."""
     with FakeTensorMode(), _LiveBytes([]) as live:
@@ -139,8 +152,11 @@ def _without_values(fused: bool) -> Iterator[None]:
 def _empty(
     options: UNetOptions, shape: NetworkShape, fused: bool, dtype: torch.dtype = torch.float32
 ) -> UNet:
-    """The network with weights that hold no values, laid out as the GPU's way wants them."""
-    network = UNet(options, shape)
+    """The U-Net with weights that hold no values, laid out as the GPU's way wants them."""
+    return _without_weights(UNet(options, shape), fused, dtype)
+
+
+def _without_weights(network: Network, fused: bool, dtype: torch.dtype = torch.float32) -> Network:
     layouts = {4: torch.channels_last, 5: torch.channels_last_3d} if fused else {}
     for module in network.modules():
         for name, weight in list(module.named_parameters(recurse=False)):

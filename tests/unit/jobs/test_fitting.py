@@ -40,7 +40,7 @@ def test_each_change_says_what_the_changed_training_needs() -> None:
     assert not found.fits
     keys = {change.keys[0].split("=")[0]: change for change in found.changes}
     assert {"train.precision", "train.acceleration", "train.batch", "data.space.size"} <= set(keys)
-    assert "network.checkpoint_levels" in keys
+    assert {"network.checkpoint_levels", "data.patch.size", "codec.kind"} <= set(keys)
     assert all(change.needed < planned.needed for change in found.changes)
     assert any(change.fits for change in found.changes)
     half = dataclasses.replace(TRAINING, train=dataclasses.replace(slow, precision="bf16"))
