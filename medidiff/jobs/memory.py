@@ -37,12 +37,12 @@ class Measured:
     driver: int
     """The CUDA context and the kernels loaded into it."""
     workspace: int
-    """cuBLAS's and cuDNN's scratch memory."""
-    slack: float
-    """Memory that the allocator holds for each byte in use."""
+    """cuBLAS's and cuDNN's scratch memory, and what the allocator cannot use."""
+    pool: float
+    """Memory that a recorded step holds for each byte that it uses at most."""
 
 
-CONSTANTS = Measured(driver=512 * 2**20, workspace=256 * 2**20, slack=1.05)
+CONSTANTS = Measured(driver=900 * 2**20, workspace=400 * 2**20, pool=1.06)
 
 
 @dataclass(frozen=True)
@@ -108,17 +108,24 @@ class MemoryPlan:
     @cached_property
     def moments(self) -> dict[str, int]:
         """The most that the allocator holds while training, validating and drawing samples."""
-        kept = self.step.peak if self.training.recorded else 0
+        step = self._step
+        kept = step if self.training.recorded else 0
         draws = self.training.train.sample_every > 0
         return {
-            "training": self._held(self.batch + self.step.peak),
+            "training": self._held(self.batch + step),
             "validation": self._held(self.batch + kept + self.validation),
             **({"drawing samples": self._held(self.batch + kept + self.sampling)} if draws else {}),
         }
 
     def _held(self, beside: int) -> int:
-        used = self.always + beside + CONSTANTS.workspace
-        return int(used * CONSTANTS.slack)
+        return int(self.always + beside + CONSTANTS.workspace)
+
+    @property
+    def _step(self) -> float:
+        """A recorded step has a pool of its own, and its gradients are copied out of it."""
+        if not self.training.recorded:
+            return self.step.peak
+        return CONSTANTS.pool * self.step.peak + self.step.gradients
 
     @property
     def peak(self) -> int:
