@@ -27,7 +27,8 @@ from medidiff.errors import MedidiffError, TaskError
 from medidiff.jobs.average import average_run
 from medidiff.jobs.benchmark import Table, benchmark_head
 from medidiff.jobs.bundles.configs import read_bundle
-from medidiff.jobs.bundles.importing import Imported, Stated
+from medidiff.jobs.bundles.describing import Stated
+from medidiff.jobs.bundles.importing import Imported
 from medidiff.jobs.bundles.importing import import_bundle as import_monai
 from medidiff.jobs.cases import Mismatch
 from medidiff.jobs.demo import DemoResult, run_demo

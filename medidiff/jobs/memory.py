@@ -118,14 +118,14 @@ class MemoryPlan:
         }
 
     def _held(self, beside: int) -> int:
-        return int(self.always + beside + CONSTANTS.workspace)
+        return self.always + beside + CONSTANTS.workspace
 
     @property
-    def _step(self) -> float:
+    def _step(self) -> int:
         """A recorded step has a pool of its own, and its gradients are copied out of it."""
         if not self.training.recorded:
             return self.step.peak
-        return CONSTANTS.pool * self.step.peak + self.step.gradients
+        return int(CONSTANTS.pool * self.step.peak) + self.step.gradients
 
     @property
     def peak(self) -> int:

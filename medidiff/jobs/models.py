@@ -11,8 +11,9 @@ import torch
 
 from medidiff.errors import ModelError, OutputError
 from medidiff.jobs.bundles.configs import is_bundle, read_bundle
+from medidiff.jobs.bundles.describing import Stated
 from medidiff.jobs.bundles.exporting import export_bundle
-from medidiff.jobs.bundles.importing import Stated, import_bundle
+from medidiff.jobs.bundles.importing import import_bundle
 from medidiff.jobs.folder import close_interrupted
 from medidiff.jobs.memorisation import check_memorisation
 from medidiff.jobs.pretrained import SHIPPED, shipped_folder, shipped_names
