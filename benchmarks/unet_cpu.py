@@ -26,10 +26,10 @@ from unet_speed import Network
 from medidiff.networks.interop import from_monai
 
 NETWORKS = (
-    Network("2d", 2, (128, 128), (64, 128, 256), (False, False, True), {}),
-    Network("3d", 1, (32, 32, 32), (64, 128, 256), (False, False, True), {}),
+    Network("2d", 1, (96, 96), (64, 128, 256), (False, False, True), {}),
+    Network("3d", 1, (24, 24, 24), (64, 128, 256), (False, False, True), {}),
 )
-REPEATS = 15
+REPEATS = 11
 
 
 @dataclass(frozen=True)

@@ -390,6 +390,9 @@ def test_weights_that_would_run_code_are_refused(
 
 
 def test_rectified_flow_predicts_the_other_way_round(tmp_path: Path) -> None:
+    from monai.networks.nets import DiffusionModelUNet
+    from monai.networks.schedulers import RFlowScheduler
+
     foreign(tmp_path / "zoo")
     changed_config(
         tmp_path / "zoo",
@@ -401,11 +404,24 @@ def test_rectified_flow_predicts_the_other_way_round(tmp_path: Path) -> None:
         },
     )
     done = medidiff.import_bundle(tmp_path / "zoo", tmp_path / "model", **STATED)
-    assert (done.model.spec.schedule, done.model.spec.target) == (
-        Flow(),
-        FlowVelocity(input="as-it-is"),
-    )
+    assert done.model.spec.schedule == Flow()
+    assert done.model.spec.target == FlowVelocity(input="as-it-is")
     assert done.differences["network"] < 1e-4
+    bundle = read_bundle(tmp_path / "zoo")
+    definition = bundle.part("network")
+    assert definition is not None
+    arguments = {name: bundle.argument(definition, name) for name in definition.arguments}
+    theirs = DiffusionModelUNet(**arguments).eval()
+    theirs.load_state_dict(torch.load(tmp_path / "zoo" / "models" / "model.pt", weights_only=True))
+    scheduler = RFlowScheduler(use_discrete_timesteps=False)
+    scheduler.set_timesteps(10)
+    x = torch.randn(1, 1, 16, 16, generator=torch.Generator().manual_seed(2))
+    for t in (0.3, 0.9):
+        with torch.no_grad():
+            _, clean = scheduler.step(theirs(x, torch.tensor([1000 * t])), 1000 * t, x)
+            level = Flow()(torch.tensor(t, dtype=torch.float64))
+            ours = done.model.denoiser()(x, level).clean
+        torch.testing.assert_close(ours, clean, rtol=1e-3, atol=1e-4)
 
 
 def latent_bundle(folder: Path, **top: object) -> tuple[torch.nn.Module, torch.nn.Module]:
