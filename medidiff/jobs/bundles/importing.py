@@ -20,7 +20,7 @@ from medidiff.jobs.bundles.latents import latents_of, scale_factor_of
 from medidiff.jobs.bundles.schedulers import Meaning, meaning
 from medidiff.jobs.bundles.weights import Weights, read_weights, weights_file
 from medidiff.model import Model
-from medidiff.networks import Acceleration, NetworkShape, UNetOptions, build
+from medidiff.networks import Acceleration, NetworkShape, UNetOptions, build, has_bf16
 from medidiff.networks.interop import from_monai, newer_names
 from medidiff.networks.interop_options import negated, relabelled, unet_options
 from medidiff.spec import ModelSpec
@@ -72,6 +72,10 @@ def import_bundle(
         spec, inner = dataclasses.replace(spec, codec=latents.codec), latents.network.to(device)
         differences["autoencoder"] = latents.difference
     network.eval().requires_grad_(False).to(device)
+    if acceleration == "auto" and has_bf16(torch.device(device)):  # as a model folder's
+        for each in (network, inner):
+            if each is not None:
+                each.to(torch.bfloat16)
     return Imported(
         Model(spec, network, digest=digest, acceleration=acceleration, autoencoder=inner),
         {part: value for part, value in differences.items() if value is not None},
