@@ -12,7 +12,7 @@ older names.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -147,6 +147,31 @@ def autoencoder_to_monai(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         else:
             theirs[new] = weight
     return theirs
+
+
+def with_standard(
+    weights: Mapping[str, Tensor], shift: Sequence[float], scale: Sequence[float]
+) -> dict[str, Tensor]:
+    """The weights of our autoencoder whose latents are (z - shift) / scale of what they were.
+
+    Its two heads and the layer that takes latents in are pointwise, so they take it in exactly.
+    """
+    move, stretch = (torch.tensor(each, dtype=torch.float64) for each in (shift, scale))
+    changed = {
+        "mean.weight": weights["mean.weight"].double() / _rows(stretch, weights),
+        "mean.bias": (weights["mean.bias"].double() - move) / stretch,
+        "log_variance.bias": weights["log_variance.bias"].double() - 2 * stretch.log(),
+        "from_latent.weight": weights["from_latent.weight"].double()
+        * _rows(stretch, weights).transpose(0, 1),
+        "from_latent.bias": weights["from_latent.bias"].double()
+        + weights["from_latent.weight"].double().flatten(1) @ move,
+    }
+    return {name: changed.get(name, weight).to(weight.dtype) for name, weight in weights.items()}
+
+
+def _rows(values: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+    """One number for each output channel of a pointwise layer."""
+    return values.reshape(-1, *[1] * (weights["mean.weight"].ndim - 1))
 
 
 def newer_autoencoder_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

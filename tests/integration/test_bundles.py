@@ -41,6 +41,7 @@ from medidiff.errors import ModelError
 from medidiff.jobs.bundles.configs import read_bundle
 from medidiff.model import Model
 from medidiff.networks import ClassCondition, NetworkShape, UNetOptions, build
+from medidiff.networks.codec import Standard
 from medidiff.spec import ModelSpec, SamplingOptions
 
 pytest.importorskip("einops")
@@ -88,7 +89,8 @@ def model_of(
         name="head",
         modality="MR",
         images=("t1",),
-        space=Space(dims, (16,) * dims, (2.0,) * dims, "PL" if dims == 2 else "RAS"),  # type: ignore[arg-type]
+        space=changed.pop("space", None)
+        or Space(dims, (16,) * dims, (2.0,) * dims, "PL" if dims == 2 else "RAS"),  # type: ignore[arg-type]
         intensity=FittedIntensity((10.0,), (210.0,), "train", None, (-1.0, 1.2)),
         network=options,
         shape=shape,
@@ -494,8 +496,67 @@ def test_a_latent_bundle_keeps_its_scale_factor_and_gives_monais_image(tmp_path:
         found = model.codec.decode(ours, (16, 16))
     assert (found - expected).abs().max() < 1e-3 * expected.abs().max()
     assert model.sample(1, steps=2).images.shape == (1, 1, 16, 16)
-    with pytest.raises(ModelError, match="behind a codec"):
-        medidiff.export(tmp_path / "model", tmp_path / "again", format="monai-bundle")
+
+
+def latent_model(folder: Path) -> Path:
+    """A latent prior whose latents have a shift and a scale for each channel."""
+    latent_bundle(folder / "zoo")
+    model = medidiff.import_bundle(
+        folder / "zoo", folder / "imported", **STATED, changes=["scale_factor=1"]
+    ).model
+    standard = Standard((0.3, -0.2, 0.1), (0.7, 1.5, 2.0))
+    sampling = SamplingOptions(sampler=DDIM(), spacing=UniformTime(), steps=10, clip="none")
+    codec = dataclasses.replace(model.spec.codec, standard=standard)  # type: ignore[arg-type]
+    space = dataclasses.replace(model.spec.space, size=(16, 15))
+    spec = dataclasses.replace(model.spec, codec=codec, sampling=sampling, space=space)
+    return Model(spec, model.network, autoencoder=model.autoencoder).save(folder / "model")
+
+
+def test_a_latent_prior_comes_back_from_its_bundle_with_its_latents_standardised(
+    tmp_path: Path,
+) -> None:
+    folder = latent_model(tmp_path)
+    bundle = medidiff.export(folder, tmp_path / "bundle", format="monai-bundle")
+    before, after = medidiff.load(folder, "cpu"), medidiff.load(bundle, "cpu")
+    random = torch.Generator().manual_seed(5)
+    image, z = (
+        torch.randn(1, 1, 16, 15, generator=random),
+        torch.randn(1, 3, 8, 8, generator=random),
+    )
+    torch.testing.assert_close(
+        after.codec.encode(image), before.codec.encode(image), rtol=1e-4, atol=1e-5
+    )
+    torch.testing.assert_close(
+        after.codec.decode(z, (16, 15)), before.codec.decode(z, (16, 15)), rtol=1e-4, atol=1e-5
+    )
+    assert after.codec.decode(z, (16, 15)).shape == (1, 1, 16, 15)
+
+
+@pytest.mark.slow
+def test_monai_runs_an_exported_latent_bundle_to_our_image(tmp_path: Path) -> None:
+    pytest.importorskip("jsonschema")
+    from monai.bundle import verify_metadata
+
+    folder = latent_model(tmp_path)
+    bundle = medidiff.export(folder, tmp_path / "bundle", format="monai-bundle")
+    verify_metadata(
+        meta_file=str(bundle / "configs" / "metadata.json"),
+        filepath=str(bundle / "docs" / "metadata_schema.json"),
+    )
+    written = nibabel.load(run_in_monai(bundle, num_inference_steps=10, seed=3)[0])
+    model = medidiff.load(folder, "cpu")
+    noise = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        z, _ = model.walk_down(model.denoiser(), noise, None)  # type: ignore[arg-type]
+        image = model.spec.intensity.typical.inverse(model.codec.decode(z, (16, 15)))
+    found = np.asarray(written.dataobj).reshape(16, 15)
+    assert np.abs(found - image[0, 0].numpy()).max() < 1e-3 * float(image.abs().max())
+
+
+def test_a_grid_that_monai_cannot_halve_is_refused(tmp_path: Path) -> None:
+    folder = model_of(tmp_path / "model", space=Space(2, (16, 15)))
+    with pytest.raises(ModelError, match="16 x 15; MONAI's network needs multiples of 2"):
+        medidiff.export(folder, tmp_path / "bundle", format="monai-bundle")
 
 
 def test_the_scale_factor_of_a_bundle_is_read_where_it_is_a_number(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import importlib.metadata
 from typing import Any
 
 from medidiff.diffusion import Flow
+from medidiff.networks import FittedAutoencoder
 from medidiff.spec import CARD_NOTICE, ModelSpec
 
 SCHEMA_URL = (
@@ -52,21 +53,43 @@ def metadata_of(spec: ModelSpec) -> dict[str, Any]:
         "intended_use": "Research only. Not a medical device, not for diagnosis.",
         "references": [],
         "network_data_format": _network_format(spec),
+        **_autoencoder_format(spec),
     }
 
 
-def _network_format(spec: ModelSpec) -> dict[str, Any]:
-    image = {
+def _image_format(spec: ModelSpec) -> dict[str, Any]:
+    return {
         "type": "image",
         "format": "magnitude" if spec.modality == "MR" else "image",
         "modality": spec.modality,
-        "num_channels": spec.shape.in_channels,
+        "num_channels": len(spec.images),
         "spatial_shape": list(spec.space.size),
         "dtype": "float32",
         "value_range": list(spec.intensity.range),
         "is_patch_data": False,
         "channel_def": {str(place): name for place, name in enumerate(spec.images)},
     }
+
+
+def _autoencoder_format(spec: ModelSpec) -> dict[str, Any]:
+    if not isinstance(spec.codec, FittedAutoencoder):
+        return {}
+    image = _image_format(spec)
+    return {"autoencoder_data_format": {"inputs": {"image": image}, "outputs": {"pred": image}}}
+
+
+def _network_format(spec: ModelSpec) -> dict[str, Any]:
+    image = _image_format(spec)
+    if isinstance(spec.codec, FittedAutoencoder):
+        names = {str(place): f"latent {place}" for place in range(spec.shape.in_channels)}
+        image |= {
+            "type": "feature",
+            "format": "latent",
+            "num_channels": spec.shape.in_channels,
+            "spatial_shape": list(spec.codec.network.latent_space(spec.space.size)),
+            "value_range": [],
+            "channel_def": names,
+        }
     flow = isinstance(spec.schedule, Flow)
     return {
         "inputs": {

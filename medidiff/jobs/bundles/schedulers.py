@@ -123,7 +123,7 @@ def scheduler_of(spec: ModelSpec) -> dict[str, Any]:
         )
     low, high = spec.intensity.range
     clip = {"clip_sample": False}
-    if spec.sampling.clip != "none":
+    if spec.sampling.clip != "none" and spec.codec.kind == "identity":  # latents have no range
         clip = {"clip_sample": True, "clip_sample_min": low, "clip_sample_max": high}
     return {
         "_target_": f"{_MODULE}.DDIMScheduler",
