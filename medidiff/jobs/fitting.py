@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from medidiff.config import Config
 from medidiff.errors import ConfigError
 from medidiff.jobs.codecs import check_source
-from medidiff.jobs.memory import GIB, MemoryPlan, Training, plan
+from medidiff.jobs.memory import GIB, SAMPLE_BATCH, MemoryPlan, Training, plan
 from medidiff.jobs.models import model_folder
 from medidiff.jobs.reporting import Reporter
 from medidiff.model_folder import read_spec
@@ -261,6 +261,10 @@ def _lines(found: Fit) -> Iterator[str]:
     yield f"  gradients {_gib(step.gradients)}, forward and back together {_gib(step.peak)}"
     moments = ", ".join(f"{name} {_gib(size)}" for name, size in planned.moments.items())
     yield f"  at most while {moments}"
+    yield (
+        f"  drawing samples with the finished model, {SAMPLE_BATCH} at a time: "
+        f"{_gib(planned.drawing)}"
+    )
     if planned.least > found.available:
         yield (
             f"  the network alone needs {_gib(planned.least)} GiB: only a smaller one helps "

@@ -83,6 +83,8 @@ class MemoryPlan:
     """The same for the grid of samples drawn during training, or their decoding."""
     batch: int
     """Images, their noise, and what the loss makes of them."""
+    finished: int
+    """A call of the finished model on as many images as `Model.sample` draws at a time."""
 
     @property
     def weights(self) -> int:
@@ -138,6 +140,12 @@ class MemoryPlan:
         return self._held(0) + CONSTANTS.driver
 
     @property
+    def drawing(self) -> int:
+        """What drawing samples needs once the model is finished."""
+        weights = self.weights // 2 if self.training.recorded else self.weights
+        return weights + self.finished + CONSTANTS.workspace + CONSTANTS.driver
+
+    @property
     def needed(self) -> int:
         """The peak and what the driver takes."""
         return self.peak + CONSTANTS.driver
@@ -158,8 +166,19 @@ def plan(training: Training) -> MemoryPlan:
         _training_memory(training.network, shape, call),
         _inference_memory(training.network, shape, CallKind(checked, space, "fp32", fused)),
         sampling,
-        _batch_memory(options.batch, shape, space),
+        _batch_memory(options.batch, shape, cut),
+        _finished(training),
     )
+
+
+def _finished(training: Training) -> int:
+    """Weights in bfloat16 on a card that has it; a network of its own in a recording."""
+    number = "bf16" if training.recorded else "fp32"
+    call = CallKind(SAMPLE_BATCH, training.space, number, training.recorded)
+    one = _inference_memory(training.network, training.shape, call)
+    if training.coding is None:
+        return one
+    return max(one, _decoding_memory(*training.coding, SAMPLE_BATCH, training.space))
 
 
 _training_memory = lru_cache(maxsize=64)(training_memory)

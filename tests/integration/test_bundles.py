@@ -15,8 +15,10 @@ import pytest
 import torch
 import yaml
 from torch import Tensor
+from typer.testing import CliRunner
 
 import medidiff
+from medidiff.cli import app
 from medidiff.data.intensity import FittedIntensity
 from medidiff.data.options import Space
 from medidiff.diffusion import (
@@ -327,6 +329,27 @@ def test_all_that_a_bundle_does_not_say_is_asked_for_at_once(tmp_path: Path) -> 
         medidiff.import_bundle(tmp_path / "zoo", tmp_path / "model", **rest)
     assert "--spacing" not in str(error.value)
     assert not (tmp_path / "model").exists()
+
+
+def test_the_command_line_imports_and_says_what_it_found(tmp_path: Path) -> None:
+    foreign(tmp_path / "zoo")
+    words = (
+        "--modality MR --size 16,16 --spacing 1.5 --orientation PL --intensity 0 255 "
+        "--value-range 0 1 --images t1 --name head"
+    )
+    out = tmp_path / "model"
+    done = CliRunner().invoke(
+        app, ["import-bundle", str(tmp_path / "zoo"), "--out", str(out), *words.split()]
+    )
+    assert done.exit_code == 0, done.output
+    assert "largest difference to the output of MONAI's own network" in done.output
+    assert "lie between 0 and 1, which are the intensities 0 and 255" in done.output
+    spec = medidiff.load(out, "cpu").spec
+    assert (spec.name, spec.images, spec.space.spacing_mm) == ("head", ("t1",), (1.5, 1.5))
+    wrong = CliRunner().invoke(
+        app, ["import-bundle", str(tmp_path / "zoo"), "--out", "x", "--size", "16x16"]
+    )
+    assert "write numbers with commas" in str(wrong.exception)
 
 
 def changed_config(folder: Path, key: str, value: object) -> None:

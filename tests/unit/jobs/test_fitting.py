@@ -29,6 +29,9 @@ def test_a_training_that_fits_needs_no_change() -> None:
     assert found.fits
     assert found.changes == ()
     assert "it fits" in found.text
+    assert f"16 at a time: {found.plan.drawing / GIB:.2f}" in found.text
+    larger = dataclasses.replace(TRAINING, space=(256, 256))
+    assert plan(larger).finished > 3 * found.plan.finished
 
 
 def test_each_change_says_what_the_changed_training_needs() -> None:
