@@ -69,9 +69,13 @@ def from_monai(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
             others = [weights[name.replace("to_q", part)] for part in _PARTS]
             new, weight = new.replace("attn.to_q", "queries_keys_values"), torch.cat(others)
         ours[new] = weight
+    return with_final_layers(ours)
+
+
+def with_final_layers(ours: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Our weights, in which an attention without a final layer has got the identity as one."""
     for name in [name for name in ours if name.endswith("queries_keys_values.weight")]:
-        stem = name.removesuffix("queries_keys_values.weight")
-        width = ours[name].shape[1]
+        stem, width = name.removesuffix("queries_keys_values.weight"), ours[name].shape[1]
         ours.setdefault(f"{stem}output.weight", torch.eye(width).to(ours[name]))
         ours.setdefault(f"{stem}output.bias", torch.zeros(width).to(ours[name]))
     return ours

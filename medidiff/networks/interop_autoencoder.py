@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from medidiff.networks.autoencoder import AutoencoderOptions
+from medidiff.networks.interop import with_final_layers
 from medidiff.networks.shape import NetworkShape
 from medidiff.types import Tensor
 
@@ -129,11 +130,7 @@ def autoencoder_from_monai(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
             others = [weights[name.replace("to_q", part)] for part in _PARTS]
             name, weight = name.replace("to_q", "qkv"), torch.cat(others)
         ours[_our_name(name, weights)] = weight
-    for name in [name for name in ours if name.endswith("queries_keys_values.weight")]:
-        stem, width = name.removesuffix("queries_keys_values.weight"), ours[name].shape[1]
-        ours.setdefault(f"{stem}output.weight", torch.eye(width).to(ours[name]))
-        ours.setdefault(f"{stem}output.bias", torch.zeros(width).to(ours[name]))
-    return ours
+    return with_final_layers(ours)
 
 
 def autoencoder_to_monai(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -287,6 +287,19 @@ def test_a_foreign_bundle_is_imported_with_monais_output_and_nothing_of_it_runs(
     assert spec.intensity.range == (0.0, 1.0)
 
 
+def theirs_in(folder: Path) -> torch.nn.Module:
+    """MONAI's network of a bundle."""
+    from monai.networks.nets import DiffusionModelUNet
+
+    bundle = read_bundle(folder)
+    definition = bundle.part("network")
+    assert definition is not None
+    arguments = {name: bundle.argument(definition, name) for name in definition.arguments}
+    theirs = DiffusionModelUNet(**arguments).eval()
+    theirs.load_state_dict(torch.load(folder / "models" / "model.pt", weights_only=True))
+    return theirs
+
+
 def test_their_network_and_ours_are_told_the_same_noise_by_different_labels(
     tmp_path: Path,
 ) -> None:
@@ -295,15 +308,9 @@ def test_their_network_and_ours_are_told_the_same_noise_by_different_labels(
     model = medidiff.import_bundle(tmp_path / "zoo", tmp_path / "model", **STATED).model
     level = model.spec.schedule(torch.tensor(0.001, dtype=torch.float64))
     assert float(level.alpha**2) == pytest.approx(1 - 0.0015, abs=1e-9)
-    from monai.networks.nets import DiffusionModelUNet
     from monai.networks.schedulers import DDIMScheduler
 
-    bundle = read_bundle(tmp_path / "zoo")
-    definition = bundle.part("network")
-    assert definition is not None
-    arguments = {name: bundle.argument(definition, name) for name in definition.arguments}
-    theirs = DiffusionModelUNet(**arguments).eval()
-    theirs.load_state_dict(torch.load(tmp_path / "zoo" / "models" / "model.pt", weights_only=True))
+    theirs = theirs_in(tmp_path / "zoo")
     scheduler = DDIMScheduler(
         schedule="scaled_linear_beta", beta_start=0.0015, beta_end=0.0195, clip_sample=False
     )
@@ -415,7 +422,6 @@ def test_weights_that_would_run_code_are_refused(
 
 
 def test_rectified_flow_predicts_the_other_way_round(tmp_path: Path) -> None:
-    from monai.networks.nets import DiffusionModelUNet
     from monai.networks.schedulers import RFlowScheduler
 
     foreign(tmp_path / "zoo")
@@ -432,12 +438,7 @@ def test_rectified_flow_predicts_the_other_way_round(tmp_path: Path) -> None:
     assert done.model.spec.schedule == Flow()
     assert done.model.spec.target == FlowVelocity(input="as-it-is")
     assert done.differences["network"] < 1e-4
-    bundle = read_bundle(tmp_path / "zoo")
-    definition = bundle.part("network")
-    assert definition is not None
-    arguments = {name: bundle.argument(definition, name) for name in definition.arguments}
-    theirs = DiffusionModelUNet(**arguments).eval()
-    theirs.load_state_dict(torch.load(tmp_path / "zoo" / "models" / "model.pt", weights_only=True))
+    theirs = theirs_in(tmp_path / "zoo")
     scheduler = RFlowScheduler(use_discrete_timesteps=False)
     scheduler.set_timesteps(10)
     x = torch.randn(1, 1, 16, 16, generator=torch.Generator().manual_seed(2))
