@@ -28,7 +28,14 @@ from medidiff.networks.blocks import (
     zeroed,
 )
 from medidiff.networks.embeddings import Embedding
-from medidiff.networks.fields import Field, Filter, Resampling, convolve, norm_silu_project
+from medidiff.networks.fields import (
+    Field,
+    Filter,
+    Resampling,
+    checkpointed,
+    convolve,
+    norm_silu_project,
+)
 from medidiff.networks.kernels import as_now
 from medidiff.networks.padding import cropped, padded
 from medidiff.networks.shape import NetworkShape
@@ -100,10 +107,9 @@ class _Level(nn.Module):
             # nothing random is computed again unless there is dropout, and its state would be read
             # from the GPU, which a recording forbids
             keep = any(getattr(each, "dropout", 0) > 0 for each in stage.modules())
-            return cast(
-                Field,
-                checkpoint(as_now(stage), *inputs, use_reentrant=False, preserve_rng_state=keep),
-            )
+            call = as_now(checkpointed(stage))
+            again = checkpoint(call, *inputs, use_reentrant=False, preserve_rng_state=keep)
+            return cast(Field, again)
         return stage(*inputs)
 
 

@@ -17,7 +17,7 @@ def commands() -> list[tuple[str, str]]:
     found = []
     for page in PAGES:
         for block in re.findall(r"```\w*\n(.*?)```", page.read_text("utf-8"), re.DOTALL):
-            for match in re.finditer(r"^\s*medidiff ([a-z]+)( .*)?$", block, re.MULTILINE):
+            for match in re.finditer(r"^\s*medidiff ([a-z-]+)( .*)?$", block, re.MULTILINE):
                 found.append((match[1], match[2] or ""))
     return sorted(set(found))
 

@@ -140,6 +140,10 @@ SHOWN: dict[str, tuple[str, dict[str, str]]] = {
     "diffusion.schedule[edm].sigma_max": ("9.0", {"diffusion.schedule": "{kind: edm}"}),
     "diffusion.schedule[edm].rho": ("3.0", {"diffusion.schedule": "{kind: edm}"}),
     "diffusion.target[edm].data_std": ("0.2", {"diffusion.target": "{kind: edm}"}),
+    "diffusion.target[flow-velocity].input": (
+        "as-it-is",
+        {"diffusion.target": "{kind: flow-velocity}", "diffusion.schedule": "{kind: flow}"},
+    ),
     "diffusion.times[uniform-steps].steps": ("7", {"diffusion.times": "{kind: uniform-steps}"}),
     "diffusion.times[logit-normal].mean": ("1.0", {"diffusion.times": "{kind: logit-normal}"}),
     "diffusion.times[logit-normal].std": ("0.3", {"diffusion.times": "{kind: logit-normal}"}),
