@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,14 @@ import torch
 from safetensors.torch import load_file
 
 import medidiff
+from medidiff.diffusion import DDIM
 from medidiff.errors import ConfigError, ModelError, TaskError
 from medidiff.jobs.cases import cases_of_split
 from medidiff.jobs.memorisation import losses_by_case
 from medidiff.jobs.reporting import Quiet
 from medidiff.jobs.splits import Splits
-from medidiff.networks import FittedAutoencoder, FittedWavelet, LatentCodec
+from medidiff.networks import FittedAutoencoder, FittedWavelet, IdentityCodec, LatentCodec
+from medidiff.steering import check_reader
 
 ROOT = Path(__file__).resolve().parents[2]
 NETWORK = "{kind: autoencoder, channels: [8, 8], blocks: 1, latent_channels: 2, groups: 4}"
@@ -280,3 +283,42 @@ def test_what_a_codec_forbids_is_said(
     (exported / "codec.safetensors").unlink()
     with pytest.raises(ModelError, match=r"codec\.safetensors missing"):
         medidiff.load(exported, "cpu")
+
+
+@pytest.mark.parametrize("kind", ["wavelet", "autoencoder"])
+def test_a_variance_head_is_trained_and_asked_behind_a_codec(
+    kind: str, place: Path, flat: Path, autoencoders: dict[int, Path]
+) -> None:
+    said = f", model: {autoencoders[2]}" if kind == "autoencoder" else ""
+    same = [f"codec={{kind: {kind}{said}}}", "train.sample_every=0", "data.patch={size: [8, 4]}"]
+    parent = train(place, flat, 2, f"trunk-{kind}", *same)
+    run = train(
+        place, flat, 2, f"head-{kind}", *same,
+        "diffusion.objective={kind: spread, source: npr}",
+        "sampling.sampler={kind: ddim, variance: {kind: optimal, source: npr}}",
+        parent=parent,
+    )  # fmt: skip
+    model, trunk = medidiff.load(run, "cpu"), medidiff.load(parent, "cpu")
+    assert model.spec.codec == trunk.spec.codec
+    assert model.spec.coordinates
+    drawn = model.sample(2, seed=1, steps=4).images
+    assert drawn.shape == (2, 1, 32, 32)
+    assert torch.isfinite(drawn).all()
+    assert not torch.equal(drawn, model.sample(2, seed=1, steps=4, sampler=DDIM()).images)
+    with_gamma = medidiff.gamma(run, manifest=flat, out=place / f"head-gamma-{kind}", levels=2)
+    assert torch.equal(medidiff.load(with_gamma, "cpu").sample(2, seed=1, steps=4).images, drawn)
+
+
+def test_what_reads_images_does_not_guide_behind_a_codec(place: Path, flat: Path) -> None:
+    encoder = "network={kind: encoder, channels: [8, 8], attention: [false, false], blocks: 1}"
+    objective = "diffusion.objective={kind: classifier, column: sex}"
+    for change in ("codec={kind: wavelet}", "data.patch={size: [8, 8]}"):
+        with pytest.raises(ConfigError, match=r"leave codec and data\.patch out"):
+            train(place, flat, 2, "refused", encoder, objective, change)
+    prior = medidiff.load(
+        train(place, flat, 2, "unguided", "codec={kind: wavelet}", "train.sample_every=0"), "cpu"
+    ).spec
+    reader = replace(prior, role="classifier", codec=IdentityCodec())
+    noisiest = prior.schedule(torch.tensor(prior.schedule.t_max, dtype=torch.float64))
+    with pytest.raises(ModelError, match=r"the prior works behind a codec \(wavelet\)"):
+        check_reader(reader, prior, "classifier", noisiest)

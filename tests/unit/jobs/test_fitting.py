@@ -103,6 +103,9 @@ def test_check_says_it_and_ends_with_code_2_where_it_does_not_fit(tmp_path: Path
     assert little.exit_code == 2
     assert "does NOT fit" in little.output
     assert "the network alone needs" in little.output
+    student = ["diffusion={objective: {kind: consistency}, target: {kind: edm}}"]
+    with pytest.raises(medidiff.MedidiffError, match="asks other networks beside it"):
+        medidiff.check(config, changes=student, gpu_memory=24)
 
 
 @pytest.mark.parametrize("precision", ["auto", "bf16", "fp16", "fp32"])

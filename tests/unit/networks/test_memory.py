@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medidiff.diffusion import training_noise
 from medidiff.networks import NetworkShape, NumberCondition, UNetOptions, build
 from medidiff.networks.kernels import plain
 from medidiff.networks.memory import (
@@ -16,6 +17,7 @@ from medidiff.networks.memory import (
     CallKind,
     CallMemory,
     inference_memory,
+    peak_of,
     training_memory,
 )
 
@@ -128,3 +130,13 @@ def test_counting_leaves_nothing_switched_on() -> None:
     network, x = build(SMALL, SHAPE), torch.zeros(1, 1, 16, 16)
     assert type(network(x, torch.zeros(1))) is Tensor
     assert not torch.is_autocast_enabled("cpu")
+
+
+def test_noise_is_counted_as_a_gpu_makes_it_and_stays_what_it_is() -> None:
+    def noise() -> Tensor:
+        return training_noise(0, 0, range(2))(torch.zeros(2, 1, 64, 64), 0)
+
+    before = noise()
+    field = before.numel() * before.element_size()
+    assert 2 * field < peak_of(noise) < 8 * field  # torch's own words of 64 bits take more
+    assert torch.equal(noise(), before)
