@@ -30,10 +30,15 @@ from medidiff.errors import MedidiffError, TaskError
 from medidiff.jobs import manifests
 from medidiff.jobs.average import average_run
 from medidiff.jobs.benchmark import Table, benchmark_head
+from medidiff.jobs.bundles.configs import read_bundle
+from medidiff.jobs.bundles.describing import Stated
+from medidiff.jobs.bundles.importing import Imported
+from medidiff.jobs.bundles.importing import import_bundle as import_monai
 from medidiff.jobs.cases import Mismatch
 from medidiff.jobs.demo import DemoResult, run_demo
 from medidiff.jobs.doctor import Diagnosis, diagnose
 from medidiff.jobs.evaluate import Evaluation, evaluate_model
+from medidiff.jobs.fitting import Fit, fit_config
 from medidiff.jobs.folder import close_interrupted
 from medidiff.jobs.gamma import add_gamma
 from medidiff.jobs.likelihood import LikelihoodOptions, Method
@@ -60,6 +65,8 @@ __all__ = [
     "DemoResult",
     "Diagnosis",
     "Evaluation",
+    "Fit",
+    "Imported",
     "ManifestMade",
     "MedidiffError",
     "Model",
@@ -76,6 +83,7 @@ __all__ = [
     "evaluate",
     "export",
     "gamma",
+    "import_bundle",
     "load",
     "models",
     "register",
@@ -95,11 +103,21 @@ class Checked:
     train_images: int
     validation_images: int
     parameters: int
+    memory: Fit | None = None
+    """Whether training fits into a GPU's memory, where one was stated."""
 
 
-def check(config: PathLike, *, changes: Sequence[str] = (), progress: Progress = "none") -> Checked:
+def check(
+    config: PathLike,
+    *,
+    changes: Sequence[str] = (),
+    gpu_memory: float | None = None,
+    progress: Progress = "none",
+) -> Checked:
     """Check a configuration and every scan that it names, without training.
 
+    With `gpu_memory` (GiB) it says whether the training fits into a GPU of so much memory and, if
+    not, which changes need how much: `.memory.text`, `.memory.fits`. No GPU is needed for that.
     Errors: ConfigError or ManifestError with every problem.
     """
     from medidiff.networks import parameter_count
@@ -109,7 +127,11 @@ def check(config: PathLike, *, changes: Sequence[str] = (), progress: Progress =
         data = check_data(loaded, None, report)
     shape = shape_of(loaded.config, data)
     count = parameter_count(loaded.config.network, shape)
-    return Checked(loaded, len(data.train), len(data.validation), count)
+    found = None
+    if gpu_memory is not None:
+        with _reporting(progress) as report:
+            found = fit_config(loaded.config, shape, gpu_memory, report)
+    return Checked(loaded, len(data.train), len(data.validation), count, found)
 
 
 def train(
@@ -139,7 +161,8 @@ def load(
     acceleration: Acceleration = "auto",
 ) -> Model:
     """The model that is called `name`: a shipped name such as "brain-t1-2d" (see `models`), a
-    folder, a run's folder, an MLflow run id, or `models:/NAME@ALIAS`.
+    folder, a run's folder, an MLflow run id, `models:/NAME@ALIAS`, or a MONAI bundle that says all
+    that a model must know, as those do that `export` writes (others: `import_bundle`).
 
     A shipped name comes first; a folder of the same name is given as a path ("./brain-t1-2d").
 
@@ -316,10 +339,60 @@ def register(source: PathLike, name: str, *, alias: str | None = None, force: bo
 
 
 def export(
-    model: PathLike, out: PathLike, *, dtype: Literal["float32", "bfloat16"] = "float32"
+    model: PathLike,
+    out: PathLike,
+    *,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    format: Literal["medidiff", "monai-bundle"] = "medidiff",
 ) -> Path:
-    """A plain, self-contained copy of a model in the folder `out`."""
-    return export_model(model, Path(out), dtype)
+    """A plain, self-contained copy of a model in the folder `out`, or a MONAI bundle of it.
+
+    A bundle's network and scheduler are MONAI's own, its weights float32.
+    Errors: ModelError naming what MONAI's network or schedulers do not have; OutputError.
+    """
+    return export_model(model, Path(out), dtype, format)
+
+
+def import_bundle(
+    bundle: PathLike,
+    out: PathLike,
+    *,
+    modality: str | None = None,
+    size: Sequence[int] | None = None,
+    spacing_mm: Sequence[float] | Literal["as stored"] | None = None,
+    orientation: str | None = None,
+    intensity: tuple[float, float] | None = None,
+    value_range: tuple[float, float] | None = None,
+    images: Sequence[str] | None = None,
+    name: str | None = None,
+    weights: str | None = None,
+    autoencoder_weights: str | None = None,
+    changes: Sequence[str] = (),
+) -> Imported:
+    """A MONAI bundle as a model in the folder `out`; nothing in the bundle is run.
+
+    Network, weights, schedule and target are the bundle's. What it does not say is stated:
+    `intensity` are the scans' intensities that become the ends of `value_range`, the values between
+    which the network's images lie. `weights` name files in models/, `changes` are values of the
+    configurations such as "network_def.in_channels=4", for one that is an expression there.
+    Errors: ModelError for what has no counterpart here and for all that is not said.
+    """
+    stated = Stated(
+        modality=modality,
+        size=None if size is None else tuple(size),
+        spacing_mm=spacing_mm if spacing_mm is None or isinstance(spacing_mm, str)
+        else tuple(spacing_mm),
+        orientation=orientation,
+        intensity=intensity,
+        value_range=value_range,
+        images=None if images is None else tuple(images),
+        name=name,
+        weights=weights,
+        autoencoder_weights=autoencoder_weights,
+    )  # fmt: skip
+    imported = import_monai(read_bundle(Path(bundle), changes), stated, "cpu", "none")
+    imported.model.save(out)
+    return imported
 
 
 def models() -> list[Shipped]:

@@ -65,15 +65,26 @@ Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the re
 
 
 @app.command()
-def check(config: ConfigFile, change: Changes = None) -> None:
+def check(
+    config: ConfigFile,
+    change: Changes = None,
+    gpu_memory: Annotated[
+        float | None,
+        typer.Option(help="Say whether training fits into a GPU of so many GiB (exit code 2: no)"),
+    ] = None,
+) -> None:
     """Check a configuration and every scan that it names, without training."""
     from medidiff import api
 
-    found = api.check(config, changes=change or [], progress="bars")
+    found = api.check(config, changes=change or [], gpu_memory=gpu_memory, progress="bars")
     typer.echo(
         f"{config}: sound. {found.train_images} training and {found.validation_images} "
         f"validation images, network of {found.parameters / 1e6:.2f} M parameters."
     )
+    if found.memory is not None:
+        typer.echo(found.memory.text)
+        if not found.memory.fits:
+            raise typer.Exit(2)
 
 
 @app.command()
@@ -356,11 +367,74 @@ def export(
     dtype: Annotated[
         Literal["float32", "bfloat16"], typer.Option(help="Number format of the weights")
     ] = "float32",
+    format: Annotated[
+        Literal["medidiff", "monai-bundle"],
+        typer.Option(help="A model folder, or a bundle that MONAI runs"),
+    ] = "medidiff",
 ) -> None:
-    """Copy a model to a plain, self-contained folder."""
+    """Copy a model to a plain, self-contained folder, or make a MONAI bundle of it."""
     from medidiff import api
 
-    typer.echo(f"Model: {api.export(model, out, dtype=dtype)}")
+    typer.echo(f"Model: {api.export(model, out, dtype=dtype, format=format)}")
+
+
+@app.command()
+def import_bundle(
+    bundle: Annotated[Path, typer.Argument(help="Folder of a MONAI bundle", metavar="BUNDLE")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the model")],
+    modality: Annotated[str | None, typer.Option(help="What the scanner was, e.g. MR")] = None,
+    size: Annotated[str | None, typer.Option(help="Voxels along each axis, e.g. 64,64")] = None,
+    spacing: Annotated[
+        str | None, typer.Option(help='Voxel size in mm, e.g. 1.1,1.1,1.5, or "as stored"')
+    ] = None,
+    orientation: Annotated[
+        str | None, typer.Option(help='e.g. RAS (PL in 2-D), or "as stored"')
+    ] = None,
+    intensity: Annotated[
+        tuple[float, float] | None,
+        typer.Option(help="The scans' intensities that become the value range: LOW HIGH"),
+    ] = None,
+    value_range: Annotated[
+        tuple[float, float] | None,
+        typer.Option(help="The values between which the network's images lie: LOW HIGH"),
+    ] = None,
+    images: Annotated[str | None, typer.Option(help="Names of the channels, e.g. t1,t2")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model")] = None,
+    weights: Annotated[str | None, typer.Option(help="File of the weights in models/")] = None,
+    autoencoder_weights: Annotated[
+        str | None, typer.Option(help="File of the autoencoder's weights in models/")
+    ] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option("--change", "-c", help="State a value of the bundle's configurations, e.g. "
+                     "network_def.in_channels=4; repeat for more"),
+    ] = None,
+) -> None:  # fmt: skip
+    """Make a model of a MONAI bundle. Nothing in the bundle is run or unpickled."""
+    from medidiff import api
+
+    found = api.import_bundle(
+        bundle,
+        out,
+        modality=modality,
+        size=None if size is None else [int(each) for each in _numbers(size, "--size")],
+        spacing_mm=_spacing(spacing),
+        orientation=orientation,
+        intensity=intensity,
+        value_range=value_range,
+        images=None if images is None else images.split(","),
+        name=name,
+        weights=weights,
+        autoencoder_weights=autoencoder_weights,
+        changes=change or [],
+    )
+    for note in found.notes:
+        typer.echo(note)
+    for part, difference in found.differences.items():
+        typer.echo(f"largest difference to the output of MONAI's own {part}: {difference:.2g}")
+    if not found.differences:
+        typer.echo("MONAI's own network is not installed here (einops): outputs were not compared")
+    typer.echo(f"Model: {out}")
 
 
 @app.command()
@@ -528,6 +602,20 @@ def _pairs(items: list[str] | None, option: str) -> dict[str, str]:
             raise ConfigError(f"{option} {item}: {key} is given twice ({pairs[key]} before)")
         pairs[key] = value
     return pairs
+
+
+def _numbers(text: str, option: str) -> list[float]:
+    """Numbers with commas between them."""
+    try:
+        return [float(each) for each in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"{option} {text}: write numbers with commas between them") from None
+
+
+def _spacing(text: str | None) -> list[float] | Literal["as stored"] | None:
+    if text is None or text == "as stored":
+        return text
+    return _numbers(text, "--spacing")
 
 
 def _settings(items: list[str] | None) -> dict[str, Any]:

@@ -34,15 +34,36 @@ from medidiff.diffusion import (
     V,
 )
 from medidiff.errors import ConfigError
-from medidiff.networks import AnyNetwork, UNetOptions
+from medidiff.networks import (
+    AnyCodec,
+    AnyNetwork,
+    AutoencoderCodec,
+    AutoencoderOptions,
+    IdentityCodec,
+    UNetOptions,
+)
 from medidiff.spec import SamplingOptions
 from medidiff.training.losses import AnyObjective, Denoising, check_objective
 from medidiff.training.objectives.alignment import Alignment
+from medidiff.training.objectives.autoencoder import Autoencoding
 from medidiff.training.objectives.classifier import Classifier
 from medidiff.training.objectives.consistency import ConsistencyTraining
 from medidiff.training.objectives.importance import Importance
 from medidiff.training.objectives.spread import Spread
 from medidiff.training.options import TrainOptions
+
+
+@dataclass(frozen=True)
+class PatchOptions:
+    """Training on a patch of each image at a random place; the network is told where it lies."""
+
+    size: tuple[int, ...]
+    """Length along each axis, in voxels of the network's grid (with a codec: of its latents). A
+    model draws and denoises whole images in one pass all the same."""
+
+    def __post_init__(self) -> None:
+        if not self.size or min(self.size) < 1:
+            raise ValueError(f"size has positive numbers, not {self.size}")
 
 
 @dataclass(frozen=True)
@@ -60,6 +81,8 @@ class DataOptions:
     """Number or category columns of the manifest that the model is conditioned on."""
     intensity: Annotated[AnyIntensity, Field(discriminator="kind")] = Percentile()
     augment: Augment = Augment()
+    patch: PatchOptions | None = None
+    """Train on patches, for images that are too large to be trained on whole."""
     train_split: str = "train"
     validation_split: str = "val"
     holdout: float = 0.0
@@ -77,6 +100,8 @@ class DataOptions:
             raise ValueError("holdout is a share of subjects between 0 and 1")
         if self.workers < 1:
             raise ValueError("workers must be at least 1")
+        if self.patch is not None and len(self.patch.size) != self.space.dims:
+            raise ValueError(f"patch.size has {self.space.dims} numbers, not {self.patch.size}")
 
 
 @dataclass(frozen=True)
@@ -89,16 +114,26 @@ class DiffusionOptions:
     weight: Annotated[AnyWeight, Field(discriminator="kind")] = UniformWeight()
     objective: Annotated[AnyObjective, Field(discriminator="kind")] = Denoising()
     """What is minimised; hybrid and variational teach the network its variance too, spread a head
-    on a trained one, consistency
-    makes a student for samples in two calls; classifier and alignment make encoders to guide by."""
+    on a trained one, consistency makes a student for samples in two calls; classifier and alignment
+    make encoders to guide by; autoencoder trains no prior but a codec for one."""
     importance: Importance | None = None
     """Draw the steps whose losses were large more often; not given, all are as likely."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.objective, Autoencoding):
+            self._check_unused()
+            return
         noise = torch.tensor(self.schedule.t_max, dtype=torch.float64)
         self.target.multipliers(self.schedule(noise))  # sampling begins there
         given = (self.target, self.schedule, self.times, self.weight)
         check_objective(self.objective, *given, self.importance)
+
+    def _check_unused(self) -> None:
+        for name in ("schedule", "target", "times", "weight", "importance"):
+            if getattr(self, name) != self.__dataclass_fields__[name].default:
+                raise ValueError(
+                    f"an autoencoder sees no noise: diffusion.{name} would be ignored; leave it out"
+                )
 
 
 @dataclass(frozen=True)
@@ -119,6 +154,9 @@ class Config:
     data: DataOptions
     output: str
     """Folder for the run; it must not hold results yet. Relative to the working folder."""
+    codec: Annotated[AnyCodec, Field(discriminator="kind")] = IdentityCodec()
+    """What the diffusion works on: the images, their wavelet's bands or an autoencoder's
+    latents."""
     network: Annotated[AnyNetwork, Field(discriminator="kind")] = UNetOptions()
     diffusion: DiffusionOptions = DiffusionOptions()
     train: TrainOptions = TrainOptions()
@@ -127,7 +165,9 @@ class Config:
     format: Literal[1] = 1
 
     def __post_init__(self) -> None:
+        _check_autoencoder(self)
         _check_network(self)
+        _check_latents(self)
         sampler, spread = self.sampling.sampler, self.diffusion.objective.spread
         asked = sampler.variance if isinstance(sampler, DDPM) else None
         if isinstance(self.diffusion.objective, Spread):
@@ -137,7 +177,8 @@ class Config:
                 f"sampling.sampler.variance {asked!r} needs a network that learns it: "
                 f"diffusion.objective of kind 'hybrid' with variance {asked!r} (found {spread!r})"
             )
-        if isinstance(self.diffusion.objective, ConsistencyTraining) and self.network.dropout:
+        student = isinstance(self.diffusion.objective, ConsistencyTraining)
+        if student and isinstance(self.network, UNetOptions) and self.network.dropout:
             raise ValueError(
                 "a consistency student compares two answers of the network, which dropout would "
                 "tell apart; set network.dropout to 0 (it may differ from the parent's)"
@@ -147,6 +188,7 @@ class Config:
         """SHA-256 of what is trained and how; places of files and time budgets do not enter."""
         tree = options.tree(self)
         del tree["output"], tree["data"]["manifest"], tree["train"]["minutes"]
+        tree["codec"].pop("model", None)
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 
@@ -155,6 +197,8 @@ def _check_network(config: Config) -> None:
     objective = config.diffusion.objective
     reads = isinstance(objective, Classifier | Alignment)
     wanted = "encoder" if reads else "unet"
+    if isinstance(objective, Autoencoding):
+        return
     if config.network.kind != wanted:
         raise ValueError(
             f"diffusion.objective {objective.kind!r} trains a network of kind {wanted!r} "
@@ -165,11 +209,50 @@ def _check_network(config: Config) -> None:
             f"diffusion.objective {objective.kind!r} trains an encoder, which is told no "
             "conditions: leave data.conditions out"
         )
+    if reads and (config.codec.kind != "identity" or config.data.patch is not None):
+        raise ValueError(
+            f"diffusion.objective {objective.kind!r} trains an encoder of whole images: leave "
+            "codec and data.patch out"
+        )
     if isinstance(objective, Alignment) and config.train.batch < 2:
         raise ValueError(
             "diffusion.objective 'alignment' tells the images of a batch apart: train.batch must "
             "be at least 2"
         )
+
+
+def _check_autoencoder(config: Config) -> None:
+    objective, network = config.diffusion.objective, config.network
+    trains = isinstance(objective, Autoencoding)
+    if trains != isinstance(network, AutoencoderOptions):
+        raise ValueError(
+            "network and diffusion.objective are both of kind 'autoencoder' or neither is (found "
+            f"{network.kind!r} and {objective.kind!r}); a prior of latents names its autoencoder "
+            "in codec.model"
+        )
+    if trains and config.codec.kind != "identity":
+        raise ValueError("an autoencoder is trained on images: leave codec out")
+    if trains and config.data.conditions:
+        raise ValueError("an autoencoder is told nothing but the image: leave data.conditions out")
+
+
+def _check_latents(config: Config) -> None:
+    """Latents are kept, so what moves images must be done before."""
+    if not isinstance(config.codec, AutoencoderCodec):
+        return
+    if config.data.intensity != Percentile():
+        raise ValueError(
+            "the autoencoder knows images in its own intensity scale, which its prior takes over: "
+            "leave data.intensity out"
+        )
+    moved = config.data.augment != Augment()
+    if moved and (config.codec.versions == 1 or config.data.augment.until < 1):
+        raise ValueError(
+            "latents are encoded once, before training: with data.augment, say in codec.versions "
+            "how many are kept of each image (at least 2), and leave augment.until at 1"
+        )
+    if not moved and config.codec.versions > 1:
+        raise ValueError("codec.versions above 1 needs data.augment: they would all be the same")
 
 
 @dataclass(frozen=True)

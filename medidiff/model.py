@@ -5,7 +5,8 @@ parameter.
     heads.safetensors   those of the heads that learned a variance, where there are any
     model.json          everything else (`ModelSpec`)
     card.md             what it was trained on, what it is for
-    SHA256SUMS          digests of all of them, checked on loading
+    codec.safetensors   weights of the autoencoder that a prior of latents works with
+    SHA256SUMS          digests of all, checked on loading
 
 Nothing in it is executed or unpickled.
 """
@@ -46,6 +47,7 @@ from medidiff.diffusion import (
 )
 from medidiff.errors import ModelError
 from medidiff.model_folder import (
+    CODEC,
     FILES,
     HEADS,
     check_folder,
@@ -58,12 +60,16 @@ from medidiff.model_folder import (
 )
 from medidiff.networks import (
     Acceleration,
+    Autoencoder,
+    FittedAutoencoder,
     Head,
     HeadedNetwork,
     UNet,
+    WithCoordinates,
     accelerated,
     build,
     build_head,
+    codec_of,
     encode_batch,
     has_bf16,
 )
@@ -134,7 +140,8 @@ class Model:
     """A trained prior: its specification and its network.
 
     Shapes: images are (batch, channel, *space) on the grid `spec.space`.
-    Range: the network works in model units (the intensity window maps to [-1, 1]).
+    Range: model units (the intensity window maps to [-1, 1]); the network works in the space of the
+    model's codec, which is that of the images unless the codec says otherwise.
     """
 
     def __init__(
@@ -146,7 +153,9 @@ class Model:
         digest: str = "unsaved",
         folder: Path | None = None,
         acceleration: Acceleration = "auto",
+        autoencoder: Autoencoder | None = None,
     ) -> None:
+        """`autoencoder`: the network of a codec of that kind."""
         self.spec = spec
         self.network = network
         self.heads = dict(heads or {})
@@ -154,9 +163,11 @@ class Model:
         self.digest = digest
         self.folder = folder
         """Where the model was loaded from or saved to; None for one that was not yet."""
-        self._called = accelerated(network, acceleration)
+        self.autoencoder = autoencoder
+        self.codec = codec_of(spec.codec, autoencoder, fused=acceleration == "auto")
+        self._called = self._told(accelerated(network, acceleration))
         self._headed = {
-            source: accelerated(HeadedNetwork(cast(UNet, network), head), acceleration)
+            source: self._told(accelerated(HeadedNetwork(cast(UNet, network), head), acceleration))
             for source, head in self.heads.items()
         }
 
@@ -166,13 +177,23 @@ class Model:
         return self._called
 
     @property
+    def plain(self) -> nn.Module:
+        """The network in plain calls, told all that it needs beside the image."""
+        return self._told(self.network)
+
+    def _told(self, network: nn.Module) -> nn.Module:
+        return WithCoordinates(network) if self.spec.coordinates else network
+
+    @property
     def device(self) -> torch.device:
         return next(self.network.parameters()).device
 
     def to(self, device: str | torch.device) -> Model:
-        """Move the network; returns self."""
+        """Move the networks; returns self."""
         for each in (self.network, *self.heads.values()):
             each.to(device)
+        if self.autoencoder is not None:
+            self.autoencoder.to(device)
         return self
 
     def condition(
@@ -247,7 +268,7 @@ class Model:
         """Walk `x` at level `begin` (default: pure noise) to a clean image; returns (image,
         network calls). `steering` changes the sampler's steps, in turn.
 
-        Shapes: x is (batch, channel, *space) in model units.
+        Shapes: x is (batch, channel, *space) in the network's space, the codec's.
         """
         sampling = sampling or self.spec.sampling
         levels = path(sampling.spacing, self.spec.schedule, sampling.steps, begin)
@@ -365,12 +386,13 @@ class Model:
         steering: Sequence[Steering],
         progress: Progress,
     ) -> tuple[Tensor, int]:
-        """One batch from pure noise, in model units, and the network calls of an image."""
-        shape = (len(noise.members), self.spec.shape.in_channels, *self.spec.space.size)
+        """One batch of images from pure noise, in model units, and the network calls of each."""
+        size = self.spec.space.size
+        shape = (len(noise.members), self.spec.shape.in_channels, *self.codec.space(size))
         begin = path(sampling.spacing, self.spec.schedule, sampling.steps)[0]
         with torch.no_grad(), evaluating(self.network):
             x = start(begin, noise, torch.zeros(shape, device=self.device))
-            return self.walk_down(
+            drawn, calls = self.walk_down(
                 denoise,
                 x,
                 noise,
@@ -379,6 +401,7 @@ class Model:
                 steering=steering,
                 progress=progress,
             )
+            return self.codec.decode(drawn, size), calls
 
     def provenance(
         self, kind: str, *, seed: int, nfe: int, sampling: SamplingOptions | None
@@ -421,13 +444,16 @@ class Model:
             raise ModelError(f"{place} already holds files; name another folder for the model")
         part = place.with_name(place.name + ".part")
         part.mkdir(parents=True, exist_ok=True)
-        save_file(_weights(self.network, dtype), part / "model.safetensors")
+        files = [*FILES]
+        save_file(_stored(self.network, dtype), part / "model.safetensors")
         if self.heads:
-            heads = nn.ModuleDict(self.heads)
-            save_file(_weights(heads, dtype), part / HEADS)
+            save_file(_stored(nn.ModuleDict(self.heads), dtype), part / HEADS)
+            files.append(HEADS)
+        if self.autoencoder is not None:
+            save_file(_stored(self.autoencoder, dtype), part / CODEC)
+            files.append(CODEC)
         write_json(part / "model.json", options.tree(self.spec))
         (part / "card.md").write_text(card or describe(self.spec), encoding="utf-8")
-        files = [*FILES, HEADS] if self.heads else FILES
         sums = "".join(f"{digest(part / name)}  {name}\n" for name in files)
         (part / "SHA256SUMS").write_text(sums, encoding="ascii")
         if place.exists():
@@ -452,24 +478,18 @@ class Model:
         place = Path(folder)
         check_folder(place)
         spec = read_spec(place)
+        device = torch.device(device or default_device())
         network = build(spec.network, spec.shape)
         heads = nn.ModuleDict(
             {each.source: build_head(cast(UNet, network), each.form) for each in spec.heads}
         )
-        try:
-            network.load_state_dict(load_file(place / "model.safetensors"))
-            if spec.heads:
-                heads.load_state_dict(load_file(place / HEADS))
-        except (RuntimeError, SafetensorError) as error:
-            raise ModelError(
-                f"{place.name}: the weights do not fit the network that model.json describes "
-                f"({str(error).splitlines()[0]})"
-            ) from None
-        device = torch.device(device or default_device())
-        for each in (network, heads):
-            each.eval().requires_grad_(False).to(device)
-            if acceleration == "auto" and has_bf16(device):
-                each.to(torch.bfloat16)
+        autoencoder = None
+        if isinstance(spec.codec, FittedAutoencoder):
+            autoencoder = build(spec.codec.network, spec.codec.shape)
+            _ready(autoencoder, place, CODEC, device, acceleration)
+        if spec.heads:
+            _ready(heads, place, HEADS, device, acceleration)
+        _ready(network, place, "model.safetensors", device, acceleration)
         return cls(
             spec,
             network,
@@ -477,14 +497,36 @@ class Model:
             digest=folder_digest(place),
             folder=place,
             acceleration=acceleration,
+            autoencoder=autoencoder,
         )
 
 
-def _weights(network: nn.Module, dtype: str) -> dict[str, Tensor]:
+def _stored(network: nn.Module, dtype: str) -> dict[str, Tensor]:
+    """A network's weights as a file holds them."""
     return {
         name: value.detach().cpu().to(getattr(torch, dtype)).contiguous()
         for name, value in network.state_dict().items()
     }
+
+
+def _ready(
+    network: nn.Module, place: Path, file: str, device: torch.device, acceleration: Acceleration
+) -> None:
+    """Give a network the weights of a file in a model folder, and bring it to where it runs.
+
+    Errors: ModelError if they do not fit.
+    """
+    try:
+        network.load_state_dict(load_file(place / file))
+    except (RuntimeError, SafetensorError, FileNotFoundError) as error:
+        raise ModelError(
+            f"{place.name}: the weights do not fit the network that model.json describes "
+            f"({str(error).splitlines()[0]})"
+        ) from None
+    network.eval().requires_grad_(False)
+    network.to(device)
+    if acceleration == "auto" and has_bf16(device):
+        network.to(torch.bfloat16)
 
 
 def check_guidance_interval(guidance: float, limits: tuple[float, float]) -> None:

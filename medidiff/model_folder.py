@@ -14,6 +14,8 @@ from medidiff.spec import FORMAT, ModelSpec
 FILES = ("model.safetensors", "model.json", "card.md")
 HEADS = "heads.safetensors"
 """The weights of a model's heads, where it has any."""
+CODEC = "codec.safetensors"
+"""The weights of a codec, in the folder of a prior of latents only."""
 
 
 def stem(file: Path) -> str:
@@ -47,17 +49,21 @@ def check_folder(place: Path) -> None:
     """Errors: ModelError if a file of the model folder is missing or not the one that was saved."""
     if not place.is_dir():
         raise ModelError(f"{place} is not a model folder: no such folder")
-    missing = [name for name in (*FILES, "SHA256SUMS") if not (place / name).is_file()]
+    listed = place / "SHA256SUMS"
+    lines = (
+        listed.read_text(encoding="ascii", errors="replace").splitlines()
+        if listed.is_file()
+        else []
+    )
+    sums = {name.strip(): value for value, _, name in (line.partition("  ") for line in lines)}
+    more = (HEADS, CODEC)
+    files = (*FILES, *(name for name in more if name in sums or (place / name).is_file()))
+    missing = [name for name in (*files, "SHA256SUMS") if not (place / name).is_file()]
     if missing:
         raise ModelError(
             f"{place} is not a whole model folder: {', '.join(missing)} missing. Copy it again."
         )
-    lines = (place / "SHA256SUMS").read_text(encoding="ascii", errors="replace").splitlines()
-    sums = {name.strip(): value for value, _, name in (line.partition("  ") for line in lines)}
-    there = [name for name in (*FILES, HEADS) if name in FILES or (place / name).is_file()]
-    altered = [name for name in there if sums.get(name) != digest(place / name)]
-    if HEADS in sums and HEADS not in there:
-        raise ModelError(f"{place} is not a whole model folder: {HEADS} missing. Copy it again.")
+    altered = [name for name in files if sums.get(name) != digest(place / name)]
     if altered:
         raise ModelError(
             f"{place}: {', '.join(altered)} is not the file that was saved (its SHA-256 differs). "

@@ -33,8 +33,10 @@ from medidiff.diffusion import (
 )
 from medidiff.errors import ModelError
 from medidiff.networks import (
+    AnyFittedCodec,
     AnyNetwork,
     ClassCondition,
+    IdentityCodec,
     NetworkShape,
     SpreadHead,
 )
@@ -157,6 +159,10 @@ class ModelSpec:
     network: Annotated[AnyNetwork, Field(discriminator="kind")]
     shape: NetworkShape
     role: Role = "prior"
+    codec: Annotated[AnyFittedCodec, Field(discriminator="kind")] = IdentityCodec()
+    """What leads from images to the space that the network works in; `shape` is of that space."""
+    coordinates: bool = False
+    """Whether the network is told where in the image each voxel lies (training on patches)."""
     schedule: Annotated[AnySchedule, Field(discriminator="kind")] = Cosine()
     target: Annotated[AnyTarget | ConsistencyTarget, Field(discriminator="kind")] = V()
     """How the network is read; a consistency model's answer is the end of the flow, not a mean."""
@@ -180,6 +186,12 @@ class ModelSpec:
         """Whether the model's answer is the end of the flow and not the expected clean image: a
         consistency student draws samples, and nothing that reads a mean or a score may ask it."""
         return isinstance(self.target, ConsistencyTarget)
+
+    @property
+    def given_channels(self) -> int:
+        """Channels of what is given beside the image, without the coordinates."""
+        told = self.space.dims if self.coordinates else 0
+        return self.shape.concat_channels - told
 
 
 def needed_spread(sampler: AnySampler) -> SpreadSource:

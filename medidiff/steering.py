@@ -251,6 +251,11 @@ def check_reader(reader: ModelSpec, prior: ModelSpec, role: Role, noisiest: Nois
         for name, (theirs, ours) in pairs.items()
         if theirs != ours
     ]
+    if prior.codec.kind != "identity":
+        problems.append(
+            f"it reads images, and the prior works behind a codec ({prior.codec.kind}); guide a "
+            "prior of images"
+        )
     if not problems and not _same_units(reader, prior):
         problems.append(
             "its intensities are in other units than the prior's (give both trainings the same "

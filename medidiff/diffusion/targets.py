@@ -130,6 +130,9 @@ class FlowVelocity:
     """
 
     kind: Literal["flow-velocity"] = "flow-velocity"
+    input: Literal["unit-variance", "as-it-is"] = "unit-variance"
+    """What the network is given: x brought to unit variance, or x itself, as networks trained by
+    other packages expect."""
 
     def multipliers(self, level: NoiseLevel) -> tuple[Tensor, Tensor]:
         """clean = (x - sigma * velocity) / (alpha + sigma); on `Flow` the divisor is 1."""
@@ -137,7 +140,9 @@ class FlowVelocity:
         return 1 / total, -level.sigma / total
 
     def input_scale(self, level: NoiseLevel) -> Tensor:
-        """1 / sqrt(alpha^2 + sigma^2)."""
+        """1 / sqrt(alpha^2 + sigma^2), or 1."""
+        if self.input == "as-it-is":
+            return torch.ones_like(level.alpha)
         return _unit_variance(level)
 
     def noise_label(self, level: NoiseLevel) -> Tensor:

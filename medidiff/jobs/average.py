@@ -37,7 +37,7 @@ def average_run(place: Path, out: Path, std: float) -> Path:
     load_trained(model, reconstructed(found, step, std))
     metrics = {name: value for name, value in model.spec.metrics.items() if name not in MEASURED}
     spec = replace(model.spec, metrics={**metrics, "average_std": std})
-    return Model(spec, model.network, heads=model.heads).save(out)
+    return Model(spec, model.network, heads=model.heads, autoencoder=model.autoencoder).save(out)
 
 
 MEASURED = ("validation_loss", "average_std")

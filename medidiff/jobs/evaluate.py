@@ -16,6 +16,7 @@ from medidiff.jobs.cases import Mismatch, cases_of_split
 from medidiff.jobs.likelihood import (
     LikelihoodOptions,
     Likelihoods,
+    check_has_density,
     likelihoods_of,
     save_likelihoods,
 )
@@ -70,6 +71,8 @@ def evaluate_model(
             f"{model.spec.name} is a consistency student: it has no score and so no likelihood; "
             "ask its parent"
         )
+    if likelihood is not None:
+        check_has_density(model)
     table = benchmark_head(  # first: it checks the manifest and whether its scans fit
         head("synthesis", {"images": n}),
         model,
@@ -133,7 +136,9 @@ def losses_on_split(
     for first in range(0, len(cases), PART):
         part = cases[first : first + PART]
         clean = torch.stack([case.images for case in part]).to(model.device)
+        with torch.no_grad():
+            clean = model.codec.encode(clean)
         batch = Batch(clean, None, [case.row for case in part], first=first)
-        total += len(part) * objective.loss_by_level(model.network, batch, LEVELS, seed).cpu()
+        total += len(part) * objective.loss_by_level(model.plain, batch, LEVELS, seed).cpu()
         report.progress("loss by level", first + len(part), len(cases))
     return [float(value) for value in total / len(cases)]

@@ -20,6 +20,7 @@ from pathlib import Path
 from medidiff.config import Config, Loaded, dump_config, load_config
 from medidiff.errors import ModelError, OutputError
 from medidiff.model_folder import check_folder, folder_digest, write_json
+from medidiff.networks import FittedAutoencoder
 from medidiff.spec import ModelSpec
 from medidiff.tracking import close_lost, complete, is_broken_off
 from medidiff.training.checkpoint import ended
@@ -85,7 +86,12 @@ def check_origin(run: RunFolder, spec: ModelSpec) -> None:
 
 
 def _origin(spec: ModelSpec) -> dict[str, str | None]:
-    return {"manifest": spec.lineage.manifest_digest, "parent_model": spec.lineage.parent}
+    codec = spec.codec.source if isinstance(spec.codec, FittedAutoencoder) else None
+    return {
+        "manifest": spec.lineage.manifest_digest,
+        "parent_model": spec.lineage.parent,
+        "autoencoder": codec,
+    }
 
 
 def folder_to_resume(path: Path, loaded: Loaded) -> RunFolder:

@@ -60,12 +60,16 @@ def add_gamma(
             part = cases[first : first + PART]
             report.progress("measuring Gamma", first, len(cases))
             clean = torch.stack([case.images for case in part]).to(model.device)
-            yield clean, KeyedNoise(seed, [(case.subject, case.row) for case in part])
+            yield (
+                model.codec.encode(clean),
+                KeyedNoise(seed, [(case.subject, case.row) for case in part]),
+            )
         report.progress("measuring Gamma", len(cases), len(cases))
 
-    denoise = Denoiser(model.network, model.spec.target)
+    denoise = Denoiser(model.plain, model.spec.target)
     with torch.no_grad(), evaluating(model.network):
         table = gamma_table(denoise, batches(), [schedule(time) for time in times])
     gamma = Gamma(tuple(table.times.tolist()), tuple(table.values.tolist()))
-    spec = replace(model.spec, gamma=gamma)
-    return Model(spec, model.network, heads=model.heads).save(out, card)
+    known = replace(model.spec, gamma=gamma)
+    made = Model(known, model.network, heads=model.heads, autoencoder=model.autoencoder)
+    return made.save(out, card)

@@ -93,6 +93,15 @@ class Likelihoods:
     text: str
 
 
+def check_has_density(model: Model) -> None:
+    """Errors: TaskError for a prior of something else than images."""
+    if model.spec.codec.kind != "identity":
+        raise TaskError(
+            f"{model.spec.name} is a prior behind a codec ({model.spec.codec.kind}): the density "
+            "of its latents is not one of images. Ask a model of the images themselves."
+        )
+
+
 def likelihoods_of(
     model: Model,
     cases: Sequence[Case],
@@ -104,8 +113,10 @@ def likelihoods_of(
 ) -> Likelihoods:
     """The likelihoods of the cases, conditions unknown; each case's is its own, whatever the batch.
 
-    Errors: DataError naming rows whose intensities are not the whole numbers of the bit depth.
+    Errors: TaskError for a model with a codec; DataError naming rows whose intensities are not the
+    whole numbers of the bit depth.
     """
+    check_has_density(model)
     denoise = _exactly(model)
     whole = None if options.bit_depth is None else _whole(cases, options.bit_depth)
     rows: list[Row] = []
@@ -272,7 +283,7 @@ def _exactly(model: Model) -> Denoise:
     In float32 the rounding of a network, times the flow's speed near pure noise, keeps the adaptive
     steps small; and the rows of a Jacobian are what no recorded graph gives.
     """
-    network = copy.deepcopy(model.network).double().eval().requires_grad_(False)
+    network = copy.deepcopy(model.plain).double().eval().requires_grad_(False)
     two_heads = model.spec.spread != "none"
     return Denoiser(accelerated(network, "none"), model.spec.target, spread=two_heads)
 

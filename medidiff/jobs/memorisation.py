@@ -212,11 +212,12 @@ def losses_by_case(model: Model, cases: Sequence[Case], seed: int, report: Repor
     All cases get the same noises: what differs between them is then the image alone.
     """
     denoising = DenoisingLoss(model.spec.target, model.spec.schedule, UniformTimes())
-    network = FirstHead(model.network) if model.spec.spread != "none" else model.network
+    network = FirstHead(model.plain) if model.spec.spread != "none" else model.plain
     total = torch.zeros(len(cases), LEVELS, dtype=torch.float64)
     with torch.no_grad(), evaluating(model.network):
         for first in range(0, len(cases), PART):
-            clean = _stacked(cases[first : first + PART]).to(model.device)
+            images = _stacked(cases[first : first + PART]).to(model.device)
+            clean = model.codec.encode(images)
             rows = slice(first, first + len(clean))
             for index, level in enumerate(_levels(model, len(clean))):
                 for draw in range(DRAWS):

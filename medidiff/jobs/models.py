@@ -10,10 +10,14 @@ from typing import Literal
 import torch
 
 from medidiff.errors import ModelError, OutputError
+from medidiff.jobs.bundles.configs import is_bundle, read_bundle
+from medidiff.jobs.bundles.describing import Stated
+from medidiff.jobs.bundles.exporting import export_bundle
+from medidiff.jobs.bundles.importing import import_bundle
 from medidiff.jobs.folder import close_interrupted
 from medidiff.jobs.memorisation import check_memorisation
 from medidiff.jobs.pretrained import SHIPPED, shipped_folder, shipped_names
-from medidiff.model import Model
+from medidiff.model import Model, default_device
 from medidiff.model_folder import check_folder
 from medidiff.networks import Acceleration
 from medidiff.tracking import fetch, register
@@ -27,7 +31,7 @@ def model_folder(name: str | os.PathLike[str], shipped: Path = SHIPPED) -> Path:
 
     A shipped name means the shipped model wherever it is said; a folder of the same name is meant
     by a path (./brain-t1-2d, or a Path).
-    Errors: ModelError, RegistryError.
+    Errors: ModelError (a MONAI bundle is no model folder until it is imported), RegistryError.
     """
     text = os.fspath(name)
     if isinstance(name, str) and text in shipped_names(shipped):
@@ -43,6 +47,10 @@ def model_folder(name: str | os.PathLike[str], shipped: Path = SHIPPED) -> Path:
         if (place / "checkpoints").is_dir():
             raise ModelError(
                 f"{text}: this run has no finished model yet; go on with it (--resume)"
+            )
+        if is_bundle(place):
+            raise ModelError(
+                f"{text} is a MONAI bundle: make a model of it first (medidiff import-bundle)"
             )
         raise ModelError(f"{text} is not a model folder: it holds no model.json")
     if RUN_ID.fullmatch(text):
@@ -62,6 +70,10 @@ def load_model(
     """The model that `name` says, on `device` (default: a GPU when there is one)."""
     if isinstance(name, Model):
         return name
+    if is_bundle(Path(name)) and name not in shipped_names(shipped):
+        bundle = read_bundle(Path(name))
+        chosen = default_device() if device is None else device
+        return import_bundle(bundle, Stated(), chosen, acceleration).model
     return Model.load(model_folder(name, shipped), device, acceleration)
 
 
@@ -80,14 +92,20 @@ def register_model(
 
 
 def export_model(
-    source: str | os.PathLike[str], out: Path, dtype: Literal["float32", "bfloat16"]
+    source: str | os.PathLike[str],
+    out: Path,
+    dtype: Literal["float32", "bfloat16"],
+    format: Literal["medidiff", "monai-bundle"] = "medidiff",
 ) -> Path:
-    """A copy of the model as a plain folder, its weights in `dtype`.
+    """A copy of the model as a plain folder, its weights in `dtype`, or as a MONAI bundle.
 
-    Errors: OutputError if `out` already holds something.
+    Errors: OutputError if `out` already holds something; ModelError for a bundle of a network or a
+    schedule that MONAI does not have.
     """
     if out.exists() and any(out.iterdir()):
         raise OutputError(f"{out} already holds files; name another folder")
     folder = model_folder(source)
     card = (folder / "card.md").read_text(encoding="utf-8")
+    if format == "monai-bundle":
+        return export_bundle(Model.load(folder, "cpu"), card, out)
     return Model.load(folder, "cpu").save(out, card, dtype=dtype)

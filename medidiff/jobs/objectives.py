@@ -24,6 +24,8 @@ from medidiff.diffusion import (
 from medidiff.errors import ConfigError, ModelError
 from medidiff.model import Model
 from medidiff.networks import (
+    Autoencoder,
+    AutoencoderOptions,
     ClassCondition,
     HeadedNetwork,
     SpreadHead,
@@ -31,6 +33,7 @@ from medidiff.networks import (
     accelerated,
     build,
     build_head,
+    codec_of,
 )
 from medidiff.spec import (
     ModelSpec,
@@ -46,6 +49,11 @@ from medidiff.training.objectives.alignment import (
     Alignment,
     AlignmentObjective,
     clean_embedding,
+)
+from medidiff.training.objectives.autoencoder import (
+    Adversary,
+    AutoencoderObjective,
+    Autoencoding,
 )
 from medidiff.training.objectives.classifier import Classifier, ClassifierObjective
 from medidiff.training.objectives.consistency import (
@@ -64,14 +72,29 @@ from medidiff.training.objectives.uncertainty import (
     UncertaintyObjective,
 )
 from medidiff.training.precision import choose_device
+from medidiff.training.spaces import Coded, OnPatches
 
 
 def objective_of(
     config: Config, spec: ModelSpec, network: nn.Module, parent: Model | None
 ) -> Objective:
-    """What the training of `network` minimises."""
+    """What the training of `network` minimises, on patches and in a codec's space where the options
+    say so."""
+    objective = _bare_objective(config, spec, network, parent)
+    if config.data.patch is not None:
+        objective = OnPatches(objective, config.data.patch.size, spec.coordinates)
+    if config.codec.kind == "wavelet":  # latents of an autoencoder are kept before training
+        objective = Coded(objective, codec_of(spec.codec))
+    return objective
+
+
+def _bare_objective(
+    config: Config, spec: ModelSpec, network: nn.Module, parent: Model | None
+) -> Objective:
     chosen = config.diffusion
     kind = chosen.objective
+    if isinstance(kind, Autoencoding):
+        return _autoencoder_objective(config, kind, spec)
     if isinstance(kind, Classifier):
         return ClassifierObjective(chosen.target, spec.schedule, chosen.times)
     if isinstance(kind, Alignment):
@@ -104,6 +127,17 @@ def objective_of(
     return prior
 
 
+def _autoencoder_objective(
+    config: Config, kind: Autoencoding, spec: ModelSpec
+) -> AutoencoderObjective:
+    assert isinstance(spec.network, AutoencoderOptions)  # as the configuration has checked
+    if kind.adversary.weight == 0:
+        return AutoencoderObjective(kind, spec.network)
+    device, shape = choose_device(config.train.device), spec.shape
+    given = (kind.adversary, shape.dims, shape.in_channels, device, config.train.seed)
+    return AutoencoderObjective(kind, spec.network, Adversary(*given))
+
+
 def network_of(config: Config, spec: ModelSpec, parent: Model | None) -> nn.Module:
     """The network to train: fresh, the parent's, or a fresh head on the parent's."""
     network = build(spec.network, spec.shape, seed=config.train.seed)
@@ -116,14 +150,20 @@ def network_of(config: Config, spec: ModelSpec, parent: Model | None) -> nn.Modu
     return network
 
 
-def trained_model(spec: ModelSpec, network: nn.Module, parent: Model | None) -> Model:
-    """The model of a network as `network_of` made it."""
+def trained_model(
+    spec: ModelSpec,
+    network: nn.Module,
+    parent: Model | None,
+    autoencoder: Autoencoder | None = None,
+) -> Model:
+    """The model of a network as `network_of` made it; `autoencoder` is that of its codec."""
     if isinstance(network, HeadedNetwork) and parent is not None:
         trained = {spec.heads[-1].source: network.head}
         device = next(network.parameters()).device
         kept = {name: head.to(device) for name, head in parent.heads.items()}
-        return Model(spec, network.trunk, heads={**kept, **trained})
-    return Model(spec, network)
+        heads = {**kept, **trained}
+        return Model(spec, network.trunk, heads=heads, autoencoder=autoencoder)
+    return Model(spec, network, autoencoder=autoencoder)
 
 
 def load_trained(model: Model, weights: Mapping[str, Tensor]) -> None:
@@ -141,6 +181,8 @@ def role_of(config: Config) -> Role:
     kind = config.diffusion.objective
     if isinstance(kind, Classifier):
         return "classifier"
+    if isinstance(kind, Autoencoding):
+        return "autoencoder"
     return "encoder" if isinstance(kind, Alignment) else "prior"
 
 

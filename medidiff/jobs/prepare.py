@@ -17,8 +17,17 @@ from medidiff.data.datasets import CaseSet
 from medidiff.data.fitness import views
 from medidiff.data.intensity import FittedIntensity, fit
 from medidiff.data.manifest import read_manifest
+from medidiff.data.options import Augment
 from medidiff.data.rows import Manifest, Problem, Row, raise_problems
 from medidiff.errors import ConfigError, ModelError
+from medidiff.jobs.codecs import (
+    ReadyCodec,
+    codec_channels,
+    codec_source,
+    fit_codec,
+    latent_set,
+    said_of_seams,
+)
 from medidiff.jobs.objectives import (
     as_student,
     check_encoder,
@@ -39,6 +48,7 @@ from medidiff.jobs.splits import Splits
 from medidiff.model import Model
 from medidiff.networks import (
     AnyCondition,
+    AutoencoderCodec,
     ClassCondition,
     NetworkShape,
     NumberCondition,
@@ -50,7 +60,9 @@ from medidiff.training.batches import TrainingSet
 from medidiff.training.losses import output_channels
 from medidiff.training.objective import Objective
 from medidiff.training.objectives.alignment import Alignment
+from medidiff.training.objectives.autoencoder import Autoencoding
 from medidiff.training.objectives.spread import Spread
+from medidiff.training.precision import choose_device
 
 OF_DIFFUSION = ("schedule", "target", "spread")
 
@@ -68,11 +80,14 @@ class Prepared:
     """Manifest row -> its files: for the private log only."""
     subjects: frozenset[str]
     """Names that must not be logged."""
+    augment: Augment
+    """How the loop moves what it reads: not at all if latents of moved images were kept."""
+    codec: ReadyCodec
     parent: Model | None = None
 
     def model(self, spec: ModelSpec, network: nn.Module) -> Model:
         """The model of this training's network, as it is or averaged."""
-        return trained_model(spec, network, self.parent)
+        return trained_model(spec, network, self.parent, self.codec.autoencoder)
 
 
 @dataclass(frozen=True)
@@ -139,8 +154,10 @@ def check_condition_columns(loaded: Loaded, manifest: Manifest) -> None:
 def prepare(loaded: Loaded, parent: Model | None, report: Reporter) -> Prepared:
     """Read and check the scans, fit what is fitted on them, and make the network."""
     config = loaded.config
+    source = codec_source(config, parent)
     data = check_data(loaded, parent, report)
     manifest = data.manifest
+    device = choose_device(config.train.device)
 
     def raw(rows: Sequence[Row], what: str) -> CaseSet:
         return CaseSet(
@@ -156,20 +173,37 @@ def prepare(loaded: Loaded, parent: Model | None, report: Reporter) -> Prepared:
     validation = raw(data.validation, "reading validation scans")
     if parent is not None:
         intensity = parent.spec.intensity
+    elif source is not None:
+        intensity = source.spec.intensity  # the autoencoder knows images in its own units
     else:
         intensity = fit(config.data.intensity, (case.images for case in train))
+    sets = [training_set(manifest, cases, intensity, data.told) for cases in (train, validation)]
+    codec, known = fit_codec(config, sets[0], source, parent, device, report)
     spec = make_spec(config, data, intensity, parent)
-    spec = dataclasses.replace(spec, view=views(train, spec.space))
+    spec = dataclasses.replace(spec, view=views(train, spec.space), codec=codec.fitted)
     check_sampling(config, spec)
     network = network_of(config, spec, parent)
+    objective = objective_of(config, spec, network, parent)
+    moved = config.data.augment
+    if isinstance(config.codec, AutoencoderCodec):
+        if config.codec.tiles is not None:
+            report.say(said_of_seams(codec, sets[0], device))
+        options = {"versions": config.codec.versions, "moved": moved, "seed": config.train.seed}
+        sets[0] = latent_set(
+            sets[0], codec, device, report, what="encoding", known=known, **options
+        )
+        sets[1] = latent_set(sets[1], codec, device, report, what="encoding validation scans")
+        moved = Augment()
     return Prepared(
         spec,
         network,
-        objective_of(config, spec, network, parent),
-        training_set(manifest, train, intensity, data.told),
-        training_set(manifest, validation, intensity, data.told),
+        objective,
+        sets[0],
+        sets[1],
         {row.number: ", ".join(map(str, row.images.values())) for row in manifest.rows},
         frozenset(row.subject for row in manifest.rows),
+        moved,
+        codec,
         parent,
     )
 
@@ -249,17 +283,24 @@ def fit_conditions(
 
 
 def shape_of(config: Config, data: CheckedData, trunk: ModelSpec | None = None) -> NetworkShape:
-    """What the network takes and gives; `trunk` is the model that a head is trained on."""
-    channels, objective = len(config.data.images), config.diffusion.objective
-    found = 0 if data.label is None else len(data.label.values)
+    """What the network takes and gives, in the space of its codec; `trunk` is the model that a head
+    is trained on.
+
+    A prior on patches is told the coordinates; an autoencoder needs none.
+    Errors: ModelError if the codec's model is not an autoencoder of these images.
+    """
+    channels, objective = codec_channels(config), config.diffusion.objective
+    dims, found = config.data.space.dims, 0 if data.label is None else len(data.label.values)
+    told = config.data.patch is not None and not isinstance(objective, Autoencoding)
     return NetworkShape(
-        dims=config.data.space.dims,
+        dims=dims,
         in_channels=channels,
         out_channels=(
             output_channels(objective, channels, found)
             if trunk is None
             else trunk.shape.out_channels
         ),
+        concat_channels=dims if told else 0,
         conditions=data.conditions,
     )
 
@@ -273,6 +314,9 @@ def make_spec(
     """
     objective, rows, conditions = config.diffusion.objective, data.train, data.conditions
     trunk = parent.spec if parent is not None and isinstance(objective, Spread) else None
+    shape, sampling = shape_of(config, data, trunk), config.sampling
+    if config.codec.kind != "identity":  # the range is that of images
+        sampling = dataclasses.replace(sampling, clip="none")
     spec = ModelSpec(
         name=config.name,
         modality=config.modality,
@@ -280,12 +324,13 @@ def make_spec(
         space=config.data.space,
         intensity=intensity,
         network=config.network,
-        shape=shape_of(config, data, trunk),
+        shape=shape,
         role=role_of(config),
         label=data.label,
+        coordinates=shape.concat_channels > 0,
         schedule=config.diffusion.schedule,
         target=config.diffusion.target,
-        sampling=config.sampling,
+        sampling=sampling,
         spread=trunk.spread if trunk else objective.spread,
         lineage=Lineage(
             parent=parent.digest if parent else None,
@@ -308,7 +353,8 @@ def make_spec(
     if isinstance(objective, Alignment):
         check_encoder(spec, parent)
         return dataclasses.replace(spec, intensity=parent.spec.intensity)
-    for name in ("role", "modality", "images", "network", "shape", "label", *OF_DIFFUSION):
+    same = ("role", "coordinates", "modality", "images", "network", "shape", "label")
+    for name in (*same, *OF_DIFFUSION):
         ours, theirs = getattr(spec, name), getattr(parent.spec, name)
         if not _same(ours, theirs):
             raise ModelError(

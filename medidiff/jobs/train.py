@@ -8,7 +8,8 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from medidiff import options
 from medidiff.config import Config, Loaded, load_config
@@ -106,7 +107,7 @@ def _run(
             ready.objective,
             ready.train,
             ready.validation,
-            config.data.augment,
+            ready.augment,
             folder.checkpoints,
             folder.snapshots,
             run.log,
@@ -148,16 +149,28 @@ def lengths_tried(outcome: Outcome) -> str:
 def draw_samples(
     ready: Prepared, network: nn.Module, step: int, config: Config, folder: RunFolder, run: Run
 ) -> None:
-    """A grid of samples, of the same seed at every step; nothing where the model draws none."""
-    spec = ready.spec
-    if spec.role != "prior":
+    """A grid of samples, of the same seed at every step; of an autoencoder, validation images above
+    their reconstructions; nothing where the model draws none."""
+    spec, count = ready.spec, config.train.sample_images
+    if spec.role == "autoencoder":
+        images = reconstructions(network, ready, count)
+    elif spec.role == "prior":
+        images = ready.model(spec, network).sample(count, seed=config.train.seed).images
+    else:
         return
-    samples = ready.model(spec, network).sample(config.train.sample_images, seed=config.train.seed)
     folder.samples.mkdir(exist_ok=True)
     picture = folder.samples / f"step-{step:08d}.png"
     low, high = spec.intensity.typical.low[0], spec.intensity.typical.high[0]
-    sheet(samples.images[:, :1], picture, window=(low, high), title=f"{spec.name}, step {step}")
+    sheet(images[:, :1], picture, window=(low, high), title=f"{spec.name}, step {step}")
     run.picture(picture, "samples", step)
+
+
+@torch.no_grad()
+def reconstructions(network: nn.Module, ready: Prepared, count: int) -> Tensor:
+    """Validation images, then what the autoencoder makes of them, in intensities."""
+    clean = ready.validation.first(count).clean
+    made = network(clean.to(next(network.parameters()).device)).image.cpu()
+    return ready.spec.intensity.typical.inverse(torch.cat([clean, made]))
 
 
 def public_params(config: Config, spec: ModelSpec) -> Mapping[str, object]:
@@ -165,6 +178,7 @@ def public_params(config: Config, spec: ModelSpec) -> Mapping[str, object]:
     tree = options.tree(config)
     tree.pop("output")
     tree["data"].pop("manifest")
+    tree["codec"].pop("model", None)
     tree["data"]["train_images"] = spec.lineage.train_images
     tree["config_digest"] = config.digest()
     return tree

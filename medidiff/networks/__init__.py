@@ -1,7 +1,20 @@
 """The networks behind a denoiser, in 2-D and 3-D from one definition."""
 
 from medidiff.diffusion.noise import take_unit_numbers_from
+from medidiff.networks.autoencoder import Autoencoder, AutoencoderOptions
 from medidiff.networks.choice import AnyNetwork, build, parameter_count
+from medidiff.networks.codec import (
+    AnyCodec,
+    AnyFittedCodec,
+    AutoencoderCodec,
+    Codec,
+    FittedAutoencoder,
+    FittedWavelet,
+    IdentityCodec,
+    LatentCodec,
+    WaveletCodec,
+    codec_of,
+)
 from medidiff.networks.conditions import (
     AnyCondition,
     ClassCondition,
@@ -9,6 +22,7 @@ from medidiff.networks.conditions import (
     encode,
     encode_batch,
 )
+from medidiff.networks.coordinates import WithCoordinates, coordinates, patches
 from medidiff.networks.encoder import Encoder, EncoderOptions
 from medidiff.networks.graphs import Acceleration, accelerated, has_bf16
 from medidiff.networks.kernels.philox import unit_numbers
@@ -20,30 +34,47 @@ from medidiff.networks.spread_heads import (
     SpreadHead,
     build_head,
 )
+from medidiff.networks.tiling import Tiles
 from medidiff.networks.unet import UNet, UNetOptions
 
 take_unit_numbers_from(unit_numbers)
 
 __all__ = [
     "Acceleration",
+    "AnyCodec",
     "AnyCondition",
+    "AnyFittedCodec",
     "AnyNetwork",
+    "Autoencoder",
+    "AutoencoderCodec",
+    "AutoencoderOptions",
     "ClassCondition",
+    "Codec",
     "Encoder",
     "EncoderOptions",
+    "FittedAutoencoder",
+    "FittedWavelet",
     "Head",
     "HeadForm",
     "HeadedNetwork",
+    "IdentityCodec",
+    "LatentCodec",
     "NetworkShape",
     "NumberCondition",
     "SpreadHead",
+    "Tiles",
     "UNet",
     "UNetOptions",
+    "WaveletCodec",
+    "WithCoordinates",
     "accelerated",
     "build",
     "build_head",
+    "codec_of",
+    "coordinates",
     "encode",
     "encode_batch",
     "has_bf16",
     "parameter_count",
+    "patches",
 ]

@@ -60,7 +60,7 @@ def zeroed(layer: Layer) -> Layer:
 class ResidualBlock(nn.Module):
     """Two convolutions told of the noise level, beside a shortcut; it may halve or double the grid.
 
-    The second convolution starts at zero.
+    The second convolution starts at zero. With `embedding` 0 the block is told nothing.
     Source: Dhariwal and Nichol 2021 (arXiv:2105.05233), section 3: BigGAN's resampling inside the
     block, scale and shift from the embedding behind the second norm; "shift" adds the embedding
     before that norm, as Ho et al. 2020 (arXiv:2006.11239), appendix B; "film" scales and shifts
@@ -76,7 +76,7 @@ class ResidualBlock(nn.Module):
         embedding: int,
         groups: int,
         eps: float,
-        modulation: Modulation,
+        modulation: Modulation = "scale-shift",
         dropout: float = 0.0,
         resampling: Resampling = "keep",
         taps: Filter = "box",
@@ -88,14 +88,17 @@ class ResidualBlock(nn.Module):
         self.dropout = dropout
         self.first_norm = make_norm(inputs, groups, eps)
         self.first = make_conv(dims, inputs, outputs)
-        self.modulate = nn.Linear(embedding, (1 if modulation == "shift" else 2) * outputs)
-        film = modulation == "film"
+        told = (1 if modulation == "shift" else 2) * outputs
+        self.modulate = nn.Linear(embedding, told) if embedding > 0 else None
+        film = modulation == "film" and embedding > 0
         self.modulate_first = nn.Linear(embedding, 2 * inputs) if film else None
         self.second_norm = make_norm(outputs, groups, eps)
         self.second = zeroed(make_conv(dims, outputs, outputs))
         self.shortcut = None if inputs == outputs else make_conv(dims, inputs, outputs, kernel=1)
 
-    def forward(self, x: Field, embedding: Tensor, skip: Field | None = None) -> Field:
+    def forward(
+        self, x: Field, embedding: Tensor | None = None, skip: Field | None = None
+    ) -> Field:
         """Shapes: `x` and `skip` (batch, channel, *space), their channels together `inputs`."""
         parts = [x] if skip is None else [x, skip]
         first = None if self.modulate_first is None else self.modulate_first(embedding)
@@ -104,11 +107,13 @@ class ResidualBlock(nn.Module):
         else:
             h = resample(norm_silu(parts, self.first_norm, first), self.resampling, self.taps)
             h = convolve(h, self.first)
-        told, scale_shift = self.modulate(embedding), None
-        if self.modulation == "shift":
-            h = h.shifted(told)
-        else:
-            scale_shift = told
+        scale_shift = None
+        if self.modulate is not None:
+            told = self.modulate(embedding)
+            if self.modulation == "shift":
+                h = h.shifted(told)
+            else:
+                scale_shift = told
         dropout = self.dropout if self.training else 0.0
         h = norm_silu_convolve([h], self.second_norm, self.second, scale_shift, dropout)
         parts = [resampled(part, self.resampling, self.taps) for part in parts]

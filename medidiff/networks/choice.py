@@ -7,18 +7,23 @@ from typing import TypeAlias, overload
 
 import torch
 
+from medidiff.networks.autoencoder import Autoencoder, AutoencoderOptions
 from medidiff.networks.encoder import Encoder, EncoderOptions
 from medidiff.networks.shape import NetworkShape
 from medidiff.networks.unet import UNet, UNetOptions
 
-AnyNetwork: TypeAlias = UNetOptions | EncoderOptions
+AnyNetwork: TypeAlias = UNetOptions | EncoderOptions | AutoencoderOptions
 
 
 @overload
 def build(options: UNetOptions, shape: NetworkShape, seed: int = 0) -> UNet: ...
 @overload
-def build(options: AnyNetwork, shape: NetworkShape, seed: int = 0) -> UNet | Encoder: ...
-def build(options: AnyNetwork, shape: NetworkShape, seed: int = 0) -> UNet | Encoder:
+def build(options: AutoencoderOptions, shape: NetworkShape, seed: int = 0) -> Autoencoder: ...
+@overload
+def build(
+    options: AnyNetwork, shape: NetworkShape, seed: int = 0
+) -> UNet | Encoder | Autoencoder: ...
+def build(options: AnyNetwork, shape: NetworkShape, seed: int = 0) -> UNet | Encoder | Autoencoder:
     """A network with fresh weights, the same for the same seed; no global generator moves."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -31,7 +36,9 @@ def parameter_count(options: AnyNetwork, shape: NetworkShape) -> int:
         return sum(math.prod(weight.shape) for weight in _made(options, shape).parameters())
 
 
-def _made(options: AnyNetwork, shape: NetworkShape) -> UNet | Encoder:
+def _made(options: AnyNetwork, shape: NetworkShape) -> UNet | Encoder | Autoencoder:
     if isinstance(options, EncoderOptions):
         return Encoder(options, shape)
+    if isinstance(options, AutoencoderOptions):
+        return Autoencoder(options, shape)
     return UNet(options, shape)

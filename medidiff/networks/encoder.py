@@ -28,8 +28,9 @@ from medidiff.networks.blocks import (
 )
 from medidiff.networks.embeddings import Embedding
 from medidiff.networks.fields import Field, Filter, convolve, norm_silu
+from medidiff.networks.padding import padded
 from medidiff.networks.shape import NetworkShape
-from medidiff.networks.unet import EMBEDDING_FACTOR, DownLevel, padded
+from medidiff.networks.unet import EMBEDDING_FACTOR, DownLevel
 from medidiff.types import Image, Tensor
 
 POSITIONS = 8  # learned places along each axis, interpolated to the grid that is pooled
@@ -163,7 +164,7 @@ class Encoder(nn.Module):
         dtype, embedding = x.dtype, self.embedding(label, None)
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
-        h = convolve(padded(x, len(self.down)), self.first)
+        h = convolve(padded(x, 2 ** (len(self.down) - 1)), self.first)
         maps: list[Field] = []
         for level in self.down:
             skips: list[Field] = []

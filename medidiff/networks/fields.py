@@ -11,22 +11,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from medidiff.networks.kernels import usable
+from medidiff.networks.kernels import only_counted, usable
 from medidiff.types import Tensor
 
 if TYPE_CHECKING:
     from medidiff.networks.kernels.norm import Moments, Part
 
 Conv = nn.Conv2d | nn.Conv3d
+Result = TypeVar("Result")
 Resampling = Literal["keep", "down", "up"]
 Filter = Literal["box", "fir"]
+
+
+_CHECKPOINTED: ContextVar[bool] = ContextVar("checkpointed", default=False)
 
 
 @dataclass(eq=False)
@@ -54,6 +59,20 @@ class Field:
     def settled(self) -> Tensor:
         """The field as one tensor."""
         return self.data if self.offset is None else _Settle.apply(self.data, self.offset)
+
+
+def checkpointed(call: Callable[..., Result]) -> Callable[..., Result]:
+    """`call` for a checkpoint, which makes all again: a layer that kept how to make its own input
+    would hold fields that the checkpoint lets go of."""
+
+    def without_own(*inputs: object) -> Result:
+        token = _CHECKPOINTED.set(True)
+        try:
+            return call(*inputs)
+        finally:
+            _CHECKPOINTED.reset(token)
+
+    return without_own
 
 
 def convolve(x: Tensor, layer: Conv) -> Field:
@@ -305,17 +324,22 @@ def _part(field: Field) -> Part:
 
 def _made_again(y: Tensor, again: Callable[[], Tensor]) -> AbstractContextManager[Any]:
     """Within the block, a layer that would keep `y` for its gradient keeps how to make it."""
-    if not torch.is_grad_enabled():
+    if _CHECKPOINTED.get() or not torch.is_grad_enabled():
         return nullcontext()
-    address, shape = y.data_ptr(), y.shape
+    place = _place(y)
 
     def pack(saved: Tensor) -> Tensor | Callable[[], Tensor]:
-        return again if saved.data_ptr() == address and saved.shape == shape else saved
+        return again if _place(saved) == place else saved
 
     def unpack(kept: Tensor | Callable[[], Tensor]) -> Tensor:
         return kept if isinstance(kept, Tensor) else kept()
 
     return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
+
+
+def _place(x: Tensor) -> tuple[object, ...]:
+    """Which tensor it is, whatever object stands for it; also for one that holds no values."""
+    return x.untyped_storage()._cdata, x.storage_offset(), x.shape
 
 
 def _bare_convolution(x: Tensor, layer: Conv) -> Tensor:
@@ -415,8 +439,9 @@ def _repeat(x: Tensor) -> Tensor:
 
 
 def _mean_pool(x: Tensor) -> Tensor:
-    if x.ndim == 4:
-        return F.avg_pool2d(x, 2)
-    if x.is_cpu and x.dtype in (torch.float16, torch.bfloat16):  # torch has no such kernel
-        return F.avg_pool3d(x.float(), 2).to(x.dtype)
-    return F.avg_pool3d(x, 2)
+    with torch.autocast(x.device.type, enabled=False):  # a CPU's would take float32 in 3-D
+        if x.ndim == 4:
+            return F.avg_pool2d(x, 2)
+        if x.is_cpu and x.dtype in (torch.float16, torch.bfloat16) and not only_counted():
+            return F.avg_pool3d(x.float(), 2).to(x.dtype)  # torch has no such kernel
+        return F.avg_pool3d(x, 2)

@@ -16,6 +16,7 @@ from typing import Literal, TypeAlias, cast
 import torch
 from torch import nn
 
+from medidiff.networks.autoencoder import Autoencoder
 from medidiff.networks.kernels import available, plain
 from medidiff.types import Image, Tensor
 
@@ -46,8 +47,9 @@ def accelerated(network: nn.Module, how: Acceleration) -> nn.Module:
     if how == "none":
         return _Plain(network)
     if next(network.parameters()).is_cuda and available():
-        _channels_last(network)  # torch's own norms are slow in this layout
-    return Graphed(network)
+        channels_last(network)  # torch's own norms are slow in this layout
+    # an autoencoder gives several tensors, and its fields are so large that nothing waits for a CPU
+    return network if isinstance(network, Autoencoder) else Graphed(network)
 
 
 class _Plain(nn.Module):
@@ -60,7 +62,7 @@ class _Plain(nn.Module):
             return self.network(*inputs)
 
 
-def _channels_last(network: nn.Module) -> None:
+def channels_last(network: nn.Module) -> None:
     """Lay the weights of the convolutions out with channels last, in place."""
     layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
     for weight in network.parameters():

@@ -1,6 +1,6 @@
 """Weights of MONAI's `DiffusionModelUNet` in our `UNet`, and back: the same function.
 
-    options, shape = unet_options(arguments)             # those of their constructor
+    options, shape = unet_options(arguments)             # `interop_options`: their constructor's
     network = build(options, shape)
     network.load_state_dict(from_monai(their_weights))   # to_monai(network.state_dict()) goes back
 
@@ -13,12 +13,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import torch
 
-from medidiff.networks.shape import NetworkShape
-from medidiff.networks.unet import UNetOptions
 from medidiff.types import Tensor
 
 _STEMS: tuple[tuple[str, str], ...] = (
@@ -52,58 +49,6 @@ _OLDER: tuple[tuple[str, str], ...] = (
     (r"\.(to_[qkv])\.", r".attn.\1."),
     (r"\.upsampler\.conv\.conv\.", r".upsampler.postconv.conv."),
 )
-_KNOWN = {
-    "spatial_dims", "in_channels", "out_channels", "channels", "num_channels", "num_res_blocks",
-    "attention_levels", "norm_num_groups", "norm_eps", "num_head_channels", "num_class_embeds",
-    "use_flash_attention", "include_fc", "use_combined_linear", "upcast_attention",
-    "with_conditioning", "resblock_updown", "cross_attention_dim", "transformer_num_layers",
-    "dropout_cattn",
-}  # fmt: skip
-
-
-def unet_options(arguments: Mapping[str, Any]) -> tuple[UNetOptions, NetworkShape]:
-    """Our options for the arguments of a `DiffusionModelUNet`'s constructor.
-
-    Errors: ValueError for an argument whose effect has no counterpart here.
-    """
-    unknown = sorted(set(arguments) - _KNOWN)
-    if unknown:
-        raise ValueError(f"{', '.join(unknown)}: not an argument of a DiffusionModelUNet")
-    for name in ("with_conditioning", "resblock_updown"):
-        if arguments.get(name):
-            raise ValueError(f"{name}=True has no counterpart here")
-    channels = tuple(arguments.get("channels") or arguments.get("num_channels") or (32, 64, 64, 64))
-    classes = arguments.get("num_class_embeds")
-    if classes is not None:
-        raise ValueError(
-            f"num_class_embeds={classes}: their classes are indices without an "
-            '"unknown"; import the network without them or train the classes here'
-        )
-    options = UNetOptions(
-        channels=channels,
-        blocks=_one_number(arguments.get("num_res_blocks", 2), "num_res_blocks"),
-        attention=tuple(arguments.get("attention_levels", (False, False, True, True))),
-        middle_attention="always",
-        modulation="shift",
-        resampling="convolution",
-        head_channels=_one_number(arguments.get("num_head_channels", 8), "num_head_channels"),
-        groups=arguments.get("norm_num_groups", 32),
-        norm_eps=arguments.get("norm_eps", 1e-6),
-        waves=channels[0] // 2,
-    )
-    shape = NetworkShape(
-        dims=arguments["spatial_dims"],
-        in_channels=arguments["in_channels"],
-        out_channels=arguments["out_channels"],
-    )
-    return options, shape
-
-
-def _one_number(value: int | tuple[int, ...] | list[int], name: str) -> int:
-    numbers = {value} if isinstance(value, int) else set(value)
-    if len(numbers) != 1:
-        raise ValueError(f"{name}={value}: one number for all levels is what there is here")
-    return numbers.pop()
 
 
 def from_monai(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -114,7 +59,7 @@ def from_monai(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     applies it).
     Errors: ValueError for a name that has no counterpart here.
     """
-    weights = _newer_names(weights)
+    weights = newer_names(weights)
     ours: dict[str, Tensor] = {}
     for name, weight in weights.items():
         if ".attn.to_k." in name or ".attn.to_v." in name:
@@ -124,9 +69,13 @@ def from_monai(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
             others = [weights[name.replace("to_q", part)] for part in _PARTS]
             new, weight = new.replace("attn.to_q", "queries_keys_values"), torch.cat(others)
         ours[new] = weight
+    return with_final_layers(ours)
+
+
+def with_final_layers(ours: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Our weights, in which an attention without a final layer has got the identity as one."""
     for name in [name for name in ours if name.endswith("queries_keys_values.weight")]:
-        stem = name.removesuffix("queries_keys_values.weight")
-        width = ours[name].shape[1]
+        stem, width = name.removesuffix("queries_keys_values.weight"), ours[name].shape[1]
         ours.setdefault(f"{stem}output.weight", torch.eye(width).to(ours[name]))
         ours.setdefault(f"{stem}output.bias", torch.zeros(width).to(ours[name]))
     return ours
@@ -145,7 +94,7 @@ def to_monai(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return theirs
 
 
-def _newer_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def newer_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """GenerativeModels' names as MONAI has them since; MONAI's own stay."""
     newer: dict[str, Tensor] = {}
     for name, weight in weights.items():

@@ -28,8 +28,16 @@ from medidiff.networks.blocks import (
     zeroed,
 )
 from medidiff.networks.embeddings import Embedding
-from medidiff.networks.fields import Field, Filter, Resampling, convolve, norm_silu_project
+from medidiff.networks.fields import (
+    Field,
+    Filter,
+    Resampling,
+    checkpointed,
+    convolve,
+    norm_silu_project,
+)
 from medidiff.networks.kernels import as_now
+from medidiff.networks.padding import cropped, padded
 from medidiff.networks.shape import NetworkShape
 from medidiff.types import Image, Tensor
 
@@ -99,10 +107,9 @@ class _Level(nn.Module):
             # nothing random is computed again unless there is dropout, and its state would be read
             # from the GPU, which a recording forbids
             keep = any(getattr(each, "dropout", 0) > 0 for each in stage.modules())
-            return cast(
-                Field,
-                checkpoint(as_now(stage), *inputs, use_reentrant=False, preserve_rng_state=keep),
-            )
+            call = as_now(checkpointed(stage))
+            again = checkpoint(call, *inputs, use_reentrant=False, preserve_rng_state=keep)
+            return cast(Field, again)
         return stage(*inputs)
 
 
@@ -188,7 +195,7 @@ class UNet(nn.Module):
         inputs = x if concat is None else torch.cat([x, self._beside(concat, x)], dim=1)
         if torch.is_autocast_enabled(x.device.type):  # a fused layer computes in its input's dtype
             inputs = inputs.to(torch.get_autocast_dtype(x.device.type))
-        carried = padded(inputs, len(self.down))
+        carried = padded(inputs, self.multiple)
         h = convolve(carried, self.first)
         skips = [h]
         if self.options.progressive_input == "residual":
@@ -290,13 +297,14 @@ class UNet(nn.Module):
         keeps = self.options.resampling == "convolution" and level + 1 < len(channels)
         return channels[level + 1] if keeps else channels[level]
 
+    @property
+    def multiple(self) -> int:
+        """What each axis of the padded grid is a multiple of."""
+        return 2 ** (len(self.options.channels) - 1)
+
     def cropped(self, x: Tensor, space: Sequence[int]) -> Tensor:
         """What lies on the padded grid, on the grid `space`."""
-        for axis, ((before, _), size) in enumerate(
-            zip(padding(space, len(self.down)), space, strict=True), start=2
-        ):
-            x = x.narrow(axis, before, size)
-        return x
+        return cropped(x, space, self.multiple)
 
     def _check_inputs(
         self, x: Tensor, label: Tensor, condition: Tensor | None, concat: Tensor | None
@@ -318,19 +326,3 @@ class UNet(nn.Module):
             given = (*given[:2], *beside[2:]) if concat.ndim == x.ndim else given
         if given != beside:
             raise ValueError(f"concat must be {beside}, not {given}")
-
-
-def padding(space: Sequence[int], levels: int) -> list[tuple[int, int]]:
-    """Voxels to add before and behind each axis so that every level halves evenly."""
-    missing = [-size % 2 ** (levels - 1) for size in space]
-    return [(each // 2, each - each // 2) for each in missing]
-
-
-def padded(x: Tensor, levels: int) -> Tensor:
-    """The image mirrored beyond its borders to a grid that halves evenly."""
-    pads = padding(x.shape[2:], levels)
-    if not any(behind for _, behind in pads):
-        return x
-    mirrors = all(behind < size for (_, behind), size in zip(pads, x.shape[2:], strict=True))
-    flat = [count for pair in reversed(pads) for count in pair]
-    return F.pad(x, flat, mode="reflect" if mirrors else "replicate")

@@ -140,7 +140,7 @@ class Head(Protocol):
 
 def check_fit(head: Head, model: Model) -> None:
     """Errors: TaskError if the model is not the kind that the head needs."""
-    wanted, found = head.needs().concat_channels, model.spec.shape.concat_channels
+    wanted, found = head.needs().concat_channels, model.spec.given_channels
     if wanted != found:
         raise TaskError(
             f"{head.kind} needs a model conditioned on {wanted} image channels; "

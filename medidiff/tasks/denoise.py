@@ -62,7 +62,11 @@ class Denoising:
         return Needs()
 
     def prepare(self, cases: Sequence[Case], model: Model) -> Problem:
-        """Cases with the level of their noise, estimated from each image where it is not given."""
+        """Cases with the level of their noise, estimated from each image where it is not given.
+
+        Errors: TaskError for a model behind whose codec the noise is no longer white and Gaussian.
+        """
+        _noise_scale(model)
         given = stack(cases, model)
         levels = tuple(
             self._level(image, case) for image, case in zip(given.cpu(), cases, strict=True)
@@ -183,7 +187,9 @@ class Denoising:
         """E[clean | given] by one network call. Efron 2011, eq. 2.8, as every denoiser estimates
         it."""
         level = self._begin(problem, model)
-        return model.denoiser(problem.condition)(_at(given, level), level).clean
+        x = model.codec.encode(given)
+        clean = model.denoiser(problem.condition)(_at(x, level), level).clean
+        return model.codec.decode(clean, given.shape[2:])
 
     def _samples(
         self, starts: Tensor, problem: Problem, model: Model, seed: int
@@ -197,7 +203,7 @@ class Denoising:
             condition = None
             if problem.condition is not None:
                 condition = problem.condition[index].expand(len(starts), -1)
-            x = starts[:, index]
+            x = model.codec.encode(starts[:, index])
             images, nfe = model.walk_down(
                 model.denoiser(condition),
                 x * level.alpha.to(x),
@@ -205,14 +211,27 @@ class Denoising:
                 sampling=self._sampling(),
                 begin=level,
             )
-            drawn.append(images)
+            drawn.append(model.codec.decode(images, starts.shape[3:]))
         return torch.stack(drawn, 1), nfe
 
     def _begin(self, problem: Problem, model: Model) -> NoiseLevel:
         """The level of the model's schedule whose noise ratio is that of each image."""
-        ratio = WINDOW * torch.tensor(problem.levels, dtype=torch.float64)
+        ratio = WINDOW * torch.tensor(problem.levels, dtype=torch.float64) * _noise_scale(model)
         schedule = model.spec.schedule
         return schedule(schedule.time_of(-ratio.log()))
+
+
+def _noise_scale(model: Model) -> float:
+    """What noise of standard deviation 1 in an image is in the space of the prior."""
+    found = model.codec.noise_scale(model.spec.space.size)
+    if found is None:
+        raise TaskError(
+            f"{model.spec.name} works behind a codec ({model.spec.codec.kind}) that does not leave "
+            "white noise white, so it cannot tell a scan's noise from its content. Denoise with a "
+            "model of images, or with one whose codec is {kind: wavelet, scale: one} on a grid of "
+            "even size."
+        )
+    return found
 
 
 def _at(given: Tensor, level: NoiseLevel) -> Tensor:

@@ -172,4 +172,4 @@ def _by_case(cases: Sequence[Case], real: Tensor, made: Tensor, method: str) -> 
 
 
 def _shape(model: Model) -> tuple[int, ...]:
-    return (model.spec.shape.in_channels, *model.spec.space.size)
+    return (len(model.spec.images), *model.spec.space.size)

@@ -22,7 +22,7 @@ def signature_of(spec: ModelSpec) -> ModelSignature:
     columns: list[ColSpec | TensorSpec] = [ColSpec(DataType.long, "seed")]
     for condition in spec.shape.conditions:
         columns.append(ColSpec(kinds[condition.kind], condition.name, required=False))
-    shape = (-1, spec.shape.in_channels, *spec.space.size)
+    shape = (-1, len(spec.images), *spec.space.size)
     params = [
         ParamSpec("steps", DataType.long, spec.sampling.steps),
         ParamSpec("guidance", DataType.double, 1.0),

@@ -24,6 +24,7 @@ from medidiff.training.objective import Memory, Objective, Scored
 from medidiff.training.optimiser import learning_rate, make_optimiser, set_learning_rate
 from medidiff.training.options import TrainOptions
 from medidiff.training.precision import Precision, choose_precision
+from medidiff.training.spaces import Measuring
 from medidiff.training.stop import Stopped, StopSignal
 from medidiff.training.watch import Watch
 
@@ -219,7 +220,7 @@ def forward_backward(
 def validated(state: State, job: Job, checks: Checks, options: TrainOptions) -> str:
     """Measure the averaged weights at every noise level; why training should stop, or ""."""
     losses = checks.measure(job.objective, state.averages.network)
-    metrics = loss_metrics(losses)
+    metrics = loss_metrics(losses) | checks.further(job.objective, state.averages.network)
     if isinstance(job.objective, Scored):
         metrics |= checks.scores(job.objective, state.averages.network)
     job.log(metrics, state.step)
@@ -261,15 +262,16 @@ class Checks:
     def measure(self, objective: Objective, network: nn.Module) -> dict[str, Tensor]:
         """The mean losses by level, (levels,) in float64, of "train" and "validation"."""
         means: dict[str, Tensor] = {}
-        for split, batch in self.batches.items():
-            parts = [
-                objective.loss_by_level(
-                    network, part.to(self.device), self.options.validation_levels, self.options.seed
+        for split, parts in self._parts():
+            losses = [
+                len(part.clean)
+                * objective.loss_by_level(
+                    network, part, self.options.validation_levels, self.options.seed
                 )
-                * len(part.clean)
-                for part in _parts(batch, self.options.batch)
+                for part in parts
             ]
-            means[split] = (torch.stack(parts).sum(0) / len(batch.clean)).double().cpu()
+            count = len(self.batches[split].clean)
+            means[split] = (torch.stack(losses).sum(0) / count).double().cpu()
         return means
 
     def scores(self, objective: Scored, network: nn.Module) -> dict[str, float]:
@@ -291,6 +293,24 @@ class Checks:
         return by_level | {
             f"validation_{name}": float(each.mean()) for name, each in totals.items()
         }
+
+    def further(self, objective: Objective, network: nn.Module) -> dict[str, float]:
+        """What the objective measures beside its loss, by split and name."""
+        found: dict[str, float] = {}
+        if not isinstance(objective, Measuring):
+            return found
+        for split, parts in self._parts():
+            for part in parts:
+                share = len(part.clean) / len(self.batches[split].clean)
+                for name, value in objective.measures(network, part, self.options.seed).items():
+                    name = f"{split}_{name}"
+                    found[name] = found.get(name, 0.0) + share * value
+        return found
+
+    def _parts(self) -> Iterator[tuple[str, Iterator[Batch]]]:
+        for split, batch in self.batches.items():
+            parts = _parts(batch, self.options.batch)
+            yield split, (part.to(self.device) for part in parts)
 
 
 class Due:

@@ -20,6 +20,7 @@ from medidiff.diffusion import (
     VariationalLoss,
 )
 from medidiff.training.objectives.alignment import Alignment
+from medidiff.training.objectives.autoencoder import Autoencoding
 from medidiff.training.objectives.classifier import Classifier
 from medidiff.training.objectives.consistency import ConsistencyTraining, check_student
 from medidiff.training.objectives.importance import Importance
@@ -85,7 +86,7 @@ class Variational:
 
 OfPrior: TypeAlias = Denoising | Hybrid | Variational | Uncertainty | Spread
 OfEncoder: TypeAlias = Classifier | Alignment
-AnyObjective: TypeAlias = OfPrior | ConsistencyTraining | OfEncoder
+AnyObjective: TypeAlias = OfPrior | ConsistencyTraining | OfEncoder | Autoencoding
 AnyLoss: TypeAlias = DenoisingLoss | HybridLoss | VariationalLoss | SpreadLoss
 
 
@@ -130,7 +131,7 @@ def loss_of(
 
 
 def check_objective(
-    objective: AnyObjective,
+    objective: OfPrior | ConsistencyTraining | OfEncoder,
     target: AnyTarget,
     schedule: AnySchedule,
     times: AnyTimes,

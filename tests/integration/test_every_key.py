@@ -38,9 +38,8 @@ SMALL = {
     "data.intensity": "{kind: percentile}",
     "diffusion.schedule": "{kind: cosine}",
     "sampling.sampler": "{kind: dpm-solver++}",
-    "network": "{kind: unet, channels: [4, 8], attention: [false, true], blocks: 1}",
-    "network.head_channels": "4",
-    "network.groups": "2",
+    "network": "{kind: unet, channels: [4, 8], attention: [false, true], blocks: 1, groups: 2,"
+    " head_channels: 4}",
     "train.steps": "4",
     "train.batch": "3",
     "train.learning_rate": "1e-2",
@@ -73,6 +72,12 @@ IMPORTANCE = {
     "diffusion.times": "{kind: uniform-steps, steps: 2}",
     "diffusion.importance": "{kept: 1, uniform_share: 0}",
     "train.steps": "8",
+}
+
+AUTOENCODER = {
+    "data.conditions": "[]",
+    "network": "{kind: autoencoder, channels: [4, 8], blocks: 1, latent_channels: 2, groups: 2}",
+    "diffusion.objective": "{kind: autoencoder, adversary: {start: 1, channels: 4, layers: 1}}",
 }
 
 # key -> (value that shows its effect, what must be set besides)
@@ -111,6 +116,21 @@ SHOWN: dict[str, tuple[str, dict[str, str]]] = {
     "network[unet].progressive_input": ("skip", {}),
     "network[unet].norm_eps": ("0.5", {}),
     "network[unet].waves": ("8", {}),
+    "network[autoencoder].channels": ("[4, 12]", AUTOENCODER),
+    "network[autoencoder].blocks": ("2", AUTOENCODER),
+    "network[autoencoder].latent_channels": ("3", AUTOENCODER),
+    "network[autoencoder].attention": ("[false, true]", AUTOENCODER),
+    "network[autoencoder].middle": ("decoder", AUTOENCODER),
+    "network[autoencoder].groups": ("4", AUTOENCODER),
+    "network[autoencoder].norm_eps": ("0.5", AUTOENCODER),
+    "data.patch.size": ("[12, 16]", {"data.patch": "{size: [16, 16]}"}),
+    "codec[wavelet].scale": ("wdm", {"codec": "{kind: wavelet}"}),
+    "diffusion.objective[autoencoder].kl_weight": ("10.0", AUTOENCODER),
+    "diffusion.objective[autoencoder].adversary.weight": ("0.0", AUTOENCODER),
+    "diffusion.objective[autoencoder].adversary.start": ("3", AUTOENCODER),
+    "diffusion.objective[autoencoder].adversary.channels": ("6", AUTOENCODER),
+    "diffusion.objective[autoencoder].adversary.layers": ("2", AUTOENCODER),
+    "diffusion.objective[autoencoder].adversary.learning_rate": ("1e-2", AUTOENCODER),
     "diffusion.schedule[vp-linear].beta_min": ("1.0", {"diffusion.schedule": "{kind: vp-linear}"}),
     "diffusion.schedule[vp-linear].beta_max": ("9.0", {"diffusion.schedule": "{kind: vp-linear}"}),
     "diffusion.schedule[cosine].offset": ("0.1", {}),
@@ -120,6 +140,10 @@ SHOWN: dict[str, tuple[str, dict[str, str]]] = {
     "diffusion.schedule[edm].sigma_max": ("9.0", {"diffusion.schedule": "{kind: edm}"}),
     "diffusion.schedule[edm].rho": ("3.0", {"diffusion.schedule": "{kind: edm}"}),
     "diffusion.target[edm].data_std": ("0.2", {"diffusion.target": "{kind: edm}"}),
+    "diffusion.target[flow-velocity].input": (
+        "as-it-is",
+        {"diffusion.target": "{kind: flow-velocity}", "diffusion.schedule": "{kind: flow}"},
+    ),
     "diffusion.times[uniform-steps].steps": ("7", {"diffusion.times": "{kind: uniform-steps}"}),
     "diffusion.times[logit-normal].mean": ("1.0", {"diffusion.times": "{kind: logit-normal}"}),
     "diffusion.times[logit-normal].std": ("0.3", {"diffusion.times": "{kind: logit-normal}"}),
@@ -214,6 +238,10 @@ ELSEWHERE = {
     "data.space.dims": "test_a_scan_is_denoised_onto_its_own_grid_with_provenance",
     "data.cache": "test_scans_are_kept_or_read_again",
     "data.workers": "test_scans_are_read_by_as_many_threads_as_the_configuration_says",
+    "codec[autoencoder].model": "test_a_codec_composes_with_training_saving_and_sampling",
+    "codec[autoencoder].versions": "test_versions_are_the_latents_of_augmented_images",
+    "codec[autoencoder].tiles.size": "test_the_weights_of_tiles_add_up_to_one",
+    "codec[autoencoder].tiles.overlap": "test_the_weights_of_tiles_add_up_to_one",
     "output": "test_an_output_folder_that_holds_results",
     "network[unet].checkpoint_levels": "test_recomputed_levels_give_the_same_gradients",
     "network[unet].beside": "test_a_low_resolution_image_beside_is_interpolated",
@@ -231,6 +259,12 @@ ELSEWHERE = {
 }
 
 
+NEEDED = {
+    ("network", "autoencoder"): AUTOENCODER,
+    ("diffusion.objective", "autoencoder"): {**AUTOENCODER, "diffusion.target": "{kind: v}"},
+}
+"""A kind of a choice -> what it cannot do without."""
+SHOWN_KIND = {("codec", "autoencoder"): "test_a_codec_composes_with_training_saving_and_sampling"}
 # the options of these are mathematics, and shown as such
 MATHEMATICS = ("sampling.sampler[", "sampling.spacing[", "diffusion.schedule[")
 SHOWN_AS_MATHEMATICS = "test_an_option_changed_alone_changes_the_result"
@@ -332,7 +366,8 @@ def test_every_key_is_observed() -> None:
     assert [key for key in unshown if not key.endswith("].kind")] == []
     assert {*SHOWN, *ELSEWHERE} <= {*keys()}
     written = "".join(file.read_text() for file in TESTS.rglob("test_*.py"))
-    for key, name in [*ELSEWHERE.items(), ("mathematics", SHOWN_AS_MATHEMATICS)]:
+    shown = [*ELSEWHERE.items(), *SHOWN_KIND.items()]
+    for key, name in [*shown, ("mathematics", SHOWN_AS_MATHEMATICS)]:
         assert f"def {name}(" in written, key
     for pair, name in KINDS_ELSEWHERE.items():
         assert f"def {name}" in written, pair
@@ -365,7 +400,12 @@ def test_each_kind_of_a_choice_gives_something_else(union: str, observe: Observe
         "diffusion.target": {"diffusion.schedule": "{kind: vp-linear}"},
         "diffusion.objective": {"diffusion.target": "{kind: edm}"},  # the one that all can have
     }.get(union, {})
-    found = [observe(SMALL, besides, {union: f"{{kind: {kind}}}"}) for kind in names]
+    changes = [
+        {union: f"{{kind: {kind}}}", **besides, **NEEDED.get((union, kind), {})}
+        for kind in names
+        if (union, kind) not in SHOWN_KIND
+    ]
+    found = [observe(SMALL, change) for change in changes]
     assert all(found.count(item) == 1 for item in found)
 
 

@@ -20,6 +20,7 @@ from medidiff.types import Tensor
 Result = TypeVar("Result")
 
 _PLAIN: ContextVar[bool] = ContextVar("plain", default=False)
+_COUNTED: ContextVar[bool] = ContextVar("counted", default=False)
 
 
 @contextlib.contextmanager
@@ -30,6 +31,21 @@ def plain() -> Iterator[None]:
         yield
     finally:
         _PLAIN.reset(token)
+
+
+@contextlib.contextmanager
+def counted() -> Iterator[None]:
+    """The fused way without its kernels, on any machine, for fields that hold no values."""
+    token = _COUNTED.set(True)
+    try:
+        yield
+    finally:
+        _COUNTED.reset(token)
+
+
+def only_counted() -> bool:
+    """Whether kernels are not to be launched."""
+    return _COUNTED.get()
 
 
 def as_now(call: Callable[..., Result]) -> Callable[..., Result]:
@@ -46,7 +62,9 @@ def as_now(call: Callable[..., Result]) -> Callable[..., Result]:
 
 def usable(x: Tensor) -> bool:
     """Whether a field goes through the fused kernels."""
-    return (x.is_cuda or _interpreted()) and not _PLAIN.get() and available()
+    if _PLAIN.get():
+        return False
+    return only_counted() or ((x.is_cuda or _interpreted()) and available())
 
 
 @cache

@@ -10,13 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import triton
-import triton.language as tl
 
-from medidiff.networks.kernels import triton_norm
+from medidiff.networks.kernels.launches import Kernels, cdiv, next_power_of_2, sum_type
 from medidiff.types import Tensor
 
-kernels: Any = triton_norm  # kernel[grid](...) is a call that no type checker knows
+kernels = Kernels("triton_norm")
 
 _ROWS = 64  # rows of a tile in a pass that writes
 _SUM_ROWS = 32  # rows of a tile in a pass that sums: its sums lie in registers
@@ -68,7 +66,7 @@ def gather(x: Tensor) -> Tensor:
     shape = (*x.shape[:2], *(size // 2 for size in x.shape[2:]))
     out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=last_of(x))
     rows, block = out[0, 0].numel(), channel_block(x.shape[1])
-    kernels.gather_kernel[(triton.cdiv(rows, _ROWS), triton.cdiv(x.shape[1], block), len(x))](
+    kernels.gather_kernel[(cdiv(rows, _ROWS), cdiv(x.shape[1], block), len(x))](
         x, out, rows, x.shape[1], *out.shape[-2:], DIMS=x.ndim - 2,
         BLOCK_ROWS=_ROWS, BLOCK_CHANNELS=block, SUM=_sum(_sums_of(x)), num_warps=8,
     )  # fmt: skip
@@ -84,13 +82,13 @@ def add_product(onto: Tensor, a: Tensor, b: Tensor | None, weight: Tensor) -> Mo
     batch, channels = onto.shape[:2]
     rows = onto[0, 0].numel()
     chunk_rows = chunk_rows_of(rows, batch)
-    chunks = triton.cdiv(rows, chunk_rows)
+    chunks = cdiv(rows, chunk_rows)
     mean, square = (
         torch.empty(batch, chunks, channels, dtype=torch.float32, device=onto.device)
         for _ in range(2)
     )
     block = channel_block(channels)
-    kernels.pointwise_kernel[(triton.cdiv(channels, block), chunks, batch)](
+    kernels.pointwise_kernel[(cdiv(channels, block), chunks, batch)](
         onto, a, a if b is None else b, weight, mean, square,
         rows, a.shape[1], 0 if b is None else b.shape[1], channels, chunk_rows,
         BLOCK_ROWS=128, BLOCK_CHANNELS=block, BLOCK_INNER=32 if block > 64 else 64,
@@ -241,7 +239,7 @@ def _gradients(
     column = 0
     for part in parts:
         block = channel_block(part.channels)
-        kernels.grad_sums_kernel[(chunks, triton.cdiv(part.channels, block), batch)](
+        kernels.grad_sums_kernel[(chunks, cdiv(part.channels, block), batch)](
             part.data, grad, folded.gain, folded.bias, plain, timed,
             rows, part.channels, channels, column, chunk_rows,
             ACT=act, BLOCK_ROWS=_SUM_ROWS, BLOCK_CHANNELS=block, SUM=_sum(sums), num_warps=4,
@@ -262,7 +260,7 @@ def _gradients(
     for part, more in zip(parts, passed, strict=False):
         block = channel_block(part.channels)
         out = torch.empty_like(part.data)
-        grid = (triton.cdiv(rows, _ROWS), triton.cdiv(part.channels, block), batch)
+        grid = (cdiv(rows, _ROWS), cdiv(part.channels, block), batch)
         kernels.grad_apply_kernel[grid](
             part.data, grad, folded.gain, folded.bias, by_x, by_one,
             part.data if more is None else more, out, rows, part.channels, channels, column,
@@ -279,14 +277,14 @@ def _take_moments(x: Tensor, other: Tensor | None) -> tuple[Tensor, Moments]:
     batch, channels = x.shape[:2]
     rows = x[0, 0].numel()
     chunk_rows = chunk_rows_of(rows, batch)
-    chunks = triton.cdiv(rows, chunk_rows)
+    chunks = cdiv(rows, chunk_rows)
     sums = _sums_of(x)
     mean, square = (
         torch.empty(batch, chunks, channels, dtype=sums, device=x.device) for _ in range(2)
     )
     out = x if other is None else torch.empty_like(x)
     block = channel_block(channels)
-    kernels.moments_kernel[(chunks, triton.cdiv(channels, block), batch)](
+    kernels.moments_kernel[(chunks, cdiv(channels, block), batch)](
         x, x if other is None else other, out, mean, square, rows, channels, chunk_rows,
         ADD=other is not None, BLOCK_ROWS=_SUM_ROWS, BLOCK_CHANNELS=block, SUM=_sum(sums),
         num_warps=4,
@@ -311,7 +309,7 @@ def _apply(
     block = channel_block(channels)
     known = next((each for each in (gain, bias) if each is not None), None)
     columns = 0 if known is None or len(known) == 1 else known.shape[1]
-    kernels.apply_kernel[(triton.cdiv(rows, _ROWS), triton.cdiv(channels, block), batch)](
+    kernels.apply_kernel[(cdiv(rows, _ROWS), cdiv(channels, block), batch)](
         x, x if gain is None else gain, x if bias is None else bias, out,
         rows, channels, columns, column, out.shape[1], *space,
         ACT=act, UP=x.ndim - 2 if up else 0, GAIN=gain is not None, BIAS=bias is not None,
@@ -322,17 +320,17 @@ def _apply(
 def chunk_rows_of(rows: int, batch: int) -> int:
     """Rows of a chunk: enough chunks for a busy card, none much smaller than a tile."""
     chunks = max(1, min(rows // _ROWS, _PROGRAMS // batch))
-    return triton.cdiv(rows, chunks)
+    return cdiv(rows, chunks)
 
 
 def channel_block(channels: int) -> int:
     """Channels of a tile."""
-    return max(16, min(128, triton.next_power_of_2(channels)))
+    return max(16, min(128, next_power_of_2(channels)))
 
 
 def _group_blocks(group_size: int, moments: Moments) -> dict[str, int]:
-    block = triton.next_power_of_2(group_size)
-    chunks = triton.next_power_of_2(moments.mean.shape[1])
+    block = next_power_of_2(group_size)
+    chunks = next_power_of_2(moments.mean.shape[1])
     return {"BLOCK_GROUP": block, "BLOCK_CHUNKS": max(1, min(chunks, 2048 // block, 128))}
 
 
@@ -360,4 +358,4 @@ def _sums_of(x: Tensor) -> torch.dtype:
 
 
 def _sum(dtype: torch.dtype) -> Any:
-    return tl.float64 if dtype == torch.float64 else tl.float32
+    return sum_type("float64" if dtype == torch.float64 else "float32")

@@ -6,15 +6,13 @@ Shapes: an offset is (batch or 1, C), or None for nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-import triton
 
-from medidiff.networks.kernels import triton_offsets
+from medidiff.networks.kernels.launches import Kernels, cdiv
 from medidiff.types import Tensor
 
-kernels: Any = triton_offsets  # kernel[grid](...) is a call that no type checker knows
+kernels = Kernels("triton_offsets")
 
 
 def sum_of_offsets(
@@ -37,7 +35,7 @@ def sum_of_offsets(
     channels = first.shape[1] if weight is None else len(weight)
     out = torch.empty(max(map(len, given)), channels, dtype=torch.float32, device=first.device)
     block = 16 if weight is not None else 128
-    kernels.offset_kernel[(triton.cdiv(channels, block), len(out))](
+    kernels.offset_kernel[(cdiv(channels, block), len(out))](
         *_at(one, first), *_at(other, first), first if weight is None else weight,
         *_at(a, first), *_at(b, first), out, channels, *width,
         ONE=one is not None, OTHER=other is not None, A=a is not None, B=b is not None,

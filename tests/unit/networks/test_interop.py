@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from medidiff.networks import build
-from medidiff.networks.interop import from_monai, to_monai, unet_options
+from medidiff.networks.interop import from_monai, to_monai
+from medidiff.networks.interop_options import unet_options
 
 pytest.importorskip("einops")
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -375,3 +376,35 @@ def test_noise_on_a_gpu_is_the_noise_of_a_cpu() -> None:
     noise = KeyedNoise(7, [("a", 0), ("b", 3)])
     like = torch.empty(2, 1, 33, 17, dtype=torch.float64)
     torch.testing.assert_close(noise(like.cuda(), 4).cpu(), noise(like, 4), rtol=0, atol=1e-12)
+
+
+@where_kernels_run
+@pytest.mark.parametrize("dims", [2, 3])
+def test_an_autoencoder_and_its_gradients_are_those_of_the_plain_way(dims: Literal[2, 3]) -> None:
+    from medidiff.networks import AutoencoderOptions, NetworkShape, build
+    from medidiff.networks.kernels import plain
+
+    options = AutoencoderOptions(
+        channels=(8, 16), blocks=1, latent_channels=2, groups=4, middle="both"
+    )
+    network = build(options, NetworkShape(dims, 1, 1))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.add_(0.1 * torch.randn(weight.shape, generator=generator))
+    network.to(DEVICE)
+    x = torch.randn(2, 1, *[5] * dims, generator=generator).to(DEVICE)
+
+    def run() -> list[Tensor]:
+        network.zero_grad()
+        found = network(x)
+        (found.image.abs().mean() + found.posterior.divergence().mean()).backward()
+        grads = [weight.grad.clone() for weight in network.parameters() if weight.grad is not None]
+        return [found.image.detach(), *grads]
+
+    fused = run()
+    with plain():
+        expected = run()
+    assert len(fused) == len(expected) > 40
+    for one, other in zip(fused, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-4 * float(other.abs().max()) + 1e-7)

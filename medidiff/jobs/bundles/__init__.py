@@ -1,0 +1,1 @@
+"""MONAI bundles, in and out."""

@@ -1,0 +1,69 @@
+"""Telling a network where in the whole image a voxel lies, so that it can be trained on patches.
+
+A network that has seen patches of half an image, each with the coordinates of its voxels, draws the
+whole image in one pass, given the coordinates of all of it.
+Source: Bieder et al. 2023 (PatchDDM, arXiv:2303.15288).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from medidiff.types import Image, Tensor
+
+
+def coordinates(space: Sequence[int], like: Tensor) -> Tensor:
+    """Where each voxel lies along each axis, from -1 at the first to 1 at the last.
+
+    Shapes: (dims, *space), in the dtype and on the device of `like`.
+    """
+    lines = [_line(size).to(like) for size in space]
+    return torch.stack(torch.meshgrid(*lines, indexing="ij"))
+
+
+def _line(size: int) -> Tensor:
+    return torch.linspace(-1, 1, size) if size > 1 else torch.zeros(1)
+
+
+def patches(x: Image, size: Sequence[int], draws: Tensor) -> tuple[Image, Tensor]:
+    """A patch of each image at a place drawn for it, and the coordinates of its voxels.
+
+    Shapes: `x` (batch, channel, *space); `draws` (batch, dims), uniform in [0, 1), one number for
+    each axis -> (batch, channel, *size) and (batch, dims, *size). An axis that is no longer than
+    the patch is taken whole.
+    """
+    space = x.shape[2:]
+    where = coordinates(space, x)
+    lengths = [min(wanted, found) for wanted, found in zip(size, space, strict=True)]
+    cut, told = [], []
+    for image, row in zip(x, draws.tolist(), strict=True):
+        place = where
+        for axis, (draw, length) in enumerate(zip(row, lengths, strict=True), start=1):
+            start = int(draw * (space[axis - 1] - length + 1))
+            image, place = image.narrow(axis, start, length), place.narrow(axis, start, length)
+        cut.append(image)
+        told.append(place)
+    return torch.stack(cut), torch.stack(told)
+
+
+class WithCoordinates(nn.Module):
+    """A network that is told the coordinates of a whole image beside it."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(
+        self,
+        x: Image,
+        label: Tensor,
+        condition: Tensor | None = None,
+        concat: Tensor | None = None,
+    ) -> Image:
+        """As the network's own call, with the coordinates behind what is given beside."""
+        place = coordinates(x.shape[2:], x).expand(len(x), -1, *x.shape[2:])
+        beside = place if concat is None else torch.cat([concat, place], dim=1)
+        return self.network(x, label, condition, beside)

@@ -1,0 +1,114 @@
+"""Whether a training fits, and changes that make it fit by as much as they say."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import medidiff
+from medidiff.cli import app
+from medidiff.data.phantoms import write_population
+from medidiff.jobs.fitting import fit
+from medidiff.jobs.memory import CONSTANTS, GIB, Training, plan
+from medidiff.networks import NetworkShape, UNetOptions
+from medidiff.training.options import PowerAverages, TrainOptions
+
+TRAINING = Training(
+    UNetOptions(channels=(16,), blocks=1, attention=(False,)),
+    NetworkShape(dims=2),
+    (128, 128),
+    TrainOptions(batch=16, sample_images=1),
+)
+
+
+def test_a_training_that_fits_needs_no_change() -> None:
+    found = fit(TRAINING, 80)
+    assert found.fits
+    assert found.changes == ()
+    assert "it fits" in found.text
+    assert f"16 at a time: {found.plan.drawing / GIB:.2f}" in found.text
+    larger = dataclasses.replace(TRAINING, space=(256, 256))
+    assert plan(larger).finished > 3 * found.plan.finished
+
+
+def test_each_change_says_what_the_changed_training_needs() -> None:
+    slow = dataclasses.replace(TRAINING.train, precision="fp32", acceleration="none")
+    training = dataclasses.replace(TRAINING, train=slow)
+    planned = plan(training)
+    assert planned.moments["training"] == planned.peak
+    found = fit(training, 0.8 * planned.needed / GIB)
+    assert not found.fits
+    keys = {change.keys[0].split("=")[0]: change for change in found.changes}
+    assert {"train.precision", "train.acceleration", "train.batch", "data.space.size"} <= set(keys)
+    assert {"network.checkpoint_levels", "data.patch.size", "codec.kind"} <= set(keys)
+    assert all(change.needed < planned.needed for change in found.changes)
+    assert any(change.fits for change in found.changes)
+    half = dataclasses.replace(TRAINING, train=dataclasses.replace(slow, precision="bf16"))
+    assert keys["train.precision"].needed == plan(half).needed
+    for change in found.changes:
+        assert change.fits == (change.needed <= found.available)
+        assert change.keys[0] in found.text
+
+
+def test_where_no_single_change_is_enough_several_are_named_together() -> None:
+    few = dataclasses.replace(TRAINING.train, batch=4)
+    training = dataclasses.replace(TRAINING, space=(1024, 1024), train=few)
+    small = dataclasses.replace(few, batch=1, validation_images=1)
+    enough = plan(dataclasses.replace(TRAINING, space=(256, 256), train=small)).needed
+    found = fit(training, 1.01 * enough / GIB)
+    assert not any(change.fits for change in found.changes[:-1])
+    last = found.changes[-1]
+    assert last.fits
+    assert len(last.keys) > 2
+
+
+def test_the_moment_that_needs_most_is_what_is_changed() -> None:
+    many = dataclasses.replace(TRAINING.train, batch=1, sample_images=4)
+    planned = plan(dataclasses.replace(TRAINING, train=many))
+    assert planned.peak == planned.moments["drawing samples"]
+    found = fit(planned.training, planned.needed / GIB - 0.001)
+    assert found.changes[0].keys == ("train.sample_images=2",)
+    none = dataclasses.replace(many, sample_every=0)
+    assert "drawing samples" not in plan(dataclasses.replace(TRAINING, train=none)).moments
+
+
+def test_averages_are_counted_as_they_are_kept() -> None:
+    weights = plan(TRAINING).weights
+    several = dataclasses.replace(TRAINING.train, ema=PowerAverages(stds=(0.05, 0.1)))
+    assert plan(TRAINING).averages == 2 * weights  # one, and that of the best step
+    assert plan(dataclasses.replace(TRAINING, train=several)).averages == 2 * weights
+    assert plan(TRAINING).optimiser == 2 * weights
+
+
+def test_check_says_it_and_ends_with_code_2_where_it_does_not_fit(tmp_path: Path) -> None:
+    manifest = write_population(tmp_path / "data", 6, 3, 3, size=32)
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        f"name: a\nmodality: MR\noutput: {tmp_path / 'run'}\n"
+        f"data: {{manifest: {manifest}, space: {{dims: 2, size: [32, 32]}}}}\n"
+        "network: {kind: unet, channels: [8], attention: [false], blocks: 1}\n"
+    )
+    assert medidiff.check(config).memory is None
+    found = medidiff.check(config, gpu_memory=24).memory
+    assert found is not None
+    assert found.fits
+    runner = CliRunner()
+    enough = runner.invoke(app, ["check", str(config), "--gpu-memory", "24"])
+    assert enough.exit_code == 0
+    assert "24.00 GiB: it fits" in enough.output
+    little = runner.invoke(app, ["check", str(config), "--gpu-memory", "0.5"])
+    assert little.exit_code == 2
+    assert "does NOT fit" in little.output
+    assert "the network alone needs" in little.output
+    student = ["diffusion={objective: {kind: consistency}, target: {kind: edm}}"]
+    with pytest.raises(medidiff.MedidiffError, match="asks other networks beside it"):
+        medidiff.check(config, changes=student, gpu_memory=24)
+
+
+@pytest.mark.parametrize("precision", ["auto", "bf16", "fp16", "fp32"])
+def test_every_precision_can_be_planned(precision: str) -> None:
+    options = dataclasses.replace(TRAINING.train, precision=precision)  # type: ignore[arg-type]
+    assert plan(dataclasses.replace(TRAINING, train=options)).needed > CONSTANTS.driver
