@@ -66,6 +66,7 @@ def model_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that looks like a model, and a stand-in for the module that reads it."""
     condition = SimpleNamespace
     spec = SimpleNamespace(
+        images=("image",),
         shape=SimpleNamespace(
             in_channels=1,
             out_channels=1,
