@@ -16,6 +16,10 @@ MEMORISING_LEVEL = (
 )
 
 
+SMALLEST = 1e-6
+"""A loss below this is as good as 0: what a float32 cross-entropy rounds by is 1e-7."""
+
+
 @dataclass
 class Watch:
     """The losses by noise level so far.
@@ -77,6 +81,9 @@ class Watch:
         for level, (now, fitted) in enumerate(zip(validation, train, strict=True)):
             if now < self.lowest[level]:
                 self.lowest[level], self.train_then[level] = now, fitted
-            gap = now > (1 + rise) * self.lowest[level] and fitted < self.train_then[level]
+            low = max(self.lowest[level], SMALLEST)
+            gap = now > (1 + rise) * low and fitted < self.train_then[level]
             self.gaps[level] = self.gaps[level] + 1 if gap else 0
-        self.rise = [now / low - 1 for now, low in zip(validation, self.lowest, strict=True)]
+        self.rise = [
+            now / max(low, SMALLEST) - 1 for now, low in zip(validation, self.lowest, strict=True)
+        ]
