@@ -30,7 +30,7 @@ class Watch:
     """
 
     best: float = math.inf
-    """The lowest mean over levels, at a step without a gap."""
+    """The lowest mean over levels, at a step without a gap where gaps count (patience > 0)."""
     best_train: float = math.inf
     best_step: int = 0
     worse: int = 0
@@ -55,7 +55,8 @@ class Watch:
         """Take in the losses by level of one validation; true if it is a new best."""
         self._note_levels(validation, train, options.rise)
         self.last, self.last_train = fmean(validation), fmean(train)
-        if self.last < self.best * (1 - options.tolerance) and not any(self.gaps):
+        barred = options.patience > 0 and any(self.gaps)
+        if self.last < self.best * (1 - options.tolerance) and not barred:
             self.best, self.best_train = self.last, self.last_train
             self.best_step, self.worse = step, 0
             return True

@@ -136,6 +136,13 @@ def test_a_level_that_rises_once_or_in_both_splits_has_no_lasting_gap() -> None:
     assert watch.gaps == [0]
 
 
+def test_without_patience_a_gap_bars_no_step_from_being_the_best() -> None:
+    watch, options = Watch(), EarlyStop(patience=0, rise=0.05)
+    for step in range(1, 6):
+        assert watch.note([9.0 - step, 0.01 * step], [9.0 - step, 0.01 / step], step, options)
+    assert watch.best_step == 5
+
+
 @pytest.mark.parametrize("lowest", [0.0, 1e-9])
 def test_a_loss_that_reached_zero_has_no_gap_by_rounding_but_by_a_true_rise(lowest: float) -> None:
     watch, options = Watch(), EarlyStop(patience=2, rise=0.05)
