@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from medidiff.data.datasets import Case
 from medidiff.diffusion import DenoisingLoss, KeyedNoise, UniformTimes
-from medidiff.errors import ModelError, TaskError
+from medidiff.errors import TaskError
 from medidiff.evaluation.bootstrap import Interval
 from medidiff.evaluation.features import FeatureScale, random_features
 from medidiff.evaluation.memorisation import (
@@ -28,6 +27,7 @@ from medidiff.jobs.cases import cases_of_split
 from medidiff.jobs.pretrained import SHIPPED
 from medidiff.jobs.reporting import Reporter
 from medidiff.jobs.splits import Splits
+from medidiff.jobs.verdict import FILE
 from medidiff.model import Model, evaluating
 from medidiff.model_folder import digest, write_json
 from medidiff.report.pictures import sheet
@@ -37,7 +37,6 @@ LEVELS = 8
 DRAWS = 4  # noises that the loss of an image is averaged over at each level
 PART = 16  # images at a time
 PAIRS = 8  # of the picture, in each space
-FILE = "memorisation.json"
 
 
 @dataclass(frozen=True)
@@ -161,29 +160,6 @@ def memorisation_of(
         write_json(out / FILE, found.tree())
         draw_pairs(found, images[0], images[1], out / "nearest.png", model)
     return found
-
-
-def check_memorisation(folder: Path, force: bool) -> Literal["passed", "forced", "not checked"]:
-    """What the guard said of the weights in `folder`.
-
-    Errors: ModelError for an over-trained model, unless forced.
-    """
-    file = folder / FILE
-    if not file.is_file():
-        return "not checked"
-    content = json.loads(file.read_text(encoding="utf-8"))
-    if content["weights"] != digest(folder / "model.safetensors"):
-        return "not checked"
-    if content["verdict"] == "passed":
-        return "passed"
-    if force:
-        return "forced"
-    raise ModelError(
-        f"{folder.name}: the memorisation guard found it over-trained: "
-        + "; ".join(content["reasons"])
-        + ". Train for fewer steps or a smaller network; to go on all the same, force it "
-        "(--force, force=True)."
-    )
 
 
 def membership(

@@ -10,7 +10,7 @@ import pytest
 
 import medidiff
 from medidiff.errors import ModelError, TaskError
-from medidiff.jobs.memorisation import FILE
+from medidiff.jobs.verdict import FILE
 
 pytestmark = pytest.mark.slow
 

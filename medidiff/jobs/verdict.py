@@ -1,0 +1,55 @@
+"""The memorisation guard's verdict as it lies in a model's folder, bound to the weights there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from medidiff.errors import ModelError
+from medidiff.model_folder import digest, write_json
+
+FILE = "memorisation.json"
+
+
+def check_memorisation(folder: Path, force: bool) -> Literal["passed", "forced", "not checked"]:
+    """What the guard said of the weights in `folder`.
+
+    Errors: ModelError for an over-trained model, unless forced.
+    """
+    content = _of_these_weights(folder)
+    if content is None:
+        return "not checked"
+    if content["verdict"] == "passed":
+        return "passed"
+    if force:
+        return "forced"
+    raise ModelError(
+        f"{folder.name}: the memorisation guard found it over-trained: "
+        + "; ".join(content["reasons"])
+        + ". Train for fewer steps or a smaller network; to go on all the same, force it "
+        "(--force, force=True)."
+    )
+
+
+def carry_verdict(source: Path, copy: Path) -> None:
+    """Put the verdict on `source` beside its `copy`, whose weights are the same but for their
+    number format; `judged_weights` is then the digest of those that were judged."""
+    content = _of_these_weights(source)
+    if content is not None:
+        judged = content.get("judged_weights", content["weights"])
+        own = {"weights": _digest(copy), "judged_weights": judged}
+        write_json(copy / FILE, {**content, **own})
+
+
+def _of_these_weights(folder: Path) -> dict[str, Any] | None:
+    """The verdict in `folder`; None where there is none, or one on other weights."""
+    file = folder / FILE
+    if not file.is_file():
+        return None
+    content = json.loads(file.read_text(encoding="utf-8"))
+    return content if content["weights"] == _digest(folder) else None
+
+
+def _digest(folder: Path) -> str:
+    return digest(folder / "model.safetensors")
