@@ -27,7 +27,7 @@ from medidiff.jobs.cases import cases_of_split
 from medidiff.jobs.pretrained import SHIPPED
 from medidiff.jobs.reporting import Reporter
 from medidiff.jobs.splits import Splits
-from medidiff.jobs.verdict import FILE
+from medidiff.jobs.verdict import FILE, keep_verdict
 from medidiff.model import Model, evaluating
 from medidiff.model_folder import digest, write_json
 from medidiff.report.pictures import sheet
@@ -125,7 +125,8 @@ def memorisation_of(
     `split` holds the unseen scans: best one that nothing was chosen by. The verdict is left in the
     model's folder, bound to the weights, where `register` reads it (a shipped model has its own).
     With `out`, memorisation.json and nearest.png (the nearest pairs: it shows training scans).
-    Errors: ManifestError; TaskError for fewer than 2 samples or `split` being the train split.
+    Errors: ManifestError; TaskError for fewer than 2 samples or `split` being the train split;
+    OutputError, once `out` is written, for a model's folder that cannot be written to.
     """
     if n < 2:
         raise TaskError(f"the guard needs at least 2 samples, found {n}")
@@ -153,12 +154,12 @@ def memorisation_of(
         MemorisationLimits(),
         None if model.folder is None else digest(model.folder / "model.safetensors"),
     )
-    if model.folder is not None and model.folder.parent != SHIPPED:
-        write_json(model.folder / FILE, found.tree())
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / FILE, found.tree())
         draw_pairs(found, images[0], images[1], out / "nearest.png", model)
+    if model.folder is not None and model.folder.parent != SHIPPED:
+        keep_verdict(found.tree(), model.folder)
     return found
 
 

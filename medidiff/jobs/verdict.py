@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from medidiff.errors import ModelError
+from medidiff.errors import ModelError, OutputError
 from medidiff.model_folder import digest, write_json
 
 FILE = "memorisation.json"
@@ -30,6 +31,21 @@ def check_memorisation(folder: Path, force: bool) -> Literal["passed", "forced",
         + ". Train for fewer steps or a smaller network; to go on all the same, force it "
         "(--force, force=True)."
     )
+
+
+def keep_verdict(content: Mapping[str, object], folder: Path) -> None:
+    """Leave the verdict on its weights in a model's folder.
+
+    Errors: OutputError, with the verdict, if nothing can be written there.
+    """
+    try:
+        write_json(folder / FILE, content)
+    except OSError as error:
+        raise OutputError(
+            f"the memorisation guard's verdict ({content['verdict']}) cannot be kept in {folder} "
+            f"({error.strerror}), where register reads it: copy the model to a folder of your own "
+            "(medidiff export) and judge the copy"
+        ) from None
 
 
 def carry_verdict(source: Path, copy: Path) -> None:
