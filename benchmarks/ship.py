@@ -21,9 +21,9 @@ from pathlib import Path
 from record import ROOT
 
 from medidiff.errors import ModelError
-from medidiff.jobs.memorisation import FILE, check_memorisation
 from medidiff.jobs.models import model_folder
 from medidiff.jobs.pretrained import SHIPPED
+from medidiff.jobs.verdict import FILE, check_memorisation
 from medidiff.model import Model
 from medidiff.spec import describe
 

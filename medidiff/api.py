@@ -330,12 +330,21 @@ def evaluate(
         )
 
 
-def register(source: PathLike, name: str, *, alias: str | None = None, force: bool = False) -> int:
+def register(
+    source: PathLike,
+    name: str,
+    *,
+    alias: str | None = None,
+    force: bool = False,
+    progress: Progress = "none",
+) -> int:
     """Register a model folder or run in MLflow as a version of `name`; gives the version.
 
+    With progress "bars" it says where the memorisation guard was not asked, or was overruled.
     Errors: ModelError for a model that the memorisation guard found over-trained, unless `force`.
     """
-    return register_model(source, name, alias, force)
+    with _reporting(progress) as report:
+        return register_model(source, name, alias, force=force, report=report)
 
 
 def export(

@@ -110,7 +110,8 @@ def train(
     folder = api.train(config, changes=change or [], resume=resume, parent=parent, progress="bars")
     typer.echo(f"Model: {folder / 'model'}")
     if register:
-        _registered(api.register(folder, register, alias=alias), register, alias)
+        version = api.register(folder, register, alias=alias, progress="bars")
+        _registered(version, register, alias)
     else:
         typer.echo(_next(folder))
 
@@ -357,7 +358,8 @@ def register(
     """Register a model or run in MLflow (the server of MLFLOW_TRACKING_URI, else ./mlflow.db)."""
     from medidiff import api
 
-    _registered(api.register(source, name, alias=alias, force=force), name, alias)
+    version = api.register(source, name, alias=alias, force=force, progress="bars")
+    _registered(version, name, alias)
 
 
 @app.command()

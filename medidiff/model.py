@@ -88,7 +88,7 @@ from medidiff.steering import (
     AimName,
     Steering,
     towards_class,
-    towards_content,
+    towards_reference,
 )
 
 Progress = Callable[[int, int], None]
@@ -338,7 +338,7 @@ class Model:
         first = path(sampling.spacing, self.spec.schedule, sampling.steps)[0]
         steering = [
             *towards_class(self.spec, classifier, towards, classifier_scale, first),
-            *towards_content(
+            *towards_reference(
                 self.spec, encoder, towards_image, aim, image_scale, first, sampling.sampler
             ),
         ]

@@ -156,7 +156,7 @@ def towards_class(
     return [TowardsClass(classifier, towards or {}, guidance_scale)]
 
 
-def towards_content(
+def towards_reference(
     prior: ModelSpec,
     encoder: Reader | None,
     image: Tensor | None,

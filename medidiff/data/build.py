@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal
 
 import numpy as np
@@ -17,7 +17,7 @@ from medidiff.data.checks import content_digest
 from medidiff.data.decode import Scan, decode
 from medidiff.data.dicom import Stacking
 from medidiff.data.dicom_rows import Subjects, facts_of, sessions_of
-from medidiff.data.file_names import Named, is_volume, named
+from medidiff.data.file_names import Named, fits, is_volume, named
 from medidiff.data.index import Index, index_tree
 from medidiff.data.privacy import SiteKey
 from medidiff.data.rows import Progress
@@ -28,6 +28,9 @@ COLUMNS = (
     *("subject", "session", "study", "series", "part", "modality", "sequence", "site", "size"),
     *("spacing_mm", "content", "sex:category", "age:number", "image", "label"),
 )
+NAME = "_name"  # of a row while the manifest is made: the file's path in the tree
+NO_IMAGE = "a label or mask with no image of its name and size"
+SECOND = "a second label or mask of its kind for one image"
 
 
 @dataclass(frozen=True)
@@ -164,8 +167,9 @@ def _file_jobs(root: Path, index: Index) -> Iterator[_Job]:
     base = root if root.is_dir() else root.parent
     for path in map(Path, index.others):
         if is_volume(path.name):
-            said = named(path.relative_to(base))
-            yield _Job(path.absolute(), _named_facts(said), str(path), each_volume=True)
+            name = path.relative_to(base)
+            facts = {**_named_facts(named(name)), NAME: str(name)}
+            yield _Job(path.absolute(), facts, str(path), each_volume=True)
 
 
 def _named_facts(said: Named) -> dict[str, str]:
@@ -176,53 +180,72 @@ def _named_facts(said: Named) -> dict[str, str]:
         "modality": said.modality,
         "sequence": said.sequence,
         "site": said.site,
-        "_case": said.case,
-        "_label": "yes" if said.is_label else "",
     }
 
 
 def _with_labels(rows: list[dict[str, str]], skipped: list[Skipped]) -> list[dict[str, str]]:
-    """Labels beside the images of their case; a label without one is told."""
-    images = [row for row in rows if not row.get("_label")]
-    for row in rows:
-        if not row.get("_label"):
-            continue
+    """Labels beside their images, in a column for each kind where there are several; a label
+    without an image is told, and so is a second one of its kind for the same image."""
+    said = [(row, named(PurePath(row[NAME]))) for row in rows if NAME in row]
+    images: dict[str, list[tuple[dict[str, str], Named]]] = {}
+    for row, name in said:
+        if not name.is_label:
+            images.setdefault(name.case, []).append((row, name))
+    labels = [(row, name) for row, name in said if name.is_label]
+    kinds = {name.kind for _, name in labels}
+    # what states more of its image goes before what would fit many
+    for row, name in sorted(labels, key=lambda each: -_stated(each[1])):
         theirs = [
             image
-            for image in images
-            if image.get("_case") == row["_case"] and image["size"] == row["size"]
+            for image, its in images.get(name.case, [])
+            if image["size"] == row["size"] and fits(name, its)
         ]
-        for image in theirs:
-            image.setdefault("label", row["image"])
-        if not theirs:
-            text = "a label or mask with no image of its name and size"
-            skipped.append(Skipped(text, row["image"]))
-    return [{k: v for k, v in row.items() if not k.startswith("_")} for row in images]
+        several = len(kinds) > 1 and name.kind
+        column = f"{_column_name(name.kind, 'label')}:label" if several else "label"
+        free = [image for image in theirs if column not in image]
+        for image in free:
+            image[column] = row["image"]
+        if not free:
+            skipped.append(Skipped(SECOND if theirs else NO_IMAGE, row["image"]))
+    of_labels = {id(row) for row, _ in labels}
+    return [{k: v for k, v in row.items() if k != NAME} for row in rows if id(row) not in of_labels]
+
+
+def _stated(name: Named) -> int:
+    return len(name.entities) + bool(name.sequence) + bool(name.space)
 
 
 def as_cases(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
-    """A row a session, with an image column for each sequence; a second image of one sequence goes
-    to a column of its own."""
+    """A row a session, with an image column for each sequence; a second image of one sequence, and
+    a second label, go to columns of their own."""
     cases: dict[tuple[str, str], dict[str, str]] = {}
     for row in rows:
         case = cases.setdefault(
             (row["subject"], row.get("session", "")),
             {k: row.get(k, "") for k in ("subject", "session", "study", "modality", "site")},
         )
-        base = _column_name(row.get("sequence", ""))
-        name, number = f"{base}:image", 2
-        while name in case:
-            name, number = f"{base}_{number}:image", number + 1
-        case[name] = row["image"]
-        for fact in ("label", "sex:category", "age:number"):
+        base = _column_name(row.get("sequence", ""), "image")
+        case[_free(case, f"{base}:image", "")] = row["image"]
+        for column in [name for name in row if name == "label" or name.endswith(":label")]:
+            case[_free(case, column, row[column])] = row[column]
+        for fact in ("sex:category", "age:number"):
             if row.get(fact):
                 case.setdefault(fact, row[fact])
     return list(cases.values())
 
 
-def _column_name(sequence: str) -> str:
-    kept = "".join(letter if letter.isalnum() else "_" for letter in sequence).strip("_").lower()
-    return kept or "image"
+def _free(case: dict[str, str], column: str, cell: str) -> str:
+    """The column, with a number where it holds something other than the cell."""
+    base, _, type_ = column.rpartition(":")
+    name, number = column, 2
+    while case.get(name, cell) != cell:
+        name, number = f"{base or type_}_{number}:{type_}", number + 1
+    return name
+
+
+def _column_name(text: str, otherwise: str) -> str:
+    kept = "".join(letter if letter.isalnum() else "_" for letter in text).strip("_").lower()
+    return kept or otherwise
 
 
 def _columns(rows: Sequence[dict[str, str]]) -> tuple[str, ...]:

@@ -19,6 +19,9 @@ MODALITIES = {  # BIDS' folder of a file -> DICOM's word
     "pet": "PT",
     "ct": "CT",
 }
+OF_IMAGES = ("acq", "task", "ce", "trc", "rec", "dir", "run", "echo", "flip", "inv", "part")
+"""Entities that tell a session's images apart: a label that states one is of those that do."""
+OWN_SPACES = ("orig", "individual")
 BIDS_LABELS = ("dseg", "probseg", "mask")
 LABEL_FOLDERS = re.compile(r"^(labels?|masks?|segmentations?|seg)(tr|ts|va)?$", re.IGNORECASE)
 IMAGE_FOLDERS = re.compile(r"^(images?|imgs?)(tr|ts|va)?$", re.IGNORECASE)
@@ -54,7 +57,13 @@ class Named:
     site: str = ""
     is_label: bool = False
     case: str = ""
-    """The same for an image and its label."""
+    """The same for the images and labels of one session."""
+    entities: tuple[tuple[str, str], ...] = ()
+    """BIDS' key-value pairs but for subject, session, space and what a label is of."""
+    space: str = ""
+    """The space that the image or label was brought into; "" for its own."""
+    kind: str = ""
+    """What a label is of, where the name says it: brain_mask, dseg."""
 
 
 def is_volume(name: str) -> bool:
@@ -85,20 +94,46 @@ def named(path: PurePath) -> Named:
     return _plain(path, stem)
 
 
-def _bids(path: PurePath, stem: str) -> Named:
-    *parts, suffix = stem.split("_")
-    entities = dict(part.split("-", 1) for part in parts if "-" in part)
-    is_label = suffix in BIDS_LABELS
-    series = "_".join(
-        f"{key}-{value}"
-        for key, value in entities.items()
-        if key not in ("sub", "ses", "desc", "space", "label")
+def fits(label: Named, image: Named) -> bool:
+    """Whether a label may be that of an image: one session, one space, and no stated sequence or
+    entity of the label is another in the image."""
+    theirs = dict(image.entities)
+    return (
+        label.case == image.case
+        and (not image.sequence or label.sequence.lower() in ("", image.sequence.lower()))
+        and (label.space == image.space or (label.space == image.sequence and not image.space))
+        and all(
+            value == theirs.get(key, "" if key in OF_IMAGES else value)
+            for key, value in label.entities
+        )
     )
-    modality = next((MODALITIES[part] for part in path.parts[-2::-1] if part in MODALITIES), "")
-    subject, session = entities["sub"], entities.get("ses", "")
-    sequence = "" if is_label else suffix
-    # a mask names its image by the entities that both have
-    return Named(subject, session, series, sequence, modality, "", is_label, _key(subject, session))
+
+
+def _bids(path: PurePath, stem: str) -> Named:
+    """An image is named by entities and a suffix, its sequence; a label by the entities of its
+    images, with a suffix of its own, and at times with their sequence before that."""
+    *parts, suffix = stem.split("_")
+    stated = dict(part.split("-", 1) for part in parts if "-" in part)
+    words = [part for part in parts if "-" not in part]
+    is_label = suffix in BIDS_LABELS
+    kept = ("sub", "ses", "desc", "space", "label")
+    entities = tuple((key, value) for key, value in stated.items() if key not in kept)
+    sequences = [word for word in words if sequence_in(word)]
+    of = [word for word in words if word not in sequences]
+    of += [stated[key] for key in ("label", "desc") if key in stated]
+    subject, session = stated["sub"], stated.get("ses", "")
+    return Named(
+        subject,
+        session,
+        series="_".join(f"{key}-{value}" for key, value in entities),
+        sequence="".join(sequences[-1:]) if is_label else suffix,
+        modality=next((MODALITIES[part] for part in path.parts[-2::-1] if part in MODALITIES), ""),
+        is_label=is_label,
+        case=_key(subject, session),
+        entities=entities,
+        space="" if stated.get("space") in OWN_SPACES else stated.get("space", ""),
+        kind="_".join([*of, suffix]) if is_label else "",
+    )
 
 
 def _plain(path: PurePath, stem: str) -> Named:

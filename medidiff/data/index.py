@@ -82,8 +82,8 @@ def index_tree(
         raise DataError("there is no such folder", private=str(root))
     cache = cache or HeaderCache()
     closed: list[OSError] = []
-    files = files_under(root, closed)
-    keys = {path: key_of(path) for path in files}
+    keys, gone = _keys(files_under(root, closed))
+    files = list(keys)
     kept = cache.load(keys.values())
     fresh: dict[Key, list[Entry]] = {}
     entries: list[Entry] = []
@@ -97,10 +97,23 @@ def index_tree(
         if progress is not None:
             progress(done, len(files))
     cache.save(fresh)
+    entries += gone
     for error in closed:
         text = f"a folder cannot be read ({error.strerror})"
         entries.append((Source(str(error.filename)), None, text))
     return _grouped(entries, others)
+
+
+def _keys(files: list[str]) -> tuple[dict[str, Key], list[Entry]]:
+    """The files that are there with their states, and those that are not, as broken links."""
+    keys: dict[str, Key] = {}
+    gone: list[Entry] = []
+    for path in files:
+        try:
+            keys[path] = key_of(path)
+        except OSError as error:
+            gone.append((Source(path), None, f"the file cannot be read ({error.strerror})"))
+    return keys, gone
 
 
 def _each(

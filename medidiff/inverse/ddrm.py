@@ -63,12 +63,11 @@ class DDRM:
         Source: Kawar et al. 2022, section 3 (the distribution of x_T).
         """
         z = self.operator.spectrum(noise(like, START, 0))
-        s, ratio = self._values(z), scale(level.noise_ratio, z)
-        seen = s * ratio > self.noise_std
-        inverse = torch.where(seen, 1 / s, 0.0)
-        left = (ratio**2 - (self.noise_std * inverse) ** 2).clamp_min(0).sqrt()
-        drawn = inverse * self.operator.measured(self.measurement) + left * z
-        return scale(level.alpha, like) * self.operator.image(drawn)
+        s, alpha, sigma = self._values(z), scale(level.alpha, z), scale(level.sigma, z)
+        seen = s * sigma > self.noise_std * alpha  # not by the noise ratio: alpha may be 0
+        weight = torch.where(seen, alpha / s, 0.0)
+        left = (sigma**2 - (self.noise_std * weight) ** 2).clamp_min(0).sqrt()
+        return self.operator.image(weight * self.operator.measured(self.measurement) + left * z)
 
     def step(
         self, denoise: Denoise, x: Image, now: NoiseLevel, to: NoiseLevel, memory: None, at: Step

@@ -16,7 +16,9 @@ def average_run(place: Path, out: Path, std: float) -> Path:
     """The finished run's model in `out`, its weights averaged over a relative std; gives the
     folder.
 
-    The step is the one of the run's model, whose samples and card it otherwise has.
+    The step is the one of the run's model, and so is the specification but for the metrics of the
+    average that is replaced. The card is written anew; what was said of the other weights (sample
+    sheets, the memorisation guard's verdict) does not come along.
     Errors: OutputError if `out` holds something or the run kept no snapshots; ModelError if the
     run has no model; TrainingError if its snapshots do not span that length.
     """

@@ -65,7 +65,7 @@ def run_demo(folder: Path, report: Reporter, shipped: Path = SHIPPED) -> DemoRes
     report.say("2/5  training a diffusion prior on them")
     run = trained(config, folder, report)
     report.say("3/5  registering it in MLflow and loading it back by its name")
-    register_model(run, NAME, ALIAS)
+    register_model(run, NAME, ALIAS, report=report)
     model = load_model(f"models:/{NAME}@{ALIAS}")
     report.say("4/5  drawing new heads")
     draw(model, folder / "samples", report)

@@ -14,6 +14,7 @@ from medidiff.errors import OutputError, TaskError
 from medidiff.jobs.cases import Mismatch, cases_of_split, check_cases
 from medidiff.jobs.reporting import Reporter
 from medidiff.jobs.splits import Splits
+from medidiff.jobs.verdict import carry_verdict
 from medidiff.model import Model, evaluating
 from medidiff.spec import Gamma, check_prior
 
@@ -34,7 +35,8 @@ def add_gamma(
 ) -> Path:
     """A copy of the model in `out` that knows its Gamma at `levels` times; gives the folder.
 
-    One pass over the train split, conditions unknown, clean estimates not clipped.
+    One pass over the train split, conditions unknown, clean estimates not clipped. The weights are
+    the same, so the memorisation guard's verdict on them stays.
     Errors: OutputError if `out` holds something; ModelError for a model that is no prior; TaskError
     for a model with a second head, which has its variance already; ManifestError; DataError for
     scans that do not fit the model.
@@ -72,4 +74,7 @@ def add_gamma(
     gamma = Gamma(tuple(table.times.tolist()), tuple(table.values.tolist()))
     known = replace(model.spec, gamma=gamma)
     made = Model(known, model.network, heads=model.heads, autoencoder=model.autoencoder)
-    return made.save(out, card)
+    copy = made.save(out, card)
+    if model.folder is not None:
+        carry_verdict(model.folder, copy)
+    return copy

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from medidiff.data.datasets import Case
 from medidiff.diffusion import DenoisingLoss, KeyedNoise, UniformTimes
-from medidiff.errors import ModelError, TaskError
+from medidiff.errors import TaskError
 from medidiff.evaluation.bootstrap import Interval
 from medidiff.evaluation.features import FeatureScale, random_features
 from medidiff.evaluation.memorisation import (
@@ -28,6 +27,7 @@ from medidiff.jobs.cases import cases_of_split
 from medidiff.jobs.pretrained import SHIPPED
 from medidiff.jobs.reporting import Reporter
 from medidiff.jobs.splits import Splits
+from medidiff.jobs.verdict import FILE, keep_verdict
 from medidiff.model import Model, evaluating
 from medidiff.model_folder import digest, write_json
 from medidiff.report.pictures import sheet
@@ -37,7 +37,6 @@ LEVELS = 8
 DRAWS = 4  # noises that the loss of an image is averaged over at each level
 PART = 16  # images at a time
 PAIRS = 8  # of the picture, in each space
-FILE = "memorisation.json"
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,8 @@ def memorisation_of(
     `split` holds the unseen scans: best one that nothing was chosen by. The verdict is left in the
     model's folder, bound to the weights, where `register` reads it (a shipped model has its own).
     With `out`, memorisation.json and nearest.png (the nearest pairs: it shows training scans).
-    Errors: ManifestError; TaskError for fewer than 2 samples or `split` being the train split.
+    Errors: ManifestError; TaskError for fewer than 2 samples or `split` being the train split;
+    OutputError, once `out` is written, for a model's folder that cannot be written to.
     """
     if n < 2:
         raise TaskError(f"the guard needs at least 2 samples, found {n}")
@@ -154,36 +154,13 @@ def memorisation_of(
         MemorisationLimits(),
         None if model.folder is None else digest(model.folder / "model.safetensors"),
     )
-    if model.folder is not None and model.folder.parent != SHIPPED:
-        write_json(model.folder / FILE, found.tree())
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / FILE, found.tree())
         draw_pairs(found, images[0], images[1], out / "nearest.png", model)
+    if model.folder is not None and model.folder.parent != SHIPPED:
+        keep_verdict(found.tree(), model.folder)
     return found
-
-
-def check_memorisation(folder: Path, force: bool) -> Literal["passed", "forced", "not checked"]:
-    """What the guard said of the weights in `folder`.
-
-    Errors: ModelError for an over-trained model, unless forced.
-    """
-    file = folder / FILE
-    if not file.is_file():
-        return "not checked"
-    content = json.loads(file.read_text(encoding="utf-8"))
-    if content["weights"] != digest(folder / "model.safetensors"):
-        return "not checked"
-    if content["verdict"] == "passed":
-        return "passed"
-    if force:
-        return "forced"
-    raise ModelError(
-        f"{folder.name}: the memorisation guard found it over-trained: "
-        + "; ".join(content["reasons"])
-        + ". Train for fewer steps or a smaller network; to go on all the same, force it "
-        "(--force, force=True)."
-    )
 
 
 def membership(

@@ -15,13 +15,18 @@ from medidiff.jobs.bundles.describing import Stated
 from medidiff.jobs.bundles.exporting import export_bundle
 from medidiff.jobs.bundles.importing import import_bundle
 from medidiff.jobs.folder import close_interrupted
-from medidiff.jobs.memorisation import check_memorisation
 from medidiff.jobs.pretrained import SHIPPED, shipped_folder, shipped_names
+from medidiff.jobs.reporting import Reporter
+from medidiff.jobs.verdict import carry_verdict, check_memorisation
 from medidiff.model import Model, default_device
 from medidiff.model_folder import check_folder
 from medidiff.networks import Acceleration
 from medidiff.tracking import fetch, register
 
+UNSOUND = {
+    "not checked": "not checked for memorisation (medidiff evaluate --memorisation)",
+    "forced": "forced: the memorisation guard found this model over-trained",
+}
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -78,16 +83,25 @@ def load_model(
 
 
 def register_model(
-    source: str | os.PathLike[str], name: str, alias: str | None, force: bool = False
+    source: str | os.PathLike[str],
+    name: str,
+    alias: str | None,
+    *,
+    force: bool = False,
+    report: Reporter,
 ) -> int:
     """Make a model a version of the registered model `name`; gives the version.
+
+    A model that the memorisation guard was not asked about, or that is forced, is told as such.
 
     Errors: ModelError for a folder that is not whole, and for a model that was found over-trained
     unless `force`; RegistryError for the server's refusal.
     """
     folder = model_folder(source)
     check_folder(folder)
-    check_memorisation(folder, force)
+    told = UNSOUND.get(check_memorisation(folder, force))
+    if told:
+        report.say(told)
     return register(folder, name, alias=alias)
 
 
@@ -97,7 +111,8 @@ def export_model(
     dtype: Literal["float32", "bfloat16"],
     format: Literal["medidiff", "monai-bundle"] = "medidiff",
 ) -> Path:
-    """A copy of the model as a plain folder, its weights in `dtype`, or as a MONAI bundle.
+    """A copy of the model as a plain folder, its weights in `dtype`, with the memorisation guard's
+    verdict on it; or a MONAI bundle, which has no place for one.
 
     Errors: OutputError if `out` already holds something; ModelError for a bundle of a network or a
     schedule that MONAI does not have.
@@ -108,4 +123,6 @@ def export_model(
     card = (folder / "card.md").read_text(encoding="utf-8")
     if format == "monai-bundle":
         return export_bundle(Model.load(folder, "cpu"), card, out)
-    return Model.load(folder, "cpu").save(out, card, dtype=dtype)
+    copy = Model.load(folder, "cpu").save(out, card, dtype=dtype)
+    carry_verdict(folder, copy)
+    return copy

@@ -83,16 +83,17 @@ class SpectralOperator(ABC):
 
     def prox(self, z: Image, y: Tensor, rho: float | Tensor) -> Image:
         """(A* A + rho)^-1 (A* y + rho z)."""
-        s = self.singular_values.to(z.device)
-        weight = _per_image(rho, self.spectrum(z))
-        mixed = s * self.measured(y) + weight * self.spectrum(z)
+        spectrum = self.spectrum(z)
+        s, weight = _as_real(self.singular_values, spectrum), _per_image(rho, spectrum)
+        mixed = s * self.measured(y) + weight * spectrum
         return self.image(mixed / (s**2 + weight))
 
     def pseudo_inverse(self, y: Tensor, ridge: float = 0.0) -> Image:
         """V diag(s / (s^2 + ridge)) U* y, with 0 where nothing is measured."""
-        s = self.singular_values.to(y.device)
+        measured = self.measured(y)
+        s = _as_real(self.singular_values, measured)
         gain = torch.where(s > 0, s / (s**2 + ridge), 0.0)
-        return self.image(gain * self.measured(y))
+        return self.image(gain * measured)
 
     def norm(self) -> float:
         """The largest singular value."""
@@ -161,5 +162,10 @@ class DenseOperator(SpectralOperator):
 def _per_image(value: float | Tensor, like: Tensor) -> float | Tensor:
     """One number as it is, one an image in a shape that broadcasts over the batch."""
     if isinstance(value, Tensor) and value.ndim == 1:
-        return value.reshape(-1, *(1,) * (like.ndim - 1))
+        return _as_real(value, like).reshape(-1, *(1,) * (like.ndim - 1))
     return value
+
+
+def _as_real(values: Tensor, like: Tensor) -> Tensor:
+    """Real values where `like` is and in its precision, so that they do not widen it."""
+    return values.to(like.device, like.dtype.to_real())

@@ -19,7 +19,8 @@ class EarlyStop:
     """Stop when the validation loss has risen while the training loss went on falling."""
 
     patience: int = 5
-    """Validations without a new best before stopping; 0 never stops early."""
+    """Validations without a new best before stopping; 0 never stops early, and `rise` then bars
+    no step from being the best."""
     tolerance: float = 0.0
     """Relative improvement that counts as a new best."""
     rise: float = 0.05

@@ -16,6 +16,10 @@ MEMORISING_LEVEL = (
 )
 
 
+SMALLEST = 1e-6
+"""A loss below this is as good as 0: what a float32 cross-entropy rounds by is 1e-7."""
+
+
 @dataclass
 class Watch:
     """The losses by noise level so far.
@@ -26,7 +30,7 @@ class Watch:
     """
 
     best: float = math.inf
-    """The lowest mean over levels, at a step without a gap."""
+    """The lowest mean over levels, at a step without a gap where gaps count (patience > 0)."""
     best_train: float = math.inf
     best_step: int = 0
     worse: int = 0
@@ -51,7 +55,8 @@ class Watch:
         """Take in the losses by level of one validation; true if it is a new best."""
         self._note_levels(validation, train, options.rise)
         self.last, self.last_train = fmean(validation), fmean(train)
-        if self.last < self.best * (1 - options.tolerance) and not any(self.gaps):
+        barred = options.patience > 0 and any(self.gaps)
+        if self.last < self.best * (1 - options.tolerance) and not barred:
             self.best, self.best_train = self.last, self.last_train
             self.best_step, self.worse = step, 0
             return True
@@ -77,6 +82,9 @@ class Watch:
         for level, (now, fitted) in enumerate(zip(validation, train, strict=True)):
             if now < self.lowest[level]:
                 self.lowest[level], self.train_then[level] = now, fitted
-            gap = now > (1 + rise) * self.lowest[level] and fitted < self.train_then[level]
+            low = max(self.lowest[level], SMALLEST)
+            gap = now > (1 + rise) * low and fitted < self.train_then[level]
             self.gaps[level] = self.gaps[level] + 1 if gap else 0
-        self.rise = [now / low - 1 for now, low in zip(validation, self.lowest, strict=True)]
+        self.rise = [
+            now / max(low, SMALLEST) - 1 for now, low in zip(validation, self.lowest, strict=True)
+        ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,8 @@ import torch
 import medidiff
 from medidiff.diffusion import DDIM, OptimalVariance
 from medidiff.errors import ModelError, OutputError, TaskError
-from medidiff.model_folder import check_folder
+from medidiff.jobs.verdict import FILE, check_memorisation
+from medidiff.model_folder import check_folder, digest
 
 OPTIMAL = DDIM(variance=OptimalVariance(half_range=2.0))
 
@@ -52,3 +55,16 @@ def test_nothing_is_overwritten_and_a_table_of_one_level_is_refused(
         medidiff.gamma(run_2d, measured, manifest=flat)
     with pytest.raises(TaskError, match="at least 2 levels"):
         medidiff.gamma(run_2d, tmp_path / "new", manifest=flat, levels=1)
+
+
+def test_the_guards_verdict_stays_with_the_weights(
+    run_2d: Path, flat: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(run_2d / "model", source)
+    weights = digest(source / "model.safetensors")
+    verdict = {"verdict": "over-trained", "reasons": ["copies"], "weights": weights}
+    (source / FILE).write_text(json.dumps(verdict))
+    made = medidiff.gamma(source, tmp_path / "copy", manifest=flat, levels=2)
+    with pytest.raises(ModelError, match="over-trained: copies"):
+        check_memorisation(made, force=False)

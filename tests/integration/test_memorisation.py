@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import medidiff
-from medidiff.errors import ModelError, TaskError
-from medidiff.jobs.memorisation import FILE
+from medidiff.errors import ModelError, OutputError, TaskError
+from medidiff.jobs.verdict import FILE
 
 pytestmark = pytest.mark.slow
 
@@ -36,6 +36,18 @@ def test_the_guard_judges_a_model_and_its_verdict_bars_the_registry(
     (model / FILE).write_text(json.dumps(kept | {"verdict": "over-trained", "reasons": ["copies"]}))
     with pytest.raises(ModelError, match="over-trained: copies"):
         medidiff.register(model, "guarded")
+
+
+def test_a_folder_that_cannot_be_written_is_told_once_the_results_are_kept(
+    run_2d: Path, flat: Path, tmp_path: Path
+) -> None:
+    model, out = tmp_path / "model", tmp_path / "out"
+    shutil.copytree(run_2d / "model", model)
+    (model / f"{FILE}.part").mkdir()  # stands for a folder without the right to write
+    with pytest.raises(OutputError, match=r"verdict \((passed|over-trained)\) cannot be kept"):
+        medidiff.evaluate(model, manifest=flat, n=4, out=out, memorisation=True)
+    assert json.loads((out / FILE).read_text())["samples"] == 4
+    assert (out / "nearest.png").is_file()
 
 
 def test_the_train_split_is_not_unseen(run_2d: Path, flat: Path) -> None:

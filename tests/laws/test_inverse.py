@@ -15,12 +15,15 @@ from medidiff.diffusion import (
     DDIM,
     DDPM,
     EDM,
+    Cosine,
     DPMSolverPP,
     Estimate,
+    Flow,
     Heun,
     Karras,
     KeyedNoise,
     NoiseLevel,
+    UniformTime,
     VPLinear,
     counted,
     eps_of,
@@ -324,6 +327,20 @@ def test_few_steps_and_pure_noise_stay_finite(schedule: Any, steps: int) -> None
         assert bool(sample(SMOOTH, x, levels, sampler, noise, schedule).isfinite().all())
     guided = pigdm(SMOOTH, MASK, y, 0.1)
     assert bool(sample(guided, x, levels, DDPM(), noise, schedule).isfinite().all())
+
+
+@pytest.mark.parametrize("schedule", [Flow(), Cosine()], ids=lambda s: s.kind)
+@pytest.mark.parametrize("noise_std", [0.0, 0.1])
+def test_ddrm_starts_from_noise_alone_where_there_is_no_image(
+    schedule: Any, noise_std: float
+) -> None:
+    y, noise = measured(MASK, noise_std), noise_for(1)
+    like = torch.zeros((1, *SHAPE), dtype=torch.float64)
+    levels = path(UniformTime(), schedule, 4)
+    ddrm = DDRM(MASK, y, noise_std)
+    x = ddrm.start(levels[0], noise, like)
+    assert torch.allclose(x, start(levels[0], noise, like), atol=1e-4)
+    assert bool(sample(SMOOTH, x, levels, ddrm, noise, schedule).isfinite().all())
 
 
 def test_options_that_mean_nothing_are_refused() -> None:

@@ -141,6 +141,14 @@ def test_a_ridge_is_the_prox_around_zero(operator: Any, shape: Any) -> None:
     assert torch.allclose(operator.pseudo_inverse(y, 0.3), operator.prox(0 * x, y, 0.3))
 
 
+@pytest.mark.parametrize("operator", [BlockAverage((2, 2)), Mask(some((2, 6, 4), 1))])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
+@pytest.mark.parametrize("rho", [0.05, torch.tensor([0.01, 1.0, 20.0], dtype=torch.float64)])
+def test_images_keep_their_precision(operator: Any, dtype: torch.dtype, rho: Any) -> None:
+    z, y = images(operator, (2, 6, 4), dtype)
+    assert operator.prox(z, y, rho).dtype == operator.pseudo_inverse(y, 0.1).dtype == dtype
+
+
 @operators
 def test_a_batch_equals_its_members_one_by_one(operator: Any, shape: Any) -> None:
     x, y = images(operator, shape, torch.float64)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path, PurePath
 
 import nibabel
 import numpy as np
 import pytest
 
-from medidiff.data.build import BuildOptions
+from medidiff.data.build import BuildOptions, build_rows
 from medidiff.data.dicom import Stacking
-from medidiff.data.file_names import Named, named, sequence_in
+from medidiff.data.file_names import Named, fits, named, sequence_in
 from medidiff.data.manifest import check_manifest, read_manifest
 from medidiff.errors import ManifestError, OutputError
 from medidiff.jobs.manifests import build
@@ -68,9 +69,7 @@ def test_names_say_who_and_what(path: str, said: Named) -> None:
     if said.sequence:
         assert found.sequence == said.sequence
     if said.case:
-        assert found == Named(
-            *[getattr(said, n) for n in Named.__dataclass_fields__][:-1], said.case
-        ) or path.startswith("IXI")
+        assert replace(found, entities=(), space="", kind="") == said
 
 
 def test_only_known_words_come_out_of_free_text() -> None:
@@ -101,6 +100,67 @@ def test_a_bids_tree_becomes_cases_with_labels_and_missing_contrasts(tmp_path: P
     assert manifest.names("image") == ("flair", "t1w")
     assert [sorted(row.images) for row in manifest.rows] == [["flair", "t1w"], ["t1w"]]
     check_manifest(manifest, missing="allowed")
+
+
+T1W = "sub-1/anat/sub-1_T1w.nii.gz"
+
+
+@pytest.mark.parametrize(
+    ("label", "image", "its"),
+    [
+        ("sub-1_dseg.nii.gz", T1W, True),
+        ("sub-1_T1w_dseg.nii.gz", T1W, True),
+        ("sub-1_T2w_dseg.nii.gz", T1W, False),
+        ("sub-1_space-T1w_desc-brain_mask.nii.gz", T1W, True),
+        ("sub-1_space-T1w_desc-brain_mask.nii.gz", "sub-1_T2w.nii.gz", False),
+        ("sub-1_space-T1w_desc-brain_mask.nii.gz", "sub-1_space-T1w_FLAIR.nii.gz", True),
+        ("sub-1_space-MNI_dseg.nii.gz", T1W, False),
+        ("sub-1_space-MNI_dseg.nii.gz", "sub-1_space-MNI_T1w.nii.gz", True),
+        ("sub-1_space-orig_dseg.nii.gz", T1W, True),
+        ("sub-1_acq-fast_mask.nii.gz", T1W, False),
+        ("sub-1_acq-fast_mask.nii.gz", "sub-1_acq-fast_run-1_T1w.nii.gz", True),
+        ("sub-1_run-2_mask.nii.gz", "sub-1_run-1_T1w.nii.gz", False),
+        ("sub-1_hemi-L_mask.nii.gz", T1W, True),
+        ("sub-2_dseg.nii.gz", T1W, False),
+        ("patient7/flair_seg.nii.gz", "patient7/flair.nii.gz", True),
+        ("patient7/flair_seg.nii.gz", "patient7/t1.nii.gz", False),
+        ("BraTS_1/BraTS_1_seg.nii.gz", "BraTS_1/BraTS_1_t1ce.nii.gz", True),
+    ],
+)
+def test_a_label_fits_the_images_that_its_name_does_not_rule_out(
+    label: str, image: str, its: bool
+) -> None:
+    assert fits(named(PurePath(label)), named(PurePath(image))) == its
+
+
+def test_each_kind_of_label_has_its_column_and_none_is_lost(tmp_path: Path) -> None:
+    root = tmp_path / "bids"
+    for name in ("sub-a_T1w", "sub-a_T2w", "sub-b_T1w"):
+        nifti(root / name[:5] / "anat" / f"{name}.nii.gz")
+    labels = ("sub-a_T1w_dseg", "sub-a_space-T1w_desc-brain_mask", "sub-a_T1w_label-lesion_mask")
+    for name in (*labels, "sub-b_space-T1w_desc-brain_mask", "sub-b_desc-brain_mask"):
+        nifti(root / "derivatives" / name[:5] / f"{name}.nii.gz")
+    made_rows = made(root, tmp_path / "m.csv")
+    rows = {(row["subject"], row["sequence"]): row for row in made_rows}
+    first = rows["a", "T1w"]
+    assert [
+        Path(first[f"{kind}:label"]).name for kind in ("dseg", "brain_mask", "lesion_mask")
+    ] == [f"{name}.nii.gz" for name in labels]
+    assert not any(value for name, value in rows["a", "T2w"].items() if name.endswith("label"))
+    assert "space-T1w" in rows["b", "T1w"]["brain_mask:label"]
+    built = build_rows(root, tmp_path / "lists", BuildOptions())
+    assert [one.text for one in built.skipped] == [
+        "a second label or mask of its kind for one image"
+    ]
+    check_manifest(read_manifest(tmp_path / "m.csv"))
+
+
+def test_a_session_of_two_labels_has_a_column_for_each(tmp_path: Path) -> None:
+    for name in ("sub-a_T1w", "sub-a_T2w", "sub-a_T1w_dseg", "sub-a_T2w_dseg"):
+        nifti(tmp_path / "bids" / f"{name}.nii.gz")
+    (case,) = made(tmp_path / "bids", tmp_path / "m.csv", arrange="cases")
+    assert case["label"].endswith("T1w_dseg.nii.gz")
+    assert case["label_2:label"].endswith("T2w_dseg.nii.gz")
 
 
 def test_volumes_of_a_file_are_rows_of_their_own(tmp_path: Path) -> None:

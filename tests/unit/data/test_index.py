@@ -181,3 +181,13 @@ def test_a_folder_that_cannot_be_read_is_told(tree: Path, monkeypatch: pytest.Mo
     assert len(found.series) == 1
     with pytest.raises(DataError):
         decode(tree / "a")
+
+
+def test_a_link_to_nothing_is_told_without_stopping_the_index(tree: Path) -> None:
+    whole = index_tree(tree)
+    (tree / "broken.dcm").symlink_to(tree / "nowhere.dcm")
+    found = index_tree(tree)
+    assert found.series == whole.series
+    told = {one.source.name: one.text for one in found.unread}
+    assert told["broken.dcm"] == "the file cannot be read (No such file or directory)"
+    assert not any("broken" in path for path in found.others)

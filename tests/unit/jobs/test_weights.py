@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
 
 from medidiff.errors import ModelError
-from medidiff.jobs.memorisation import FILE, check_memorisation
-from medidiff.jobs.models import load_model, register_model
+from medidiff.jobs import models
+from medidiff.jobs.models import export_model, load_model, register_model
+from medidiff.jobs.reporting import Quiet
+from medidiff.jobs.verdict import FILE, check_memorisation
 from medidiff.model_folder import digest
 
 from .conftest import Make
@@ -88,8 +91,49 @@ def test_the_guards_verdict_is_bound_to_the_weights(saved: Path, make: Make) -> 
 def test_an_over_trained_model_is_registered_only_when_forced(saved: Path) -> None:
     verdict_on(saved, saved / FILE, "over-trained")
     with pytest.raises(ModelError, match=r"over-trained: 9 of 10 .*--force"):
-        register_model(saved, "name", None)
+        register_model(saved, "name", None, report=Quiet())
     assert check_memorisation(saved, force=True) == "forced"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_copy_of_another_number_format_keeps_the_verdict(
+    dtype: Literal["float32", "bfloat16"], make: Make, tmp_path: Path
+) -> None:
+    source = make("tiny").save(tmp_path / "source")
+    bare = export_model(source, tmp_path / "bare", dtype)
+    assert check_memorisation(bare, force=False) == "not checked"
+    verdict_on(source, source / FILE, "over-trained")
+    copy = export_model(source, tmp_path / "copy", dtype)
+    again = export_model(copy, tmp_path / "again", "float32")
+    for folder in (copy, again):
+        with pytest.raises(ModelError, match="over-trained: 9 of 10"):
+            check_memorisation(folder, force=False)
+        kept = json.loads((folder / FILE).read_text())
+        assert kept["judged_weights"] == digest(source / "model.safetensors")
+    (source / FILE).write_text(json.dumps({"verdict": "passed", "weights": "of others"}))
+    stranger = export_model(source, tmp_path / "stranger", dtype)
+    assert check_memorisation(stranger, force=False) == "not checked"
+
+
+@pytest.mark.parametrize(
+    ("verdict", "said"), [(None, "not checked"), ("passed", ""), ("over-trained", "forced")]
+)
+def test_registering_tells_what_the_guard_said(
+    verdict: str | None, said: str, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Heard(Quiet):
+        text = ""
+
+        def say(self, text: str) -> None:
+            self.text += text
+
+    monkeypatch.setattr(models, "register", lambda folder, name, alias: 1)
+    if verdict is not None:
+        verdict_on(saved, saved / FILE, verdict)
+    heard = Heard()
+    assert register_model(saved, "name", None, force=True, report=heard) == 1
+    assert heard.text.startswith(said)
+    assert bool(heard.text) == bool(said)
 
 
 def measured(verdict: str) -> dict:

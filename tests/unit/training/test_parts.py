@@ -136,6 +136,23 @@ def test_a_level_that_rises_once_or_in_both_splits_has_no_lasting_gap() -> None:
     assert watch.gaps == [0]
 
 
+def test_without_patience_a_gap_bars_no_step_from_being_the_best() -> None:
+    watch, options = Watch(), EarlyStop(patience=0, rise=0.05)
+    for step in range(1, 6):
+        assert watch.note([9.0 - step, 0.01 * step], [9.0 - step, 0.01 / step], step, options)
+    assert watch.best_step == 5
+
+
+@pytest.mark.parametrize("lowest", [0.0, 1e-9])
+def test_a_loss_that_reached_zero_has_no_gap_by_rounding_but_by_a_true_rise(lowest: float) -> None:
+    watch, options = Watch(), EarlyStop(patience=2, rise=0.05)
+    for step, loss in enumerate([lowest, 2e-9, 3e-9, 4e-9]):
+        watch.note([loss], [1e-9 / (step + 1)], step + 1, options)
+    assert watch.gaps == [0]
+    watch.note([0.1], [1e-10], 5, options)
+    assert watch.gaps == [1]
+
+
 def test_a_cpu_trains_in_fp32_and_only_fp16_scales_its_loss() -> None:
     assert choose_precision("auto", CPU).dtype == torch.float32
     assert not choose_precision("bf16", CPU).scaler().is_enabled()
