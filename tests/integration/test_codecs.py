@@ -113,6 +113,7 @@ def test_an_autoencoder_reports_its_reconstruction(autoencoders: dict[int, Path]
     assert {"validation_psnr", "validation_l1", "train_psnr", "validation_loss"} <= last.keys()
     assert last["validation_loss"] == pytest.approx(last["validation_l1"])
     assert list((autoencoders[2] / "samples").glob("*.png"))
+    assert "picture" not in {event["kind"] for event in events}  # it shows scans: never sent
     model = medidiff.load(autoencoders[2], "cpu")
     assert model.spec.role == "autoencoder"
     with pytest.raises(ModelError, match="draws and denoises nothing"):
