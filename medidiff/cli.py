@@ -580,6 +580,7 @@ def _next(folder: Path) -> str:
 
     role = json.loads((folder / "model" / "model.json").read_text(encoding="utf-8"))["role"]
     use = {
+        "autoencoder": "medidiff train PRIOR.yaml -c codec.kind=autoencoder -c codec.model={}",
         "classifier": "medidiff sample PRIOR --classifier {} --towards COLUMN=CLASS --out samples",
         "encoder": "medidiff sample PRIOR --sampler ddpm --encoder {} --towards-image FILE "
         "--out samples",

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import medidiff
+from medidiff.cli import _next
 from medidiff.diffusion import DDIM
 from medidiff.errors import ConfigError, ModelError, TaskError
 from medidiff.jobs.cases import cases_of_split
@@ -118,6 +119,9 @@ def test_an_autoencoder_reports_its_reconstruction(autoencoders: dict[int, Path]
     assert model.spec.role == "autoencoder"
     with pytest.raises(ModelError, match="draws and denoises nothing"):
         model.sample(1)
+    said = _next(autoencoders[2])
+    assert f"codec.model={autoencoders[2]}" in said
+    assert "sample" not in said.replace(str(autoencoders[2]), "")
 
 
 def checked_losses(run: Path) -> dict[int, float]:
