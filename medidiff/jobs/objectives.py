@@ -313,6 +313,7 @@ def as_student(spec: ModelSpec, config: Config) -> ModelSpec:
         return spec
     target = student_target(config.diffusion.target, spec.schedule)
     sampling = spec.sampling
-    if sampling == SamplingOptions():
-        sampling = SamplingOptions(Consistency(floor=target.floor), UniformTime(), steps=2)
+    if config.sampling == SamplingOptions():  # behind a codec the specification's is never clipped
+        own = Consistency(floor=target.floor)
+        sampling = replace(sampling, sampler=own, spacing=UniformTime(), steps=2)
     return replace(spec, target=target, sampling=sampling)
