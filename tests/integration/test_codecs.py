@@ -327,3 +327,38 @@ def test_what_reads_images_does_not_guide_behind_a_codec(place: Path, flat: Path
     noisiest = prior.schedule(torch.tensor(prior.schedule.t_max, dtype=torch.float64))
     with pytest.raises(ModelError, match=r"the prior works behind a codec \(wavelet\)"):
         check_reader(reader, prior, "classifier", noisiest)
+
+
+@pytest.mark.parametrize("kind", ["wavelet", "autoencoder"])
+def test_a_student_and_a_fine_tuned_prior_keep_their_parent_s_codec(
+    kind: str, place: Path, flat: Path, autoencoders: dict[int, Path]
+) -> None:
+    source = autoencoders[2]
+    codec = f"{{kind: {kind}{f', model: {source}' if kind == 'autoencoder' else ''}}}"
+    same = ["diffusion={schedule: {kind: edm}, target: {kind: edm, data_std: 1}}"]
+    same += ["train.sample_every=0", "sampling={}"]
+    parent = train(place, flat, 2, f"elder-{kind}", f"codec={codec}", *same)
+    student = medidiff.load(
+        train(
+            place, flat, 2, f"younger-{kind}", f"codec={codec}", *same,
+            "diffusion.objective={kind: consistency, teacher: parent}",
+            parent=parent,
+        ),
+        "cpu",
+    )  # fmt: skip
+    assert student.spec.codec == medidiff.load(parent, "cpu").spec.codec
+    drawn = student.sample(2, seed=1)
+    assert drawn.nfe == 2
+    assert drawn.images.shape == (2, 1, 32, 32)
+    assert torch.isfinite(drawn.images).all()
+    other = medidiff.load(source, "cpu").save(place / f"other-{kind}", "another one")
+    refused = {
+        "codec={kind: wavelet, scale: one}": r"codec\.scale",
+        f"codec={{kind: autoencoder, model: {other}}}": r"codec\.model",
+        f"codec={{kind: autoencoder, model: {source}, tiles: {{size: 16}}}}": r"codec\.tiles",
+    }
+    for change, key in refused.items():
+        said = key if f"kind: {kind}" in change else r"codec\.kind"
+        with pytest.raises(ConfigError, match=f"fine-tuning: {said} of the configuration is"):
+            train(place, flat, 2, "refused", change, *same, parent=parent)
+    assert not (place / "refused").exists()
