@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from medidiff.api import (
         average,
         benchmark,
+        build_manifest,
         check,
+        check_manifest,
         demo,
         doctor,
         evaluate,
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
         models,
         register,
         run,
+        split_manifest,
         sync,
         train,
     )
@@ -35,7 +38,9 @@ if TYPE_CHECKING:
 _PLACE = {
     "average": "medidiff.api",
     "benchmark": "medidiff.api",
+    "build_manifest": "medidiff.api",
     "check": "medidiff.api",
+    "check_manifest": "medidiff.api",
     "demo": "medidiff.api",
     "doctor": "medidiff.api",
     "evaluate": "medidiff.api",
@@ -46,6 +51,7 @@ _PLACE = {
     "models": "medidiff.api",
     "register": "medidiff.api",
     "run": "medidiff.api",
+    "split_manifest": "medidiff.api",
     "sync": "medidiff.api",
     "train": "medidiff.api",
     "MedidiffError": "medidiff.errors",
@@ -58,7 +64,9 @@ __all__ = [
     "__version__",
     "average",
     "benchmark",
+    "build_manifest",
     "check",
+    "check_manifest",
     "demo",
     "doctor",
     "evaluate",
@@ -69,6 +77,7 @@ __all__ = [
     "models",
     "register",
     "run",
+    "split_manifest",
     "sync",
     "train",
 ]

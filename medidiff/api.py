@@ -13,7 +13,7 @@ Every verb raises `medidiff.MedidiffError` with one clear message for what a use
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +22,12 @@ from typing import Literal, overload
 import torch
 
 from medidiff.config import Loaded, load_config, schema
+from medidiff.data.build import BuildOptions
+from medidiff.data.dicom import Stacking
 from medidiff.data.privacy import names_kept_private
+from medidiff.data.splitting import SplitOptions
 from medidiff.errors import MedidiffError, TaskError
+from medidiff.jobs import manifests
 from medidiff.jobs.average import average_run
 from medidiff.jobs.benchmark import Table, benchmark_head
 from medidiff.jobs.bundles.configs import read_bundle
@@ -38,6 +42,7 @@ from medidiff.jobs.fitting import Fit, fit_config
 from medidiff.jobs.folder import close_interrupted
 from medidiff.jobs.gamma import add_gamma
 from medidiff.jobs.likelihood import LikelihoodOptions, Method
+from medidiff.jobs.manifests import ManifestMade
 from medidiff.jobs.models import export_model, load_model, model_folder, register_model
 from medidiff.jobs.prepare import check_data, shape_of
 from medidiff.jobs.pretrained import Shipped, shipped_models
@@ -62,6 +67,7 @@ __all__ = [
     "Evaluation",
     "Fit",
     "Imported",
+    "ManifestMade",
     "MedidiffError",
     "Model",
     "Result",
@@ -69,7 +75,9 @@ __all__ = [
     "Table",
     "average",
     "benchmark",
+    "build_manifest",
     "check",
+    "check_manifest",
     "demo",
     "doctor",
     "evaluate",
@@ -81,6 +89,7 @@ __all__ = [
     "register",
     "run",
     "schema",
+    "split_manifest",
     "sync",
     "train",
 ]
@@ -458,6 +467,73 @@ def doctor(*, json_file: PathLike | None = None, progress: Progress = "none") ->
     """
     with _reporting(progress) as report:
         return diagnose(None if json_file is None else Path(json_file), report)
+
+
+def build_manifest(
+    folder: PathLike,
+    out: PathLike,
+    *,
+    subjects: Literal["pseudonym", "raw"] = "pseudonym",
+    tilt: Literal["refuse", "resample"] = "refuse",
+    gaps: Literal["refuse", "resample"] = "refuse",
+    arrange: Literal["images", "cases"] = "images",
+    progress: Progress = "none",
+) -> ManifestMade:
+    """Write the manifest `out` (.csv) of a folder tree or archive of scans.
+
+    DICOM is taken by series, each volume of which gets a row and a list of its files in a folder
+    beside the manifest; NIfTI, NRRD and MetaImage by their names (BIDS and usual layouts). What
+    cannot be used is left out and told. `subjects`: DICOM's patient identifiers as keyed pseudonyms
+    or raw. `tilt`, `gaps`: series with a tilted gantry, with uneven or missing slices. `arrange`: a
+    row an image, or a row a session with a column a sequence.
+    Errors: DataError, OutputError, ManifestError.
+    """
+    options = BuildOptions(subjects, Stacking(tilt, gaps), arrange)
+    with _reporting(progress) as report:
+        return manifests.build(Path(folder), Path(out), options, report)
+
+
+def split_manifest(
+    manifest: PathLike,
+    out: PathLike,
+    *,
+    shares: Mapping[str, float] | None = None,
+    stratify: Sequence[str] = (),
+    hold_out: Sequence[str] = (),
+    site_column: str = "site",
+    hold_out_split: str = "test",
+    seed: int = 0,
+) -> str:
+    """Write a manifest again with its subjects dealt to splits; gives how many went where.
+
+    `shares`: split -> share of the subjects. `stratify`: columns that every split has alike.
+    `hold_out`: sites whose subjects all go to `hold_out_split`, which then takes no others.
+    Errors: ConfigError, OutputError, ManifestError.
+    """
+    dealt = SplitOptions().shares if shares is None else tuple(shares.items())
+    options = SplitOptions(
+        dealt, tuple(stratify), tuple(hold_out), site_column, hold_out_split, seed
+    )
+    with _reporting("none"):
+        return manifests.split(Path(manifest), Path(out), options)
+
+
+def check_manifest(
+    manifest: PathLike,
+    *,
+    images: Sequence[str] | None = None,
+    missing: Literal["refused", "allowed"] = "refused",
+    progress: Progress = "none",
+) -> str:
+    """Open every image of a manifest, and look for what would leak between its splits.
+
+    Found: what training would refuse; images that are nearly the same under two subjects or in two
+    splits; pieces of one scan, and one study, under two subjects. `images`: image columns (default:
+    all). `missing`: whether a row may lack some of them.
+    Errors: ManifestError with every problem.
+    """
+    with _reporting(progress) as report:
+        return manifests.check(Path(manifest), report, images=images, missing=missing)
 
 
 def _splits(model: Model, validation: str | None, holdout: float | None) -> Splits:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from medidiff import cli_manifest
 from medidiff.errors import ConfigError, MedidiffError
 
 NOTICE = "Research only: not a medical device, not for diagnosis."
@@ -24,6 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(cli_manifest.app, name="manifest")
 
 ConfigFile = Annotated[Path, typer.Argument(help="YAML configuration", metavar="CONFIG")]
 Changes = Annotated[

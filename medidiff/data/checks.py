@@ -7,13 +7,16 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from medidiff.data.decode import Scan, decode
 from medidiff.data.rows import Manifest, Problem, Progress, Row, file_digest, raise_problems
 from medidiff.errors import DataError
+
+if TYPE_CHECKING:
+    from medidiff.data.fingerprints import Fingerprint
 
 GRID_TOLERANCE_MM = 0.01
 
@@ -28,6 +31,10 @@ class _Found:
     content: str = ""
     file: str = ""
     constant: bool = False
+    fingerprint: Fingerprint | None = None
+
+
+Leakage = Literal["identical", "near"]
 
 
 def check_manifest(
@@ -36,6 +43,7 @@ def check_manifest(
     images: Sequence[str] | None = None,
     splits: Sequence[str] = (),
     missing: Literal["refused", "allowed"] = "refused",
+    leakage: Leakage = "identical",
     workers: int = 4,
     progress: Progress | None = None,
 ) -> None:
@@ -43,7 +51,9 @@ def check_manifest(
 
     `images`: the image columns that will be used, all of them if None; label columns are always
     checked. `splits`: splits that must have rows. `missing`: whether a row may lack some of
-    `images`. `progress(done, total)` is called for each row.
+    `images`. `leakage`: "identical" finds the same voxels under two names; "near" looks also for
+    images that are nearly the same, and for two pieces of one scan under two subjects, which takes
+    longer. `progress(done, total)` is called for each row.
     Errors: ManifestError with all problems by row and column (the first 20, and how many more);
     which files and subjects these are is in `.private` only.
     """
@@ -52,12 +62,14 @@ def check_manifest(
     problems += _empty_splits(manifest, splits)
     problems += _split_subjects(manifest)
     names = [name for name in wanted if name in manifest.names("image")]
-    found = _decode_all(manifest, names, workers, progress)
+    found = _decode_all(manifest, names, leakage, workers, progress)
     by_row: list[_AtRow] = []
     for row in manifest.rows:
         by_row += _row_problems(manifest, row, names, found, missing)
     by_row += _mixed_dims(manifest, names, found)
     by_row += _same_content(manifest, names, found)
+    if leakage == "near":
+        by_row += _leaks(manifest, names, found)
     problems += [
         Problem(f"row {item.row}{item.text}", item.names)
         for item in sorted(by_row, key=lambda item: item.row)
@@ -111,7 +123,11 @@ def _split_subjects(manifest: Manifest) -> list[Problem]:
 
 
 def _decode_all(
-    manifest: Manifest, names: Sequence[str], workers: int, progress: Progress | None
+    manifest: Manifest,
+    names: Sequence[str],
+    leakage: Leakage,
+    workers: int,
+    progress: Progress | None,
 ) -> dict[Path, _Found]:
     """Each file once, in threads: reading and unpacking happen outside Python's lock."""
     wanted = [[*_used(row, names).values(), *row.labels.values()] for row in manifest.rows]
@@ -120,7 +136,7 @@ def _decode_all(
     found: dict[Path, _Found] = {}
     with ThreadPoolExecutor(workers) as pool:
         for done, results in enumerate(
-            pool.map(lambda paths: [*map(_look, paths)], fresh), start=1
+            pool.map(lambda paths: [_look(path, leakage) for path in paths], fresh), start=1
         ):
             found.update(zip(fresh[done - 1], results, strict=True))
             if progress is not None:
@@ -128,7 +144,7 @@ def _decode_all(
     return found
 
 
-def _look(path: Path) -> _Found:
+def _look(path: Path, leakage: Leakage) -> _Found:
     try:
         scan = decode(path)
     except DataError as error:
@@ -138,13 +154,20 @@ def _look(path: Path) -> _Found:
     return _Found(
         shape=scan.array.shape,
         affine=affine,
-        content=_content(scan),
+        content=content_digest(scan),
         file=file_digest(path),
         constant=bool((scan.array == first).all()),
+        fingerprint=_fingerprint(scan) if leakage == "near" else None,
     )
 
 
-def _content(scan: Scan) -> str:
+def _fingerprint(scan: Scan) -> Fingerprint:
+    from medidiff.data.fingerprints import fingerprint  # scipy is not needed before
+
+    return fingerprint(scan.array)
+
+
+def content_digest(scan: Scan) -> str:
     """A digest of the voxels that is the same for another file type or another number of bits."""
     values = np.ascontiguousarray(scan.array, np.float32)
     return hashlib.sha256(repr(values.shape).encode() + values.tobytes()).hexdigest()
@@ -231,6 +254,21 @@ def _mixed_dims(
     return [
         _AtRow(number, f": the image is {few}-D, but most are {many}-D; a manifest holds one kind")
         for number in dict.fromkeys(rows[few])
+    ]
+
+
+def _leaks(manifest: Manifest, names: Sequence[str], found: dict[Path, _Found]) -> list[_AtRow]:
+    from medidiff.data.leakage import Looked, leaks
+
+    looked = [
+        Looked(row, name, path, here.content, here.fingerprint)
+        for row in manifest.rows
+        for name, path in _used(row, names).items()
+        if (here := found[path]).fingerprint is not None and not here.constant
+    ]
+    return [
+        _AtRow(leak.row.number, leak.text, " and ".join(_written(manifest, p) for p in leak.paths))
+        for leak in leaks(looked)
     ]
 
 

@@ -6,6 +6,7 @@ neither torch nor MONAI, so that a manifest is checked without waiting for them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medidiff.data.sources import ARCHIVES
 from medidiff.errors import DataError
 
 Affine = NDArray[np.float64]
@@ -46,12 +48,20 @@ def decode(path: str | Path) -> Scan:
     """The scan in a file, or in a folder that holds the slices of one DICOM series.
 
     A volume that is one voxel deep along some axis comes back as a slice, with that axis last in
-    the affine. A fourth axis becomes channels. Pictures have (rows, columns) and no affine.
+    the affine. A fourth axis becomes channels, and `scan.nii.gz[2]` is the third of them alone.
+    Pictures have (rows, columns) and no affine. DICOM may lie in archives, and a series list
+    (`*.series.json`) names the frames of one volume.
     Errors: DataError without the file's name in its text (it is in `.private`).
     """
     path = Path(path)
     try:
-        return _checked(_reader(path)(path))
+        whole, channel = selected(path)
+        reader = _reader(whole)
+        if channel is None:
+            return _checked(reader(whole))
+        if reader is _nifti:
+            return _checked(_nifti(whole, channel))
+        return _checked(only(reader(whole), channel))
     except FileNotFoundError as error:
         raise DataError("there is no such file", private=str(error)) from None
     except UnusableError as error:
@@ -66,12 +76,34 @@ def decode(path: str | Path) -> Scan:
         ) from None
 
 
+def selected(path: Path) -> tuple[Path, int | None]:
+    """The file that a cell names, and the channel of it, counted from 0, if one is named."""
+    found = re.fullmatch(r"(.+)\[(\d+)\]", path.name)
+    if found is None or path.exists():
+        return path, None
+    return path.with_name(found[1]), int(found[2])
+
+
+def check_channel(channel: int, count: int) -> None:
+    """Errors: UnusableError if a file of `count` images has no such one."""
+    if channel >= count:
+        raise UnusableError(f"there is no image {channel}: the file holds {count}")
+
+
+def only(scan: Scan, channel: int) -> Scan:
+    """One channel of a scan."""
+    check_channel(channel, len(scan.array))
+    return Scan(scan.array[channel : channel + 1], scan.affine, scan.modality)
+
+
 def _reader(path: Path) -> Callable[[Path], Scan]:
     if not path.exists():
         raise FileNotFoundError(path)
     name = path.name.lower()
-    if path.is_dir() or name.endswith((".dcm", ".ima")):
+    if path.is_dir() or name.endswith((".dcm", ".ima", *ARCHIVES)):
         return _dicom
+    if name.endswith(".series.json"):
+        return _series_list
     for suffixes, reader in READERS.items():
         if name.endswith(suffixes):
             return reader
@@ -96,24 +128,17 @@ def _dicom(path: Path) -> Scan:
     return Scan(series.array[None], series.affine, series.modality)
 
 
-def _nifti(path: Path) -> Scan:
-    import nibabel
+def _series_list(path: Path) -> Scan:
+    from medidiff.data.series_list import load_series_list
 
-    image = nibabel.load(path)
-    if not isinstance(image, nibabel.Nifti1Image):  # Nifti2Image derives from it
-        raise UnusableError("the file is not NIfTI")
-    array = np.asanyarray(image.dataobj)
-    header: Any = image.header
-    stated = int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
-    affine = np.asarray(image.affine, np.float64) if stated else None
-    while array.ndim > 3 and array.shape[-1] == 1:
-        array = array[..., 0]
-    if array.ndim == 5 and array.shape[3] == 1:  # NIfTI keeps vectors in the fifth axis
-        array = array[:, :, :, 0]
-    if array.ndim not in (2, 3, 4):
-        raise UnusableError(f"the image has {array.ndim} axes; 2 to 4 can be used")
-    array = np.moveaxis(array, 3, 0) if array.ndim == 4 else array[None]
-    return Scan(array, affine)
+    series = load_series_list(path)
+    return Scan(series.array[None], series.affine, series.modality)
+
+
+def _nifti(path: Path, channel: int | None = None) -> Scan:
+    from medidiff.data.nifti import load_nifti
+
+    return load_nifti(path, channel)
 
 
 def _picture(path: Path) -> Scan:
@@ -132,25 +157,13 @@ def _picture(path: Path) -> Scan:
 
 
 def _itk(path: Path) -> Scan:
-    import SimpleITK as sitk  # noqa: N813  (its usual name)
+    from medidiff.data.itk_images import load_itk
 
-    image = sitk.ReadImage(str(path))
-    dims = image.GetDimension()
-    if dims not in (2, 3):
-        raise UnusableError(f"the image has {dims} axes; 2 or 3 can be used")
-    array = sitk.GetArrayFromImage(image)
-    vector = image.GetNumberOfComponentsPerPixel() > 1
-    array = array.T if not vector else np.moveaxis(array, -1, 0).transpose(0, *range(dims, 0, -1))
-    affine = np.eye(4)
-    direction = np.array(image.GetDirection()).reshape(dims, dims)
-    affine[:dims, :dims] = direction * np.array(image.GetSpacing())
-    affine[:dims, 3] = image.GetOrigin()
-    affine[:2] *= -1  # ITK counts to left, posterior, superior
-    return Scan(array if vector else array[None], affine)
+    return load_itk(path)
 
 
 READERS: dict[tuple[str, ...], Callable[[Path], Scan]] = {
-    (".nii", ".nii.gz"): _nifti,
+    (".nii", ".nii.gz", ".hdr", ".img", ".hdr.gz", ".img.gz"): _nifti,
     (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"): _picture,
     (".nrrd", ".nhdr", ".mha", ".mhd"): _itk,
 }

@@ -6,26 +6,41 @@ single sagittal or coronal slice a singular affine, and multi-frame files the id
 
 from __future__ import annotations
 
+import io
 import logging
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
-from pydicom.misc import is_dicom
-from pydicom.pixels import apply_modality_lut
 
 from medidiff.data import decode
+from medidiff.data.frames import Frame, Instance, instance_of
+from medidiff.data.pixels import pixels, stacked
+from medidiff.data.regrid import evened, straightened
+from medidiff.data.sources import Source, files_under, is_archive, members_of, read
+from medidiff.data.stacking import SHEAR_LIMIT, Located, Part, heights_of, normal_of, parts_of
 
 # pydicom warns by quoting header values, which may be a patient's
 warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
 logging.getLogger("pydicom").setLevel(logging.ERROR)
 
 Vector = NDArray[np.float64]
-GAP_TOLERANCE = 0.02  # of a slice gap: scanners round positions to 0.001-0.01 mm
+PREAMBLE = 128
+
+
+@dataclass(frozen=True)
+class Stacking:
+    """What to do with slices that lie on no straight even grid."""
+
+    tilt: Literal["refuse", "resample"] = "refuse"
+    """A tilted gantry: slices shifted within their planes until the grid is at right angles."""
+    gaps: Literal["refuse", "resample"] = "refuse"
+    """Uneven gaps and missing slices: slices interpolated at the median gap."""
 
 
 @dataclass(frozen=True)
@@ -38,170 +53,147 @@ class Series:
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where a frame lies, in LPS mm."""
+class Opened:
+    """Files read whole, and the headers found in them."""
 
-    corner: Vector
-    along_columns: Vector
-    along_rows: Vector
-    thickness_mm: float
-
-    @property
-    def normal(self) -> Vector:
-        across = np.cross(self.along_columns, self.along_rows)
-        return across / np.linalg.norm(across)
+    datasets: tuple[Dataset, ...]
+    instances: tuple[Instance, ...]
 
 
-def load(path: Path) -> Series:
-    """The image in a DICOM file, single or multi-frame, or in a folder with one series.
+def load(path: Path, stacking: Stacking = Stacking()) -> Series:
+    """The image in a DICOM file, or in a folder or archive (of any depth) with one series.
 
     Units: the rescaled values (HU for CT); MONOCHROME1 is turned so that more is brighter.
-    Errors: decode.UnusableError for several series in a folder, uneven gaps, slices at one place,
-    tilted gantries, colour.
+    Errors: decode.UnusableError for several series or several volumes in one, uneven gaps and
+    tilted gantries unless `stacking` says otherwise, colour.
     """
-    datasets = [(file, dcmread(file)) for file in _files(path)]
-    if len({str(data.get("SeriesInstanceUID", "")) for _, data in datasets}) > 1:
-        raise decode.UnusableError("the folder holds more than one DICOM series; keep one a folder")
-    frames: list[NDArray[Any]] = []
-    places: list[_Place | None] = []
-    for file, data in datasets:
-        array = _pixels(file, data)
-        frames.extend(array)
-        places.extend(_place(data, index) for index in range(len(array)))
-    modality = str(datasets[0][1].get("Modality", "")) or None
-    shapes = {frame.shape for frame in frames}
-    if len(shapes) > 1:
-        raise decode.UnusableError(f"the slices differ in size: {sorted(shapes)}")
-    known = [place for place in places if place is not None]
+    opened = open_all(_contents(path))
+    parts = _parts(opened)
+    if len(parts) > 1:
+        raise decode.UnusableError(_several(parts))
+    return volume_of(opened, parts[0], stacking)
+
+
+def open_all(contents: Sequence[bytes]) -> Opened:
+    """DICOM files from their contents."""
+    datasets = tuple(dcmread(io.BytesIO(content)) for content in contents)
+    return Opened(datasets, tuple(instance_of(data) for data in datasets))
+
+
+def volume_of(opened: Opened, part: Part, stacking: Stacking = Stacking()) -> Series:
+    """One part of what was opened, as an array with its geometry.
+
+    Errors: decode.UnusableError as for `load`.
+    """
+    if part.gaps.problem and not (
+        stacking.gaps == "resample" and part.gaps.kind in ("uneven", "missing")
+    ):
+        hint = "; resampling can be asked for" if part.gaps.kind in ("uneven", "missing") else ""
+        raise decode.UnusableError(part.gaps.problem + hint)
+    frames = [member.frame for member in part.members]
+    arrays = _arrays(opened, part)
+    modality = opened.instances[part.members[0].file].facts.get("Modality") or None
     if len(frames) == 1:
-        return Series(frames[0], _slice_affine(known[0]) if known else None, modality)
-    if len(known) < len(frames):
-        raise decode.UnusableError("slices without position or orientation cannot be put in order")
-    return _stacked(frames, known, modality)
+        return Series(arrays[0], slice_affine(frames[0]) if frames[0].placed else None, modality)
+    volume, affine = stacked(arrays), stack_affine(frames)
+    if part.gaps.kind != "even":
+        volume, step = evened(volume, heights_of(frames))
+        affine[:3, 0] *= step * (len(frames) - 1) / np.ptp(heights_of(frames))
+    if part.gaps.shear > SHEAR_LIMIT:
+        if stacking.tilt == "refuse":
+            raise decode.UnusableError(
+                f"the slices are shifted against each other by {part.gaps.shear:.3f} mm a mm, as "
+                "by a gantry tilt; resampling can be asked for"
+            )
+        volume, affine = straightened(volume, affine)
+    return Series(volume, to_ras(affine), modality)
 
 
-def _files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    files = [file for file in sorted(path.iterdir()) if file.is_file() and is_dicom(file)]
-    if not files:
-        raise decode.UnusableError("the folder holds no DICOM files")
-    return files
+def slice_affine(frame: Frame) -> NDArray[np.float64]:
+    """The affine of a single slice (rows, columns, across), RAS+, mm."""
+    return to_ras(_matrix(frame, normal_of(frame) * frame.thickness)[:, [1, 2, 0, 3]])
 
 
-def _pixels(file: Path, data: Dataset) -> NDArray[Any]:
-    """(frame, rows, columns) in rescaled units."""
-    if "PixelData" not in data:
-        raise decode.UnusableError("the DICOM file holds no pixels")
-    if int(data.get("SamplesPerPixel", 1)) != 1 or "PALETTE" in data.PhotometricInterpretation:
-        raise decode.UnusableError("the DICOM image is in colour; grey values are expected")
-    try:
-        stored = data.pixel_array
-        if data.PhotometricInterpretation == "MONOCHROME1":
-            stored = _brighter_is_more(stored, data)
-        array = apply_modality_lut(stored, data)
-    except (RuntimeError, NotImplementedError):
-        # the one permissively licensed decoder of lossless JPEG is GDCM, which SimpleITK brings
-        array = _by_gdcm(file)
-    if "RescaleSlope" not in data and "ModalityLUTSequence" not in data:
-        array = _frame_rescaled(array, data)
-    return array[None] if array.ndim == 2 else array
+def stack_affine(frames: Sequence[Frame]) -> NDArray[np.float64]:
+    """The affine of frames in order (slices, rows, columns), LPS, mm; sheared if they are."""
+    start, stop = (np.array(frame.corner) for frame in (frames[0], frames[-1]))
+    return _matrix(frames[0], (stop - start) / (len(frames) - 1))
 
 
-def _brighter_is_more(stored: NDArray[Any], data: Dataset) -> NDArray[Any]:
-    top = -1 if data.PixelRepresentation else 2 ** int(data.BitsStored) - 1
-    return top - stored.astype(np.int64)
-
-
-def _by_gdcm(file: Path) -> NDArray[Any]:
-    import SimpleITK as sitk  # noqa: N813  (its usual name)
-
-    array = sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
-    return array[0] if array.shape[0] == 1 else array
-
-
-def _frame_rescaled(array: NDArray[Any], data: Dataset) -> NDArray[Any]:
-    """Multi-frame files keep slope and intercept in their functional groups."""
-    frames = array[None] if array.ndim == 2 else array
-    if "PerFrameFunctionalGroupsSequence" not in data:
-        return array
-    done = []
-    for index, frame in enumerate(frames):
-        rescale = _group(data, index, "PixelValueTransformationSequence")
-        if rescale is None:
-            return array
-        slope, intercept = float(rescale.RescaleSlope), float(rescale.RescaleIntercept)
-        done.append(frame * slope + intercept)
-    return np.stack(done)
-
-
-def _group(data: Dataset, index: int, name: str) -> Dataset | None:
-    """A functional group of one frame, else the shared one, else None."""
-    frames = data.get("PerFrameFunctionalGroupsSequence") or []
-    shared = data.get("SharedFunctionalGroupsSequence") or []
-    for groups in (*frames[index : index + 1], *shared):
-        found = groups.get(name)
-        if found:
-            return found[0]
-    return None
-
-
-def _place(data: Dataset, index: int) -> _Place | None:
-    position = _group(data, index, "PlanePositionSequence") or data
-    orientation = _group(data, index, "PlaneOrientationSequence") or data
-    measures = _group(data, index, "PixelMeasuresSequence") or data
-    corner = position.get("ImagePositionPatient")
-    directions = orientation.get("ImageOrientationPatient")
-    spacing = measures.get("PixelSpacing")
-    if not corner or not directions or not spacing:
-        return None
-    row_step, column_step = (float(value) for value in spacing)
-    axes = np.array([float(value) for value in directions])
-    thickness = measures.get("SliceThickness") or row_step
-    return _Place(
-        np.array([float(value) for value in corner]),
-        axes[:3] * column_step,
-        axes[3:] * row_step,
-        float(thickness),
-    )
-
-
-def _slice_affine(place: _Place) -> NDArray[np.float64]:
-    return _ras(
-        [place.along_rows, place.along_columns, place.normal * place.thickness_mm], place.corner
-    )
-
-
-def _stacked(frames: list[NDArray[Any]], places: list[_Place], modality: str | None) -> Series:
-    first = places[0]
-    for place in places:
-        same = np.allclose(place.along_rows, first.along_rows, atol=1e-3)
-        if not same or not np.allclose(place.along_columns, first.along_columns, atol=1e-3):
-            raise decode.UnusableError("the slices differ in orientation or pixel size")
-    heights = np.array([float(place.corner @ first.normal) for place in places])
-    order = np.argsort(heights, kind="stable")
-    gaps = np.diff(heights[order])
-    gap = float(np.median(gaps))
-    if gaps.min() < 1e-3:
-        raise decode.UnusableError(
-            "several slices lie at one place: more than one echo, time point or contrast; "
-            "keep one a folder"
-        )
-    if np.abs(gaps - gap).max() > max(GAP_TOLERANCE * gap, 0.02):
-        raise decode.UnusableError(
-            f"the gaps between slices are uneven ({gaps.min():.3f} to {gaps.max():.3f} mm): "
-            "slices are missing or the scan was made in parts"
-        )
-    start, stop = places[order[0]].corner, places[order[-1]].corner
-    affine = _ras(
-        [(stop - start) / (len(places) - 1), first.along_rows, first.along_columns], start
-    )
-    return Series(np.stack([frames[index] for index in order]), affine, modality)
-
-
-def _ras(columns: list[Vector], corner: Vector) -> NDArray[np.float64]:
+def _matrix(frame: Frame, across: Vector) -> NDArray[np.float64]:
+    between_rows, between_columns = frame.spacing or (1.0, 1.0)
     affine = np.eye(4)
-    affine[:3, :3] = np.stack(columns, axis=1)
-    affine[:3, 3] = corner
-    affine[:2] *= -1  # DICOM counts to left, posterior, superior
-    return affine + 0.0  # no negative zeros
+    affine[:3, 0] = across
+    affine[:3, 1] = np.array(frame.column_direction) * between_rows
+    affine[:3, 2] = np.array(frame.row_direction) * between_columns
+    affine[:3, 3] = np.array(frame.corner)
+    return affine
+
+
+def to_ras(affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """DICOM counts to left, posterior, superior."""
+    turned = affine.copy()
+    turned[:2] *= -1
+    return turned + 0.0  # no negative zeros
+
+
+def is_dicom_content(content: bytes) -> bool:
+    """Whether a file starts as DICOM does."""
+    return content[PREAMBLE : PREAMBLE + 4] == b"DICM"
+
+
+def _contents(path: Path) -> list[bytes]:
+    if path.is_dir():
+        found = _in_folder(path)
+    elif is_archive(path.name):
+        found = [content for _, content in members_of(str(path)) if is_dicom_content(content)]
+    else:
+        return [path.read_bytes()]
+    if not found:
+        raise decode.UnusableError("the folder holds no DICOM files")
+    return found
+
+
+def _in_folder(folder: Path) -> list[bytes]:
+    files = [file for file in files_under(folder) if _starts_as_dicom(Path(file))]
+    return read([Source(file) for file in files])
+
+
+def _starts_as_dicom(file: Path) -> bool:
+    with file.open("rb") as stream:
+        return is_dicom_content(stream.read(PREAMBLE + 4))
+
+
+def _parts(opened: Opened) -> list[Part]:
+    problems = [one.problem for one in opened.instances if one.problem]
+    if problems:
+        raise decode.UnusableError(problems[0])
+    if len({one.series for one in opened.instances}) > 1:
+        raise decode.UnusableError("the folder holds more than one DICOM series; keep one a folder")
+    return parts_of(located(opened.instances))
+
+
+def located(instances: Sequence[Instance]) -> list[Located]:
+    """The frames of files, a file that is there twice once."""
+    seen: set[str] = set()
+    found: list[Located] = []
+    for number, one in enumerate(instances):
+        if not one.sop or one.sop not in seen:
+            seen.add(one.sop)
+            found += [Located(number, frame) for frame in one.frames]
+    return found
+
+
+def _several(parts: Sequence[Part]) -> str:
+    names = list(dict.fromkeys(name for part in parts for name in part.differs))
+    return (
+        f"several slices lie at one place or do not belong together: the series holds {len(parts)} "
+        f"volumes that differ in {', '.join(names) or 'nothing that is known'}; "
+        "`medidiff manifest build` gives each a row of its own"
+    )
+
+
+def _arrays(opened: Opened, part: Part) -> list[NDArray[Any]]:
+    files = list(dict.fromkeys(member.file for member in part.members))
+    decoded = {file: pixels(opened.datasets[file]) for file in files}
+    return [decoded[member.file][member.frame.index] for member in part.members]

@@ -44,20 +44,7 @@ def read_manifest(path: str | Path) -> Manifest:
     stands in cells is in `.private` only.
     """
     path = Path(path)
-    try:
-        content = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise ManifestError(f"{path}: there is no such manifest") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(
-            f"{path}: the manifest cannot be read as UTF-8 text: {error}"
-        ) from error
-    if path.suffix.lower() == ".json":
-        table = _json_table(path, content)
-    elif path.suffix.lower() == ".csv":
-        table = _csv_table(path, content)
-    else:
-        raise ManifestError(f"{path}: a manifest is a .csv or a .json file")
+    table = read_table(path)
     problems = list(table.problems)
     rows = tuple(_read_row(path.parent, table.columns, *cells, problems) for cells in table.rows)
     if not any(column.name == "subject" for column in table.columns):
@@ -69,14 +56,36 @@ def read_manifest(path: str | Path) -> Manifest:
     return Manifest(path, table.columns, rows)
 
 
+def read_table(path: Path) -> Table:
+    """The cells of a manifest as they stand, with what is wrong with their form.
+
+    Errors: ManifestError for a file that cannot be read as a table.
+    """
+    try:
+        content = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ManifestError(f"{path}: there is no such manifest") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(
+            f"{path}: the manifest cannot be read as UTF-8 text: {error}"
+        ) from error
+    if path.suffix.lower() == ".json":
+        return _json_table(path, content)
+    if path.suffix.lower() == ".csv":
+        return _csv_table(path, content)
+    raise ManifestError(f"{path}: a manifest is a .csv or a .json file")
+
+
 @dataclass(frozen=True)
-class _Table:
+class Table:
+    """Columns, and each row's number and cells by column."""
+
     columns: tuple[Column, ...]
     rows: list[tuple[int, dict[str, str]]]
     problems: list[Problem]
 
 
-def _csv_table(path: Path, content: str) -> _Table:
+def _csv_table(path: Path, content: str) -> Table:
     lines = csv.reader(io.StringIO(content, newline=""), strict=True)
     try:
         header = next(lines, [])
@@ -93,10 +102,10 @@ def _csv_table(path: Path, content: str) -> _Table:
             continue
         values = (cell.strip() for cell in line)
         rows.append((number, dict(zip((column.name for column in columns), values, strict=True))))
-    return _Table(columns, rows, problems)
+    return Table(columns, rows, problems)
 
 
-def _json_table(path: Path, content: str) -> _Table:
+def _json_table(path: Path, content: str) -> Table:
     try:
         tree = json.loads(content)
     except json.JSONDecodeError as error:
@@ -119,7 +128,7 @@ def _json_table(path: Path, content: str) -> _Table:
             continue
         values = {name: "" if row.get(name) is None else str(row[name]) for name, _ in pairs}
         rows.append((number, values))
-    return _Table(columns, rows, problems)
+    return Table(columns, rows, problems)
 
 
 def _columns(pairs: Iterable[Sequence[str]], problems: list[Problem]) -> tuple[Column, ...]:

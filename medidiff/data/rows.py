@@ -137,9 +137,32 @@ def _row_digest(row: Row) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file, or of all files of a folder (a DICOM series), whatever their names."""
+    """SHA-256 of what a cell names: a file, all files of a folder whatever their names, the DICOM
+    files of a series list, or one image of a file of several."""
+    from medidiff.data.decode import selected
+
+    path, channel = selected(path)
     if path.is_dir():
-        parts = sorted(file_digest(part) for part in path.iterdir() if part.is_file())
+        parts = sorted(file_digest(part) for part in path.rglob("*") if part.is_file())
         return hashlib.sha256("".join(parts).encode()).hexdigest()
+    if path.name.endswith(".series.json"):
+        from medidiff.data.series_list import list_digest
+
+        return list_digest(path)
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    twin = _other_half(path)
+    if twin is not None:
+        digest = hashlib.sha256(f"{digest} {file_digest(twin)}".encode()).hexdigest()
+    if channel is not None:
+        digest = hashlib.sha256(f"{digest} {channel}".encode()).hexdigest()
+    return digest
+
+
+def _other_half(path: Path) -> Path | None:
+    """The voxels that belong to a header file."""
+    name = path.name.lower()
+    if not name.endswith((".hdr", ".hdr.gz")):
+        return None
+    twin = path.with_name(path.name.replace(".hdr", ".img"))
+    return twin if twin.exists() else None

@@ -11,13 +11,16 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *ROOT.glob("*/README.md")]
+PAGES += sorted((ROOT / "data_manifests").glob("[a-z]*.md"))
+GROUPS = "manifest"  # verbs that have verbs
 
 
 def commands() -> list[tuple[str, str]]:
     found = []
     for page in PAGES:
         for block in re.findall(r"```\w*\n(.*?)```", page.read_text("utf-8"), re.DOTALL):
-            for match in re.finditer(r"^\s*medidiff ([a-z-]+)( .*)?$", block, re.MULTILINE):
+            pattern = rf"^\s*medidiff ((?:{GROUPS} )?[a-z-]+)( .*)?$"
+            for match in re.finditer(pattern, block, re.MULTILINE):
                 found.append((match[1], match[2] or ""))
     return sorted(set(found))
 
@@ -25,7 +28,7 @@ def commands() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("verb", "rest"), commands())
 def test_every_command_in_the_documents_has_its_verb_and_options(verb: str, rest: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "medidiff", verb, "--help"], capture_output=True, text=True
+        [sys.executable, "-m", "medidiff", *verb.split(), "--help"], capture_output=True, text=True
     )
     assert done.returncode == 0, f"there is no verb {verb!r}"
     for option in re.findall(r"(?<!\S)(--?[a-z][a-z-]*)", rest.split("#")[0]):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import shutil
 import stat
+import zipfile
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813  (its usual name)
+from pydicom import dcmread
 from pydicom.data import get_testdata_file
 
 import medidiff
@@ -223,3 +225,109 @@ def test_scans_of_another_kind_are_refused_together(solid: Path, run_2d: Path) -
     with pytest.raises(DataError, match="6 rows cannot be used") as caught:
         medidiff.evaluate(run_2d, manifest=solid)
     assert str(caught.value).count("the image is 3-D") == 6
+
+
+def planted(folder: Path) -> Path:
+    """An export with a name in every free place of its headers, its paths and an archive."""
+    root = folder / f"{NAME}_export"
+    for number in range(3):
+        dicom = dcmread(str(get_testdata_file("CT_small.dcm", download=False)))
+        for keyword in PLACES:
+            setattr(dicom, keyword, NAME)
+        dicom.StudyDate, dicom.PatientBirthDate = "19610203", "19610203"
+        dicom.ImagePositionPatient = [0, 0, 5.0 * number]
+        dicom.SOPInstanceUID = f"1.2.{number}"
+        dicom.add_new(0x00091001, "LO", NAME)
+        place = root / NAME / f"{NAME}{number}.dcm"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        dicom.save_as(place)
+    whole = (root / NAME / f"{NAME}0.dcm").read_bytes()
+    (root / f"{NAME}_cut.dcm").write_bytes(whole[:1500])
+    (root / f"{NAME}_colour.dcm").write_bytes(whole.replace(b"MONOCHROME2 ", b"RGB         "))
+    (root / f"{NAME}.zip").write_bytes(b"no archive")
+    with zipfile.ZipFile(root / f"{NAME}2.zip", "w") as archive:
+        archive.writestr(f"{NAME}/{NAME}.dcm", whole[:2000])
+    (root / f"{NAME}.nii").write_bytes(b"no image")
+    return root
+
+
+PLACES = (
+    *("PatientName", "PatientID", "OtherPatientIDs", "PatientComments", "InstitutionName"),
+    *("StudyDescription", "SeriesDescription", "ProtocolName", "ReferringPhysicianName"),
+    *("OperatorsName", "StationName", "AccessionNumber", "StudyID", "ImageComments"),
+    *("RequestedProcedureDescription", "PerformedProcedureStepDescription", "DeviceSerialNumber"),
+)
+
+
+def test_of_an_export_that_becomes_a_manifest(
+    tmp_path: Path, private_log: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
+) -> None:
+    root = planted(tmp_path)
+    made, split = tmp_path / "m.csv", tmp_path / "s.csv"
+    words = ("manifest", "build", str(root), "--out", str(made))
+    assert exit_code(*words, monkeypatch=monkeypatch) == 0
+    shares = ("--share", "train=1", "--stratify", "modality")
+    assert (
+        exit_code(
+            "manifest", "split", str(made), "--out", str(split), *shares, monkeypatch=monkeypatch
+        )
+        == 0
+    )
+    assert exit_code("manifest", "check", str(split), monkeypatch=monkeypatch) == 0
+    told = said(capfd)
+    for text in (told, made.read_text(), split.read_text()):
+        assert NAME not in text
+        assert "1961" not in text
+    assert "left out" in told
+    assert private_log.read_text().count(NAME) >= 5
+    cache = private_log.parent / "cache"
+    assert all(stat.S_IMODE(file.stat().st_mode) == 0o600 for file in cache.iterdir())
+
+
+def test_of_a_manifest_that_leaks(
+    tmp_path: Path, private_log: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
+) -> None:
+    random = np.random.default_rng(2)
+    rows = ["subject,image,split"]
+    for index, split in enumerate(["train", "test"]):
+        side = (random.integers(1, 700, (16, 16, 16)) * 6.40073).astype(np.float32)
+        nibabel.save(nibabel.Nifti1Image(side, np.eye(4)), tmp_path / f"{NAME}{index}.nii")
+        rows.append(f"{NAME}-{index},{NAME}{index}.nii,{split}")
+    (tmp_path / "m.csv").write_text("\n".join(rows) + "\n")
+    assert exit_code("manifest", "check", str(tmp_path / "m.csv"), monkeypatch=monkeypatch) == 2
+    told = said(capfd)
+    assert "row 3, column 'image': a piece of the same scan as row 2 in another split" in told
+    assert NAME not in told
+    assert f"{NAME}1.nii and {NAME}0.nii" in private_log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("build", "nowhere", "--out", "m.csv"), "there is no such folder"),
+        (("build", ".", "--out", "m.txt"), "written as .csv"),
+        (("build", ".", "--out", "kept.csv"), "is there already"),
+        (("build", ".", "--out", "m.csv"), "no image can be used"),
+        (("split", "kept.csv", "--out", "m.csv", "--share", "train"), "write it as split=share"),
+        (("split", "kept.csv", "--out", "m.csv", "--share", "train=0.5"), "add up to 1"),
+        (("split", "kept.csv", "--out", "m.csv", "--hold-out", "doe_john"), "no column 'site'"),
+        (("split", "gone.csv", "--out", "m.csv"), "no such manifest"),
+        (("check", "kept.csv"), "no such file"),
+    ],
+)
+def test_of_manifest_verbs_that_cannot_do_what_is_asked(
+    words: tuple[str, ...],
+    message: str,
+    tmp_path: Path,
+    private_log: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: Capture,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "kept.csv").write_text(f"subject,image\n{NAME},{NAME}.nii\n")
+    assert exit_code("manifest", *words, monkeypatch=monkeypatch) == 2
+    told = said(capfd)
+    assert message in told
+    assert NAME not in told
+    assert not (tmp_path / "m.csv").exists()
+    assert not (tmp_path / "m.series").exists()

@@ -4,61 +4,26 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pydicom
 import pytest
 from pydicom.data import get_testdata_file
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from medidiff.data.decode import decode
 from medidiff.errors import DataError
 
+Write = Callable[..., None]
+WriteSeries = Callable[..., np.ndarray]
 SERIES = "1.2.826.0.1.3680043.8.498.1"
 
 
-def write_slice(
-    path: Path,
-    pixels: np.ndarray,
-    position: tuple[float, float, float],
-    axes: tuple[float, ...] = (1, 0, 0, 0, 1, 0),
-    **other: object,
+def test_slices_are_sorted_by_height_not_by_name_or_number(
+    tmp_path: Path, write_series: WriteSeries
 ) -> None:
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = CTImageStorage
-    meta.MediaStorageSOPInstanceUID = generate_uid()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    data = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
-    data.SOPClassUID, data.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
-    data.SeriesInstanceUID, data.Modality = SERIES, "CT"
-    data.Rows, data.Columns = pixels.shape
-    data.PixelSpacing, data.SliceThickness = [2.0, 0.5], 3.0
-    data.ImagePositionPatient, data.ImageOrientationPatient = list(position), list(axes)
-    data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
-    data.BitsAllocated = data.BitsStored = 16
-    data.HighBit, data.PixelRepresentation = 15, 0
-    data.RescaleSlope, data.RescaleIntercept = 2.0, -1024.0
-    data.PixelData = pixels.astype(np.uint16).tobytes()
-    for name, value in other.items():
-        setattr(data, name, value)
-    pydicom.dcmwrite(path, data)
-
-
-def series(folder: Path, heights: list[float], **other: object) -> np.ndarray:
-    folder.mkdir(exist_ok=True)
-    pixels = np.random.default_rng(0).integers(0, 2000, (len(heights), 4, 6))
-    for index, (height, slice_) in enumerate(zip(heights, pixels, strict=True)):
-        write_slice(
-            folder / f"{index}.dcm", slice_, (10, 20, height), InstanceNumber=index, **other
-        )
-    return pixels
-
-
-def test_slices_are_sorted_by_height_not_by_name_or_number(tmp_path: Path) -> None:
     heights = [15.0, 5.0, 10.0]
-    pixels = series(tmp_path / "s", heights)
+    pixels = write_series(tmp_path / "s", heights)
     scan = decode(tmp_path / "s")
     assert np.array_equal(scan.array[0], pixels[[1, 2, 0]] * 2 - 1024)
     assert scan.modality == "CT"
@@ -67,7 +32,7 @@ def test_slices_are_sorted_by_height_not_by_name_or_number(tmp_path: Path) -> No
     assert np.allclose(corner[:3], [-(10 + 3 * 0.5), -(20 + 1 * 2.0), 15])
 
 
-def test_a_single_sagittal_slice_has_a_whole_affine(tmp_path: Path) -> None:
+def test_a_single_sagittal_slice_has_a_whole_affine(tmp_path: Path, write_slice: Write) -> None:
     pixels = np.arange(24).reshape(4, 6)
     write_slice(tmp_path / "one.dcm", pixels, (1, 2, 3), axes=(0, 1, 0, 0, 0, -1))
     scan = decode(tmp_path / "one.dcm")
@@ -76,17 +41,22 @@ def test_a_single_sagittal_slice_has_a_whole_affine(tmp_path: Path) -> None:
     assert np.allclose(np.abs(scan.affine[:3, :3]), [[0, 0, 3], [0, 0.5, 0], [2, 0, 0]])
 
 
-def test_monochrome1_is_turned_so_that_more_is_brighter(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("modality", "turned"), [("CR", True), ("CT", False), ("PT", False)])
+def test_monochrome1_is_turned_so_that_more_is_brighter_but_where_values_have_units(
+    modality: str, turned: bool, tmp_path: Path, write_slice: Write
+) -> None:
     pixels = np.arange(24).reshape(4, 6)
     write_slice(
         tmp_path / "x.dcm",
         pixels,
         (0, 0, 0),
+        Modality=modality,
         PhotometricInterpretation="MONOCHROME1",
         BitsStored=12,
         HighBit=11,
     )
-    assert np.array_equal(decode(tmp_path / "x.dcm").array[0], (4095 - pixels) * 2 - 1024)
+    stored = 4095 - pixels if turned else pixels
+    assert np.array_equal(decode(tmp_path / "x.dcm").array[0], stored * 2 - 1024)
 
 
 @pytest.mark.parametrize(
@@ -94,14 +64,14 @@ def test_monochrome1_is_turned_so_that_more_is_brighter(tmp_path: Path) -> None:
     [([0, 5, 15], "gaps between slices are uneven"), ([0, 5, 5], "lie at one place")],
 )
 def test_slices_that_make_no_volume_are_refused(
-    tmp_path: Path, heights: list[float], said: str
+    tmp_path: Path, heights: list[float], said: str, write_series: WriteSeries
 ) -> None:
-    series(tmp_path / "s", heights)
+    write_series(tmp_path / "s", heights)
     with pytest.raises(DataError, match=said):
         decode(tmp_path / "s")
 
 
-def test_a_tilted_gantry_is_refused(tmp_path: Path) -> None:
+def test_a_tilted_gantry_is_refused(tmp_path: Path, write_slice: Write) -> None:
     (tmp_path / "s").mkdir()
     for index in range(3):
         place = (0.0, 1.5 * index, 5.0 * index)
@@ -110,8 +80,10 @@ def test_a_tilted_gantry_is_refused(tmp_path: Path) -> None:
         decode(tmp_path / "s")
 
 
-def test_two_series_in_a_folder_are_refused(tmp_path: Path) -> None:
-    series(tmp_path / "s", [0, 5])
+def test_two_series_in_a_folder_are_refused(
+    tmp_path: Path, write_series: WriteSeries, write_slice: Write
+) -> None:
+    write_series(tmp_path / "s", [0, 5])
     write_slice(tmp_path / "s" / "z", np.ones((4, 6)), (0, 0, 9), SeriesInstanceUID=SERIES + ".2")
     with pytest.raises(DataError, match="more than one DICOM series"):
         decode(tmp_path / "s")

@@ -119,3 +119,34 @@ def test_what_cannot_be_read_is_told_without_its_name(tmp_path: Path, name: str,
         load_image(path)
     assert name not in str(caught.value)
     assert str(path) in str(caught.value.private)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "old", "new", "said"),
+    [
+        (".nrrd", b"\n\n", b"\n", "no end|no text"),
+        (".nrrd", b"encoding:", b"encoding ", "no field"),
+        (".nrrd", b"encoding: raw", b"data file: /etc/hostname", "do not lie beside it"),
+        (".mha", b"ElementDataFile = LOCAL", b"ElementDataFile = ../x.raw", "do not lie beside"),
+        (".mha", b"DimSize =", b"DimSize \xff", "no text"),
+        (".mha", b"ElementDataFile", b"ElementDateFile", "no end|no text"),
+    ],
+)
+def test_a_text_header_that_is_none_is_refused(
+    suffix: str, old: bytes, new: bytes, said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f"x{suffix}"
+    image = sitk.GetImageFromArray(RANDOM.integers(0, 99, (4, 5, 6)).astype(np.int16))
+    sitk.WriteImage(image, str(path))
+    content = path.read_bytes()
+    assert old in content
+    path.write_bytes(content.replace(old, new, 1))
+    with pytest.raises(DataError, match=said):
+        load_image(path)
+
+
+@pytest.mark.parametrize("suffix", [".mhd", ".nhdr"])
+def test_a_detached_header_finds_the_data_beside_it(suffix: str, tmp_path: Path) -> None:
+    array = RANDOM.integers(0, 99, (4, 5, 6)).astype(np.int16)
+    sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / f"x{suffix}"))
+    assert np.array_equal(load_image(tmp_path / f"x{suffix}").as_tensor()[0].numpy(), array.T)

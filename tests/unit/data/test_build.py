@@ -1,0 +1,194 @@
+"""A manifest is built from what lies in a tree, and names nobody unless asked to."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path, PurePath
+
+import nibabel
+import numpy as np
+import pytest
+
+from medidiff.data.build import BuildOptions
+from medidiff.data.dicom import Stacking
+from medidiff.data.file_names import Named, named, sequence_in
+from medidiff.data.manifest import check_manifest, read_manifest
+from medidiff.errors import ManifestError, OutputError
+from medidiff.jobs.manifests import build
+from medidiff.jobs.reporting import Quiet
+
+Write = Callable[..., None]
+RANDOM = np.random.default_rng(4)
+
+
+def made(folder: Path, out: Path, **options: object) -> list[dict[str, str]]:
+    build(folder, out, BuildOptions(**options), Quiet())  # pyright: ignore[reportArgumentType]
+    with out.open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def nifti(path: Path, shape: tuple[int, ...] = (5, 6, 7)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    array = RANDOM.integers(0, 99, shape).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(array, np.diag([1, 2, 3, 1])), path)
+
+
+def stack(folder: Path, write: Write, name: str, **other: object) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(3):
+        pixels = RANDOM.integers(0, 999, (4, 6))
+        write(folder / f"{name}{index}", pixels, (0, 0, 5.0 * index), **other)
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        (
+            "sub-01/ses-02/anat/sub-01_ses-02_acq-fast_run-1_T1w.nii.gz",
+            Named("01", "02", "acq-fast_run-1", "T1w", "MR", "", False, "01/02"),
+        ),
+        (
+            "derivatives/sub-01/anat/sub-01_space-T1w_desc-brain_mask.nii.gz",
+            Named("01", "", "", "", "MR", "", True, "01/"),
+        ),
+        ("IXI002-Guys-0828-T1.nii.gz", Named("IXI002", "", "", "T1w", "MR", "Guys", False)),
+        ("BraTS2021_00000/BraTS2021_00000_t1ce.nii.gz", Named("BraTS2021_00000", sequence="T1ce")),
+        ("BraTS2021_00000/BraTS2021_00000_seg.nii.gz", Named("BraTS2021_00000", is_label=True)),
+        ("BraTS-GLI-00000-000/BraTS-GLI-00000-000-t2f.nii.gz", Named("BraTS-GLI-00000-000")),
+        ("Task04_Hippocampus/imagesTr/hippocampus_001.nii.gz", Named("hippocampus_001")),
+        ("imagesTr/la_003_0000.nii.gz", Named("la_003")),
+        ("labelsTr/la_003.nii.gz", Named("la_003", is_label=True)),
+        ("patient7/flair.nii.gz", Named("patient7", sequence="FLAIR")),
+    ],
+)
+def test_names_say_who_and_what(path: str, said: Named) -> None:
+    found = named(PurePath(path))
+    assert (found.subject, found.is_label) == (said.subject, said.is_label)
+    if said.sequence:
+        assert found.sequence == said.sequence
+    if said.case:
+        assert found == Named(
+            *[getattr(said, n) for n in Named.__dataclass_fields__][:-1], said.case
+        ) or path.startswith("IXI")
+
+
+def test_only_known_words_come_out_of_free_text() -> None:
+    assert sequence_in("Doe^John t2_tse_tra T2 axial") == "T2w"
+    assert sequence_in("Doe John 1961") == ""
+    assert sequence_in("FLAIR T2 sag") == "FLAIR"
+
+
+def test_a_bids_tree_becomes_cases_with_labels_and_missing_contrasts(tmp_path: Path) -> None:
+    root = tmp_path / "bids"
+    for name in ("sub-a/anat/sub-a_T1w", "sub-a/anat/sub-a_FLAIR", "sub-b/anat/sub-b_T1w"):
+        nifti(root / f"{name}.nii.gz")
+    nifti(root / "derivatives/sub-a/anat/sub-a_dseg.nii.gz")
+    nifti(root / "derivatives/sub-z/anat/sub-z_dseg.nii.gz")
+    images = made(root, tmp_path / "images.csv")
+    assert [(row["subject"], row["sequence"]) for row in images] == [
+        ("a", "FLAIR"),
+        ("a", "T1w"),
+        ("b", "T1w"),
+    ]
+    assert images[0]["size"] == "5 x 6 x 7"
+    assert images[0]["spacing_mm"] == "1 x 2 x 3"
+    assert images[0]["label"].endswith("sub-a_dseg.nii.gz")
+    assert images[2]["label"] == ""
+    assert len({row["content"] for row in images}) == 3
+    made(root, tmp_path / "cases.csv", arrange="cases")
+    manifest = read_manifest(tmp_path / "cases.csv")
+    assert manifest.names("image") == ("flair", "t1w")
+    assert [sorted(row.images) for row in manifest.rows] == [["flair", "t1w"], ["t1w"]]
+    check_manifest(manifest, missing="allowed")
+
+
+def test_volumes_of_a_file_are_rows_of_their_own(tmp_path: Path) -> None:
+    nifti(tmp_path / "set" / "imagesTr" / "BRATS_001.nii.gz", (5, 6, 7, 2))
+    rows = made(tmp_path / "set", tmp_path / "m.csv")
+    assert [(row["subject"], row["part"]) for row in rows] == [
+        ("BRATS_001", "volume 0"),
+        ("BRATS_001", "volume 1"),
+    ]
+    check_manifest(read_manifest(tmp_path / "m.csv"))
+
+
+SECRETS = {
+    "PatientID": "MRN-4711",
+    "PatientName": "Doe^Secret",
+    "InstitutionName": "Secret Hospital",
+    "StudyDate": "19610203",
+    "SeriesDescription": "Doe T1 secret",
+    "ProtocolName": "Secret protocol",
+    "AcquisitionTime": "110203",
+    "PatientAge": "095Y",
+    "PatientSex": "F",
+}
+
+
+LATER = {**SECRETS, "AcquisitionTime": "120405"}
+
+
+def test_dicom_rows_hold_pseudonyms_and_no_free_text(tmp_path: Path, write_slice: Write) -> None:
+    root = tmp_path / "export"
+    stack(root / "Doe_John", write_slice, "a", Modality="MR", EchoTime=5, **SECRETS)
+    stack(root / "Doe_John", write_slice, "b", Modality="MR", EchoTime=9, **LATER)
+    rows = made(root, tmp_path / "m.csv")
+    text = (tmp_path / "m.csv").read_text()
+    for secret in ("4711", "Doe", "ecret", "1961", "110203", "120405"):
+        assert secret not in text, secret
+    assert [row["part"] for row in rows] == ["echo time 5.0", "echo time 9.0"]
+    assert {row["sequence"] for row in rows} == {"T1w"}
+    assert {row["age:number"] for row in rows} == {"90"}
+    assert len({row["subject"] for row in rows}) == 1
+    assert rows[0]["subject"].startswith("S-")
+    check_manifest(read_manifest(tmp_path / "m.csv"))
+    raw = made(root, tmp_path / "raw.csv", subjects="raw")
+    assert raw[0]["subject"] == "MRN-4711"
+    assert raw[0]["site"] == "Secret Hospital"
+
+
+def test_studies_of_a_patient_are_sessions_in_their_order(
+    tmp_path: Path, write_slice: Write
+) -> None:
+    for name, date in (("late", "20200101"), ("early", "20100101")):
+        stack(
+            tmp_path / "x" / name,
+            write_slice,
+            name,
+            StudyInstanceUID=f"1.2.{date}",
+            SeriesInstanceUID=f"1.3.{date}",
+            StudyDate=date,
+        )
+    rows = made(tmp_path / "x", tmp_path / "m.csv")
+    assert [row["session"] for row in rows] == ["1", "2"]
+
+
+def test_what_cannot_be_used_is_told_and_leaves_no_list(
+    tmp_path: Path, write_slice: Write, own_home: Path
+) -> None:
+    root = tmp_path / "x"
+    stack(root / "good", write_slice, "a")
+    for index, height in enumerate([0, 5, 12]):
+        write_slice(
+            root / f"Doe{index}", np.ones((4, 6)), (0, 0, height), SeriesInstanceUID="1.2.3"
+        )
+    result = build(root, tmp_path / "m.csv", BuildOptions(), Quiet())
+    assert (result.images, result.subjects, result.skipped) == (1, 1, 1)
+    assert "1 x the gaps between slices are uneven" in result.text
+    assert "Doe" not in result.text
+    assert "Doe0" in (own_home / "private.log").read_text()
+    assert len(list((tmp_path / "m.series").iterdir())) == 1
+    stacking = Stacking(gaps="resample")
+    again = build(root, tmp_path / "n.csv", BuildOptions(stacking=stacking), Quiet())
+    assert again.images == 2
+
+
+def test_nothing_is_left_where_no_image_can_be_used(tmp_path: Path, write_slice: Write) -> None:
+    write_slice(tmp_path / "x.dcm", np.ones((4, 6)), (0, 0, 0), PhotometricInterpretation="RGB")
+    with pytest.raises(ManifestError, match="no image can be used"):
+        build(tmp_path, tmp_path / "m.csv", BuildOptions(), Quiet())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "x.dcm"]
+    (tmp_path / "m.csv").write_text("kept")
+    with pytest.raises(OutputError, match="is there already"):
+        build(tmp_path, tmp_path / "m.csv", BuildOptions(), Quiet())
