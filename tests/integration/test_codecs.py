@@ -300,6 +300,7 @@ def test_a_variance_head_is_trained_and_asked_behind_a_codec(
     run = train(
         place, flat, 2, f"head-{kind}", *same,
         "diffusion.objective={kind: spread, source: npr}",
+        "train.ema={kind: power, snapshots: 2, lengths: [0.1]}",
         "sampling.sampler={kind: ddim, variance: {kind: optimal, source: npr}}",
         parent=parent,
     )  # fmt: skip
@@ -310,6 +311,12 @@ def test_a_variance_head_is_trained_and_asked_behind_a_codec(
     assert drawn.shape == (2, 1, 32, 32)
     assert torch.isfinite(drawn).all()
     assert not torch.equal(drawn, model.sample(2, seed=1, steps=4, sampler=DDIM()).images)
+    copied = medidiff.load(medidiff.export(run, place / f"head-copy-{kind}"), "cpu")
+    assert torch.equal(copied.sample(2, seed=1, steps=4).images, drawn)
+    longer = medidiff.load(medidiff.average(run, place / f"head-longer-{kind}", std=0.05), "cpu")
+    assert torch.isfinite(longer.sample(2, seed=1, steps=4).images).all()
+    with pytest.raises(ModelError, match=r"no wavelet codec|no heads for a variance \(npr\)"):
+        medidiff.export(run, place / "refused", format="monai-bundle")
     with_gamma = medidiff.gamma(run, manifest=flat, out=place / f"head-gamma-{kind}", levels=2)
     assert torch.equal(medidiff.load(with_gamma, "cpu").sample(2, seed=1, steps=4).images, drawn)
 
