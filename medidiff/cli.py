@@ -70,7 +70,10 @@ def check(
     change: Changes = None,
     gpu_memory: Annotated[
         float | None,
-        typer.Option(help="Say whether training fits into a GPU of so many GiB (exit code 2: no)"),
+        typer.Option(
+            help="Say whether training fits into a GPU of so many GiB (exit code 1: it does not; "
+            "2: that cannot be planned)"
+        ),
     ] = None,
 ) -> None:
     """Check a configuration and every scan that it names, without training."""
@@ -84,7 +87,7 @@ def check(
     if found.memory is not None:
         typer.echo(found.memory.text)
         if not found.memory.fits:
-            raise typer.Exit(2)
+            raise typer.Exit(1)
 
 
 @app.command()
@@ -537,7 +540,7 @@ def _options(
 
 def main() -> None:
     """Run the command line: exit code 2 for what a user can mend, 75 for a run stopped on
-    request, 1 for a defect of ours."""
+    request, 1 for a defect of ours or where a check's answer is no."""
     try:
         app()
     except MedidiffError as error:
@@ -581,6 +584,7 @@ def _next(folder: Path) -> str:
 
     role = json.loads((folder / "model" / "model.json").read_text(encoding="utf-8"))["role"]
     use = {
+        "autoencoder": "medidiff train PRIOR.yaml -c codec.kind=autoencoder -c codec.model={}",
         "classifier": "medidiff sample PRIOR --classifier {} --towards COLUMN=CLASS --out samples",
         "encoder": "medidiff sample PRIOR --sampler ddpm --encoder {} --towards-image FILE "
         "--out samples",

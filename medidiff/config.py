@@ -167,6 +167,7 @@ class Config:
     def __post_init__(self) -> None:
         _check_autoencoder(self)
         _check_network(self)
+        _check_space(self)
         _check_latents(self)
         sampler, spread = self.sampling.sampler, self.diffusion.objective.spread
         asked = sampler.variance if isinstance(sampler, DDPM) else None
@@ -209,11 +210,6 @@ def _check_network(config: Config) -> None:
             f"diffusion.objective {objective.kind!r} trains an encoder, which is told no "
             "conditions: leave data.conditions out"
         )
-    if reads and (config.codec.kind != "identity" or config.data.patch is not None):
-        raise ValueError(
-            f"diffusion.objective {objective.kind!r} trains an encoder of whole images: leave "
-            "codec and data.patch out"
-        )
     if isinstance(objective, Alignment) and config.train.batch < 2:
         raise ValueError(
             "diffusion.objective 'alignment' tells the images of a batch apart: train.batch must "
@@ -230,10 +226,30 @@ def _check_autoencoder(config: Config) -> None:
             f"{network.kind!r} and {objective.kind!r}); a prior of latents names its autoencoder "
             "in codec.model"
         )
-    if trains and config.codec.kind != "identity":
-        raise ValueError("an autoencoder is trained on images: leave codec out")
     if trains and config.data.conditions:
         raise ValueError("an autoencoder is told nothing but the image: leave data.conditions out")
+
+
+def _check_space(config: Config) -> None:
+    """Priors and heads of variance are trained in any space, autoencoders on patches of images, and
+    consistency students on whole images, in any codec's space.
+
+    Errors: ValueError for a codec or a patch that the objective cannot be trained with.
+    """
+    objective = config.diffusion.objective
+    coded, cut = config.codec.kind != "identity", config.data.patch is not None
+    if isinstance(objective, Classifier | Alignment) and (coded or cut):
+        raise ValueError(
+            f"diffusion.objective {objective.kind!r} trains an encoder of whole images: leave "
+            "codec and data.patch out"
+        )
+    if isinstance(objective, Autoencoding) and coded:
+        raise ValueError("an autoencoder is trained on images: leave codec out")
+    if isinstance(objective, ConsistencyTraining) and cut:
+        raise ValueError(
+            "a consistency student is compared with its parent on whole images: leave data.patch "
+            "out"
+        )
 
 
 def _check_latents(config: Config) -> None:

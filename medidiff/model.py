@@ -155,7 +155,13 @@ class Model:
         acceleration: Acceleration = "auto",
         autoencoder: Autoencoder | None = None,
     ) -> None:
-        """`autoencoder`: the network of a codec of that kind."""
+        """`autoencoder`: the network of a codec of that kind.
+
+        Errors: ValueError if it is missing, or the heads are not those of `spec`.
+        """
+        told = sorted(head.source for head in spec.heads)
+        if told != sorted(heads or {}):
+            raise ValueError(f"{spec.name} has heads {told}, given were {sorted(heads or {})}")
         self.spec = spec
         self.network = network
         self.heads = dict(heads or {})

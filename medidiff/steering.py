@@ -180,7 +180,7 @@ def towards_reference(
             f"(found {options.tree(sampler)['kind']!r})"
         )
     check_reader(encoder.spec, prior, "encoder", noisiest)
-    wanted = (prior.shape.in_channels, *prior.space.size)
+    wanted = (len(prior.images), *prior.space.size)
     if tuple(image.shape) != wanted:
         raise ModelError(f"towards_image must be {wanted}, found {tuple(image.shape)}")
     reference = prior.intensity.normalise(image.float())[0][None]

@@ -17,19 +17,22 @@ from medidiff.errors import ConfigError, DataError, ModelError
 from medidiff.jobs.models import load_model, model_folder
 from medidiff.jobs.reporting import Reporter
 from medidiff.model import Model
-from medidiff.model_folder import read_spec
+from medidiff.model_folder import folder_digest, read_spec
 from medidiff.networks import (
+    AnyCodec,
     AnyFittedCodec,
     Autoencoder,
     AutoencoderCodec,
     AutoencoderOptions,
     FittedAutoencoder,
+    FittedWavelet,
     IdentityCodec,
     LatentCodec,
     WaveletCodec,
     codec_of,
 )
 from medidiff.networks.codec import Standard, fit_wavelet, measured
+from medidiff.networks.tiling import Tiles
 from medidiff.spec import ModelSpec
 from medidiff.training.batches import TrainingSet
 
@@ -90,8 +93,12 @@ def codec_source(config: Config, parent: Model | None) -> Model | None:
     """The autoencoder that the configuration names, checked; None where none is needed.
 
     A model that is fine-tuned brings its own.
+    Errors: ConfigError if that is another one; ModelError for an autoencoder that does not fit.
     """
-    if parent is not None or not isinstance(config.codec, AutoencoderCodec):
+    if parent is not None:
+        check_codec(config.codec, parent.spec)
+        return None
+    if not isinstance(config.codec, AutoencoderCodec):
         return None
     source = load_model(config.codec.model, "cpu", acceleration="none")
     check_source(source.spec, config)
@@ -101,20 +108,34 @@ def codec_source(config: Config, parent: Model | None) -> Model | None:
 def known_codec(
     config: Config, source: Model | None, parent: Model | None
 ) -> tuple[AnyFittedCodec | None, Autoencoder | None]:
-    """A codec that needs no measuring, or None: of the parent, or the identity.
-
-    Errors: ConfigError if the parent's is of another kind.
-    """
+    """A codec that needs no measuring, or None: of the parent, or the identity."""
     if parent is not None:
-        if parent.spec.codec.kind != config.codec.kind:
-            raise ConfigError(
-                f"fine-tuning: the parent's codec is of kind {parent.spec.codec.kind!r}; "
-                "write the same"
-            )
         return parent.spec.codec, copy.deepcopy(parent.autoencoder)
     if source is not None and isinstance(source.network, Autoencoder):
         return None, source.network
     return (IdentityCodec() if config.codec.kind == "identity" else None), None
+
+
+def check_codec(codec: AnyCodec, parent: ModelSpec) -> None:
+    """Errors: ConfigError if a fine-tuning asks for another codec than its parent has."""
+    theirs = parent.codec
+    pairs: dict[str, tuple[object, object]] = {"codec.kind": (codec.kind, theirs.kind)}
+    if isinstance(codec, WaveletCodec) and isinstance(theirs, FittedWavelet):
+        pairs["codec.scale"] = codec.scale, theirs.scale
+    if isinstance(codec, AutoencoderCodec) and isinstance(theirs, FittedAutoencoder):
+        digest = folder_digest(model_folder(codec.model))
+        pairs["codec.model"] = f"of digest {digest}", f"of digest {theirs.source}"
+        pairs["codec.tiles"] = _said(codec.tiles), _said(theirs.tiles)
+    for name, (asked, its) in pairs.items():
+        if asked != its:
+            raise ConfigError(
+                f"fine-tuning: {name} of the configuration is {asked}, that of {parent.name} is "
+                f"{its}; write the same, or train without a parent"
+            )
+
+
+def _said(tiles: Tiles | None) -> str:
+    return "none" if tiles is None else f"{tiles.size} with an overlap of {tiles.overlap}"
 
 
 def fit_codec(

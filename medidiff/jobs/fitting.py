@@ -20,9 +20,13 @@ from medidiff.networks import (
     WaveletCodec,
 )
 from medidiff.networks.memory import Grid
-from medidiff.training.objectives.consistency import ConsistencyTraining
+from medidiff.training.losses import Denoising, Hybrid, Variational
+from medidiff.training.objectives.uncertainty import Uncertainty
 
 Progress = Callable[[int, int], None]
+PLANNED = (Denoising, Hybrid, Variational, Uncertainty)
+"""Objectives that train a U-Net with no other network of its size beside it."""
+_PLANNED = ", ".join(each().kind for each in PLANNED)
 SMALLER = (3 / 4, 1 / 2, 3 / 8, 1 / 4)
 """Sizes of an image or patch that are tried, as shares of its own along each axis."""
 
@@ -76,16 +80,13 @@ def fit(training: Training, gpu_memory: float, progress: Progress = lambda *_: N
 def fit_config(config: Config, shape: NetworkShape, gpu_memory: float, report: Reporter) -> Fit:
     """Whether the training of a configuration fits into `gpu_memory` GiB.
 
-    Errors: ConfigError for another training than that of one U-Net.
+    Errors: ConfigError for a training whose memory cannot be planned.
     """
-    if not isinstance(config.network, UNetOptions):
+    network, objective = config.network, config.diffusion.objective
+    if not isinstance(network, UNetOptions) or not isinstance(objective, PLANNED):
         raise ConfigError(
-            f"the memory of training a network of kind {config.network.kind!r} cannot be planned"
-        )
-    if isinstance(config.diffusion.objective, ConsistencyTraining):
-        raise ConfigError(
-            "the memory of training a consistency student, which asks other networks beside it, "
-            "cannot be planned"
+            f"--gpu-memory: the memory of a training with diffusion.objective {objective.kind!r} "
+            f"cannot be planned, only that of one U-Net; those are the objectives {_PLANNED}"
         )
     codec, space = config.codec, config.data.space.size
     coding = None
@@ -96,7 +97,7 @@ def fit_config(config: Config, shape: NetworkShape, gpu_memory: float, report: R
         options = check_source(known, config)
         space, coding = options.latent_space(space), (options, known.shape)
     patch = None if config.data.patch is None else config.data.patch.size
-    training = Training(config.network, shape, space, config.train, patch, coding)
+    training = Training(network, shape, space, config.train, patch, coding)
     return fit(
         training,
         gpu_memory,

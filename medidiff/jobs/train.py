@@ -150,7 +150,10 @@ def draw_samples(
     ready: Prepared, network: nn.Module, step: int, config: Config, folder: RunFolder, run: Run
 ) -> None:
     """A grid of samples, of the same seed at every step; of an autoencoder, validation images above
-    their reconstructions; nothing where the model draws none."""
+    their reconstructions; nothing where the model draws none.
+
+    Only synthetic images are logged with the run: scans stay in its folder.
+    """
     spec, count = ready.spec, config.train.sample_images
     if spec.role == "autoencoder":
         images = reconstructions(network, ready, count)
@@ -162,7 +165,8 @@ def draw_samples(
     picture = folder.samples / f"step-{step:08d}.png"
     low, high = spec.intensity.typical.low[0], spec.intensity.typical.high[0]
     sheet(images[:, :1], picture, window=(low, high), title=f"{spec.name}, step {step}")
-    run.picture(picture, "samples", step)
+    if spec.role == "prior":
+        run.picture(picture, "samples", step)
 
 
 @torch.no_grad()

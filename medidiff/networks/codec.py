@@ -23,6 +23,7 @@ from medidiff.networks.tiling import Tiles, tiled
 from medidiff.networks.wavelet import haar, inverse_haar
 from medidiff.types import Image, Tensor
 
+WaveletScale: TypeAlias = Literal["band", "one", "wdm"]
 WDM_LOW = 3.0  # what WDM divides the low band by (its code; Friedrich et al. 2024)
 
 
@@ -128,7 +129,7 @@ class WaveletCodec:
     """The Haar wavelet's bands as channels, on half the grid; nothing is lost."""
 
     kind: Literal["wavelet"] = "wavelet"
-    scale: Literal["band", "one", "wdm"] = "band"
+    scale: WaveletScale = "band"
     """Each band to unit variance; or one scale for all, so that white noise stays white and scans
     can be denoised; or as WDM: the low band divided by 3, nothing shifted."""
 
@@ -139,6 +140,8 @@ class FittedWavelet:
 
     standard: Standard
     kind: Literal["wavelet"] = "wavelet"
+    scale: WaveletScale = "band"
+    """How `standard` was chosen."""
 
     def encode(self, x: Image) -> Tensor:
         return self.standard.applied(haar(padded(x, 2)))
@@ -168,12 +171,12 @@ def fit_wavelet(
     bands = 2**dims
     if options.scale == "wdm":
         scale = (WDM_LOW,) * images + (1.0,) * (images * (bands - 1))
-        return FittedWavelet(Standard((0.0,) * len(scale), scale))
+        return FittedWavelet(Standard((0.0,) * len(scale), scale), scale=options.scale)
     found = measured(haar(padded(batch, 2)) for batch in batches)
     if options.scale == "one":
         together = (sum(each**2 for each in found.scale) / len(found.scale)) ** 0.5
         found = replace(found, scale=(together,) * len(found.scale))
-    return FittedWavelet(found)
+    return FittedWavelet(found, scale=options.scale)
 
 
 @dataclass(frozen=True)

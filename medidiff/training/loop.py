@@ -24,7 +24,6 @@ from medidiff.training.objective import Memory, Objective, Scored
 from medidiff.training.optimiser import learning_rate, make_optimiser, set_learning_rate
 from medidiff.training.options import TrainOptions
 from medidiff.training.precision import Precision, choose_precision
-from medidiff.training.spaces import Measuring
 from medidiff.training.stop import Stopped, StopSignal
 from medidiff.training.watch import Watch
 
@@ -220,9 +219,7 @@ def forward_backward(
 def validated(state: State, job: Job, checks: Checks, options: TrainOptions) -> str:
     """Measure the averaged weights at every noise level; why training should stop, or ""."""
     losses = checks.measure(job.objective, state.averages.network)
-    metrics = loss_metrics(losses) | checks.further(job.objective, state.averages.network)
-    if isinstance(job.objective, Scored):
-        metrics |= checks.scores(job.objective, state.averages.network)
+    metrics = loss_metrics(losses) | checks.scores(job.objective, state.averages.network)
     job.log(metrics, state.step)
     stop = options.early_stop
     if state.watch.note(losses["validation"].tolist(), losses["train"].tolist(), state.step, stop):
@@ -242,6 +239,15 @@ def loss_metrics(losses: Mapping[str, Tensor]) -> dict[str, float]:
         "validation_loss": validation,
         "train_loss_fixed": train,
         "validation_gap": validation - train,
+    }
+
+
+def score_metrics(name: str, values: Tensor) -> dict[str, float]:
+    """What is logged of a score, (levels,) or ()."""
+    by_level = values.tolist() if values.ndim else []
+    return {
+        name: float(values.mean()),
+        **{f"{name}_by_level.{index}": value for index, value in enumerate(by_level)},
     }
 
 
@@ -274,37 +280,20 @@ class Checks:
             means[split] = (torch.stack(losses).sum(0) / count).double().cpu()
         return means
 
-    def scores(self, objective: Scored, network: nn.Module) -> dict[str, float]:
-        """What else the objective says of the validation images, by level and in the mean."""
-        batch, options = self.batches["validation"], self.options
-        totals: dict[str, Tensor] = {}
-        for part in _parts(batch, options.batch):
-            moved, share = part.to(self.device), len(part.clean) / len(batch.clean)
-            found = objective.scores_by_level(
-                network, moved, options.validation_levels, options.seed
-            )
-            for name, values in found.items():
-                totals[name] = totals.get(name, 0) + share * values.double().cpu()
-        by_level = {
-            f"validation_{name}_by_level.{index}": float(value)
-            for name, values in totals.items()
-            for index, value in enumerate(values)
-        }
-        return by_level | {
-            f"validation_{name}": float(each.mean()) for name, each in totals.items()
-        }
-
-    def further(self, objective: Objective, network: nn.Module) -> dict[str, float]:
-        """What the objective measures beside its loss, by split and name."""
+    def scores(self, objective: Objective, network: nn.Module) -> dict[str, float]:
+        """What else the objective says of both splits, in the mean and by level."""
+        levels, seed = self.options.validation_levels, self.options.seed
         found: dict[str, float] = {}
-        if not isinstance(objective, Measuring):
+        if not isinstance(objective, Scored):
             return found
         for split, parts in self._parts():
+            totals: dict[str, Tensor] = {}
             for part in parts:
                 share = len(part.clean) / len(self.batches[split].clean)
-                for name, value in objective.measures(network, part, self.options.seed).items():
-                    name = f"{split}_{name}"
-                    found[name] = found.get(name, 0.0) + share * value
+                for name, values in objective.scores(network, part, levels, seed).items():
+                    totals[name] = totals.get(name, 0) + share * values.double().cpu()
+            for name, values in totals.items():
+                found |= score_metrics(f"{split}_{name}", values)
         return found
 
     def _parts(self) -> Iterator[tuple[str, Iterator[Batch]]]:

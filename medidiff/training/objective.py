@@ -62,13 +62,19 @@ class Objective(Protocol):
 
 @runtime_checkable
 class Scored(Protocol):
-    """An objective that can say more of its validation than a loss."""
+    """An objective that can say more at a validation than its loss."""
 
-    def scores_by_level(
-        self, module: nn.Module, batch: Batch, levels: int, seed: int
-    ) -> dict[str, Tensor]:
-        """Scores by name, each (levels,), means over the batch: 1 is best."""
+    def scores(self, module: nn.Module, batch: Batch, levels: int, seed: int) -> dict[str, Tensor]:
+        """Means over the batch by name: (levels,) at the levels of `loss_by_level`, or () for what
+        has none."""
         ...
+
+
+def scores_of(
+    objective: Objective, module: nn.Module, batch: Batch, levels: int, seed: int
+) -> dict[str, Tensor]:
+    """What an objective says beside its loss; nothing for one that says no more."""
+    return objective.scores(module, batch, levels, seed) if isinstance(objective, Scored) else {}
 
 
 def unfrozen(network: nn.Module) -> list[nn.Parameter]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -12,16 +11,7 @@ from torch import Tensor, nn
 from medidiff.diffusion import training_uniforms
 from medidiff.networks import Codec, WithCoordinates, patches
 from medidiff.training.batches import Batch
-from medidiff.training.objective import VALIDATION, Memory, Objective
-
-
-@runtime_checkable
-class Measuring(Protocol):
-    """An objective that has more to say at a validation than its loss."""
-
-    def measures(self, module: nn.Module, batch: Batch, seed: int) -> dict[str, float]:
-        """Means over the batch by name."""
-        ...
+from medidiff.training.objective import VALIDATION, Memory, Objective, scores_of
 
 
 @dataclass(frozen=True)
@@ -43,6 +33,9 @@ class Coded:
 
     def loss_by_level(self, module: nn.Module, batch: Batch, levels: int, seed: int) -> Tensor:
         return self.objective.loss_by_level(module, self._encoded(batch), levels, seed)
+
+    def scores(self, module: nn.Module, batch: Batch, levels: int, seed: int) -> dict[str, Tensor]:
+        return scores_of(self.objective, module, self._encoded(batch), levels, seed)
 
     @torch.no_grad()
     def _encoded(self, batch: Batch) -> Batch:
@@ -72,16 +65,15 @@ class OnPatches:
         return self.objective.loss(module, self._cut(batch, seed, step), seed, step)
 
     def loss_by_level(self, module: nn.Module, batch: Batch, levels: int, seed: int) -> Tensor:
-        if self.coordinates:
-            return self.objective.loss_by_level(WithCoordinates(module), batch, levels, seed)
-        return self.objective.loss_by_level(
-            module, self._cut(batch, seed, VALIDATION), levels, seed
-        )
+        return self.objective.loss_by_level(*self._validated(module, batch, seed), levels, seed)
 
-    def measures(self, module: nn.Module, batch: Batch, seed: int) -> dict[str, float]:
-        if not isinstance(self.objective, Measuring):
-            return {}
-        return self.objective.measures(module, self._cut(batch, seed, VALIDATION), seed)
+    def scores(self, module: nn.Module, batch: Batch, levels: int, seed: int) -> dict[str, Tensor]:
+        return scores_of(self.objective, *self._validated(module, batch, seed), levels, seed)
+
+    def _validated(self, module: nn.Module, batch: Batch, seed: int) -> tuple[nn.Module, Batch]:
+        if self.coordinates:
+            return WithCoordinates(module), batch
+        return module, self._cut(batch, seed, VALIDATION)
 
     def _cut(self, batch: Batch, seed: int, step: int) -> Batch:
         draws = training_uniforms(seed, step, batch.places, "patch", len(self.size))

@@ -405,6 +405,25 @@ def test_a_value_that_is_an_expression_is_stated_instead(tmp_path: Path) -> None
     assert done.model.spec.shape.in_channels == 1
 
 
+def test_one_of_several_networks_is_stated_by_a_reference(tmp_path: Path) -> None:
+    zoo = tmp_path / "zoo"
+    foreign(zoo)
+    file = zoo / "configs" / "common.yaml"
+    config = yaml.safe_load(file.read_text())
+    fine = config.pop("network_def")
+    config["stages"] = {"fine": fine, "rough": {**fine, "channels": [8, 8, 8]}}
+    config["chosen"] = "@stages#fine"
+    file.write_text(yaml.safe_dump(config))
+    with pytest.raises(ModelError, match="--change network_def=@stages#fine"):
+        read_bundle(zoo).part("network")
+    for reference in ("@stages#fine", "@stages::fine", "@chosen"):
+        found = read_bundle(zoo, [f"network_def={reference}"]).part("network")
+        assert found is not None
+        assert (found.id, found.arguments["channels"]) == ("network_def", [8, 16])
+    with pytest.raises(ModelError, match="--change network_def refers to @stages#none, which"):
+        read_bundle(zoo, ["network_def=@stages#none"])
+
+
 class Harm:
     def __reduce__(self) -> tuple[Any, ...]:
         return exec, ("open('ran', 'w')",)

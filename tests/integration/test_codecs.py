@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import medidiff
+from medidiff.cli import _next
 from medidiff.diffusion import DDIM
 from medidiff.errors import ConfigError, ModelError, TaskError
 from medidiff.jobs.cases import cases_of_split
@@ -113,10 +114,14 @@ def test_an_autoencoder_reports_its_reconstruction(autoencoders: dict[int, Path]
     assert {"validation_psnr", "validation_l1", "train_psnr", "validation_loss"} <= last.keys()
     assert last["validation_loss"] == pytest.approx(last["validation_l1"])
     assert list((autoencoders[2] / "samples").glob("*.png"))
+    assert "picture" not in {event["kind"] for event in events}  # it shows scans: never sent
     model = medidiff.load(autoencoders[2], "cpu")
     assert model.spec.role == "autoencoder"
     with pytest.raises(ModelError, match="draws and denoises nothing"):
         model.sample(1)
+    said = _next(autoencoders[2])
+    assert f"codec.model={autoencoders[2]}" in said
+    assert "sample" not in said.replace(str(autoencoders[2]), "")
 
 
 def checked_losses(run: Path) -> dict[int, float]:
@@ -295,6 +300,7 @@ def test_a_variance_head_is_trained_and_asked_behind_a_codec(
     run = train(
         place, flat, 2, f"head-{kind}", *same,
         "diffusion.objective={kind: spread, source: npr}",
+        "train.ema={kind: power, snapshots: 2, lengths: [0.1]}",
         "sampling.sampler={kind: ddim, variance: {kind: optimal, source: npr}}",
         parent=parent,
     )  # fmt: skip
@@ -305,6 +311,12 @@ def test_a_variance_head_is_trained_and_asked_behind_a_codec(
     assert drawn.shape == (2, 1, 32, 32)
     assert torch.isfinite(drawn).all()
     assert not torch.equal(drawn, model.sample(2, seed=1, steps=4, sampler=DDIM()).images)
+    copied = medidiff.load(medidiff.export(run, place / f"head-copy-{kind}"), "cpu")
+    assert torch.equal(copied.sample(2, seed=1, steps=4).images, drawn)
+    longer = medidiff.load(medidiff.average(run, place / f"head-longer-{kind}", std=0.05), "cpu")
+    assert torch.isfinite(longer.sample(2, seed=1, steps=4).images).all()
+    with pytest.raises(ModelError, match=r"no wavelet codec|no heads for a variance \(npr\)"):
+        medidiff.export(run, place / "refused", format="monai-bundle")
     with_gamma = medidiff.gamma(run, manifest=flat, out=place / f"head-gamma-{kind}", levels=2)
     assert torch.equal(medidiff.load(with_gamma, "cpu").sample(2, seed=1, steps=4).images, drawn)
 
@@ -322,3 +334,38 @@ def test_what_reads_images_does_not_guide_behind_a_codec(place: Path, flat: Path
     noisiest = prior.schedule(torch.tensor(prior.schedule.t_max, dtype=torch.float64))
     with pytest.raises(ModelError, match=r"the prior works behind a codec \(wavelet\)"):
         check_reader(reader, prior, "classifier", noisiest)
+
+
+@pytest.mark.parametrize("kind", ["wavelet", "autoencoder"])
+def test_a_student_and_a_fine_tuned_prior_keep_their_parent_s_codec(
+    kind: str, place: Path, flat: Path, autoencoders: dict[int, Path]
+) -> None:
+    source = autoencoders[2]
+    codec = f"{{kind: {kind}{f', model: {source}' if kind == 'autoencoder' else ''}}}"
+    same = ["diffusion={schedule: {kind: edm}, target: {kind: edm, data_std: 1}}"]
+    same += ["train.sample_every=0", "sampling={}"]
+    parent = train(place, flat, 2, f"elder-{kind}", f"codec={codec}", *same)
+    student = medidiff.load(
+        train(
+            place, flat, 2, f"younger-{kind}", f"codec={codec}", *same,
+            "diffusion.objective={kind: consistency, teacher: parent}",
+            parent=parent,
+        ),
+        "cpu",
+    )  # fmt: skip
+    assert student.spec.codec == medidiff.load(parent, "cpu").spec.codec
+    drawn = student.sample(2, seed=1)
+    assert drawn.nfe == 2
+    assert drawn.images.shape == (2, 1, 32, 32)
+    assert torch.isfinite(drawn.images).all()
+    other = medidiff.load(source, "cpu").save(place / f"other-{kind}", "another one")
+    refused = {
+        "codec={kind: wavelet, scale: one}": r"codec\.scale",
+        f"codec={{kind: autoencoder, model: {other}}}": r"codec\.model",
+        f"codec={{kind: autoencoder, model: {source}, tiles: {{size: 16}}}}": r"codec\.tiles",
+    }
+    for change, key in refused.items():
+        said = key if f"kind: {kind}" in change else r"codec\.kind"
+        with pytest.raises(ConfigError, match=f"fine-tuning: {said} of the configuration is"):
+            train(place, flat, 2, "refused", change, *same, parent=parent)
+    assert not (place / "refused").exists()

@@ -296,6 +296,7 @@ def test_a_student_is_made_from_a_run_and_draws_in_two_calls(flat: Path, place: 
     [
         (["diffusion.target={kind: v}"], "target of kind 'edm'"),
         (["network.dropout=0.1"], "network.dropout to 0"),
+        (["data.patch={size: [16, 16]}"], r"leave data\.patch out"),
         (["diffusion.weight={kind: snr}"], "would be ignored"),
         (["diffusion.objective.gaps={kind: easy, factor: 1}"], "factor > 1"),
         (["diffusion.objective.held_decay=1.0"], "held_decay"),

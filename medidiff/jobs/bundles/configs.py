@@ -73,7 +73,7 @@ class Bundle:
             raise ModelError(
                 f"{self.folder.name} defines {len(found)} parts that could be its {part}: "
                 f"{', '.join(sorted(found))}. Rename the one that is meant to {_USUAL[part][0]}, "
-                f"or state it: --change {_USUAL[part][0]}=@{min(found)}"
+                f"or state it: --change {_USUAL[part][0]}=@{min(found).replace('.', '#')}"
             )
         return next(iter(found.values()), None)
 
@@ -159,8 +159,8 @@ def _apply(tree: dict[str, Any], change: str) -> None:
         place = place.setdefault(parent, {})
         if not isinstance(place, dict):
             raise ModelError(f"--change {change}: {parent!r} has no parts")
-    value = f"{text}" if text.startswith("@") else yaml.safe_load(text)
-    place[last] = tree.get(text[1:]) if not parents and text.startswith("@") else value
+    value = text if text.startswith("@") else yaml.safe_load(text)
+    place[last], _ = _followed(tree, value, f"--change {key}", ())
 
 
 def _definitions(
@@ -189,20 +189,28 @@ def _allowed(target: object, part: Part) -> str | None:
 
 
 def _value(tree: Mapping[str, Any], written: object, place: str, seen: tuple[str, ...]) -> Any:
+    written, seen = _followed(tree, written, place, seen)
     if isinstance(written, str) and written.startswith("$"):
         raise ModelError(
             f"{place} is the expression {written!r}, and nothing in a bundle is run. State its "
             f"value: --change {place}=VALUE"
         )
-    if isinstance(written, str) and written.startswith("@"):
-        if written in seen:
-            raise ModelError(f"{place}: {written} refers to itself")
-        return _value(tree, _referred(tree, written, place), place, (*seen, written))
     if isinstance(written, list):
         return [_value(tree, each, f"{place}.{at}", seen) for at, each in enumerate(written)]
     if isinstance(written, dict):
         return {name: _value(tree, each, f"{place}.{name}", seen) for name, each in written.items()}
     return written
+
+
+def _followed(
+    tree: Mapping[str, Any], written: object, place: str, seen: tuple[str, ...]
+) -> tuple[object, tuple[str, ...]]:
+    """What a reference leads to, and the references on the way; other values are themselves."""
+    while isinstance(written, str) and written.startswith("@"):
+        if written in seen:
+            raise ModelError(f"{place}: {written} refers to itself")
+        written, seen = _referred(tree, written, place), (*seen, written)
+    return written, seen
 
 
 def _referred(tree: Mapping[str, Any], reference: str, place: str) -> object:

@@ -48,6 +48,11 @@ def export_bundle(model: Model, card: str, out: Path) -> Path:
             f"a network that gives its {spec.spread} variance has no counterpart among MONAI's "
             "samplers"
         )
+    if spec.heads:
+        raise ModelError(
+            f"MONAI has no heads for a variance ({', '.join(head.source for head in spec.heads)}): "
+            "export the prior that they were trained on"
+        )
     if not isinstance(spec.network, UNetOptions):
         raise ModelError(f"a {spec.network.kind} is no diffusion prior: a MONAI bundle is of one")
     check_grid(spec, spec.network)

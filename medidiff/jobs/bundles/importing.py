@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from medidiff.errors import ModelError
+from medidiff.jobs.bundles.comparing import network_difference
 from medidiff.jobs.bundles.configs import Bundle, Definition
 from medidiff.jobs.bundles.describing import Stated, spec_of
 from medidiff.jobs.bundles.latents import latents_of, scale_factor_of
 from medidiff.jobs.bundles.schedulers import Meaning, meaning
 from medidiff.jobs.bundles.weights import Weights, read_weights, weights_file
 from medidiff.model import Model
-from medidiff.networks import Acceleration, NetworkShape, UNetOptions, build, has_bf16
-from medidiff.networks.interop import from_monai, newer_names
+from medidiff.networks import Acceleration, NetworkShape, UNet, UNetOptions, build, has_bf16
+from medidiff.networks.interop import from_monai
 from medidiff.networks.interop_options import negated, relabelled, unet_options
 from medidiff.spec import ModelSpec
 
@@ -62,9 +60,7 @@ def import_bundle(
     scale = scale_factor_of(bundle, weights)
     spec = spec_of(bundle, stated, network_options, shape, found, autoencoder, scale)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
-    differences = {
-        "network": difference_to_monai(arguments, weights.tensors, network, shape, found)
-    }
+    differences = {"network": network_difference(arguments, weights.tensors, network, found)}
     inner = None
     if autoencoder is not None:
         named = stated.autoencoder_weights
@@ -102,7 +98,7 @@ def _needed(bundle: Bundle) -> tuple[Definition, Definition]:
 
 def _network(
     network_options: UNetOptions, shape: NetworkShape, weights: Weights, found: Meaning, file: Path
-) -> nn.Module:
+) -> UNet:
     network = build(network_options, shape)
     try:
         ours = relabelled(from_monai(weights.tensors), found.label)
@@ -113,40 +109,6 @@ def _network(
             f"({' '.join(str(error).split())[:300]})"
         ) from None
     return network
-
-
-@torch.no_grad()
-def difference_to_monai(
-    arguments: Mapping[str, Any],
-    weights: Mapping[str, Tensor],
-    network: nn.Module,
-    shape: NetworkShape,
-    found: Meaning,
-) -> float | None:
-    """The largest difference of our network's output to MONAI's own, both as they are used.
-
-    None where MONAI's network cannot be built (it needs the package einops).
-    """
-    if importlib.util.find_spec("monai") is None or importlib.util.find_spec("einops") is None:
-        return None
-    from monai.networks.nets import DiffusionModelUNet
-
-    theirs_weights = newer_names(weights)
-    known = {name: value for name, value in arguments.items() if name != "num_channels"}
-    channels = list(arguments.get("channels") or arguments.get("num_channels") or (32, 64, 64, 64))
-    known["channels"] = channels
-    # what stands in the file counts: GenerativeModels' networks have no such layer
-    known["include_fc"] = any(".out_proj." in name for name in theirs_weights)
-    known["use_flash_attention"] = False
-    theirs = DiffusionModelUNet(**known).eval()
-    theirs.load_state_dict(theirs_weights)
-    generator = torch.Generator().manual_seed(0)
-    side = max(8, 2 ** len(channels))
-    x = torch.randn(2, shape.in_channels, *(side,) * shape.dims, generator=generator)
-    label = torch.tensor([10, 700])
-    ours = network.eval()(x, (label + found.label).float())
-    expected = theirs(x, label)
-    return float((ours + expected if found.negated else ours - expected).abs().max())
 
 
 def _notes(bundle: Bundle, spec: ModelSpec, scale: float | None) -> tuple[str, ...]:

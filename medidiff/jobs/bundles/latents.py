@@ -6,28 +6,22 @@ on latents times it, and they are divided by it before they are decoded.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
 
 from medidiff.errors import ModelError
+from medidiff.jobs.bundles.comparing import autoencoder_difference
 from medidiff.jobs.bundles.configs import Bundle, Definition
 from medidiff.jobs.bundles.weights import Weights, read_weights, weights_file
 from medidiff.networks import (
     Autoencoder,
     FittedAutoencoder,
-    NetworkShape,
     build,
 )
 from medidiff.networks.codec import Standard
 from medidiff.networks.interop_autoencoder import (
     autoencoder_from_monai,
     autoencoder_options,
-    newer_autoencoder_names,
 )
 
 _WEIGHTS = ("model_autoencoder.pt", "autoencoder.pt", "autoencoder.pth", "autoencoder.safetensors")
@@ -60,7 +54,7 @@ def latents_of(
     return Latents(
         FittedAutoencoder(options, shape, standard, source),
         network.eval().requires_grad_(False),
-        difference_to_monai(arguments, weights.tensors, network, shape),
+        autoencoder_difference(arguments, weights.tensors, network),
     )
 
 
@@ -79,36 +73,3 @@ def _fill(network: Autoencoder, weights: Weights, file: Path) -> None:
             f"{file.name}: the weights do not fit the autoencoder that the bundle defines "
             f"({' '.join(str(error).split())[:300]})"
         ) from None
-
-
-@torch.no_grad()
-def difference_to_monai(
-    arguments: Mapping[str, Any],
-    weights: Mapping[str, Tensor],
-    network: Autoencoder,
-    shape: NetworkShape,
-) -> float | None:
-    """The largest difference of latents and images to those of MONAI's own autoencoder.
-
-    None where MONAI's network cannot be built (it needs the package einops).
-    """
-    try:
-        import einops  # noqa: F401  # type: ignore[import-not-found]
-        from monai.networks.nets import AutoencoderKL
-    except ImportError:
-        return None
-    theirs_weights = newer_autoencoder_names(weights)
-    left_out = ("num_channels", "use_checkpointing", "use_checkpoint", "use_flash_attention")
-    known = {name: value for name, value in arguments.items() if name not in left_out}
-    if "num_channels" in arguments:
-        known["channels"] = arguments["num_channels"]
-    known["include_fc"] = any(".out_proj." in name for name in theirs_weights)
-    theirs = AutoencoderKL(**known).eval()
-    theirs.load_state_dict(theirs_weights)
-    side = max(16, network.options.reduction * 2)
-    x = torch.randn(
-        1, shape.in_channels, *(side,) * shape.dims, generator=torch.Generator().manual_seed(0)
-    )
-    mean, _ = theirs.encode(x)
-    latents = float((network.eval().encode(x).mean - mean).abs().max())
-    return max(latents, float((network.decode(mean) - theirs.decode(mean)).abs().max()))

@@ -78,9 +78,7 @@ class AlignmentObjective:
         return torch.stack(means)
 
     @torch.no_grad()
-    def scores_by_level(
-        self, module: nn.Module, batch: Batch, levels: int, seed: int
-    ) -> dict[str, Tensor]:
+    def scores(self, module: nn.Module, batch: Batch, levels: int, seed: int) -> dict[str, Tensor]:
         """The share of noisy images whose nearest clean one is their own."""
         eps, own = validation_noise(batch, seed), torch.arange(len(batch.clean))
         found = []

@@ -140,14 +140,14 @@ class AutoencoderObjective:
         return _absolute(module(batch.clean).image, batch.clean).mean().view(1)
 
     @torch.no_grad()
-    def measures(self, module: nn.Module, batch: Batch, seed: int) -> dict[str, float]:
+    def scores(self, module: nn.Module, batch: Batch, levels: int, seed: int) -> dict[str, Tensor]:
         """Reconstruction through the latents' mean: PSNR in dB of the intensity window, and L1."""
-        del seed
+        del levels, seed
         x, found = batch.clean, module(batch.clean)
         return {
-            "psnr": float(psnr(found.image, x, data_range=WINDOW).mean()),
-            "l1": float(_absolute(found.image, x).mean()),
-            "kl": float(found.posterior.divergence().mean()),
+            "psnr": psnr(found.image, x, data_range=WINDOW).mean(),
+            "l1": _absolute(found.image, x).mean(),
+            "kl": found.posterior.divergence().mean(),
         }
 
 

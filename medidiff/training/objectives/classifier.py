@@ -57,9 +57,7 @@ class ClassifierObjective:
         return torch.stack([F.cross_entropy(logits, _classes(batch)) for logits in found])
 
     @torch.no_grad()
-    def scores_by_level(
-        self, module: nn.Module, batch: Batch, levels: int, seed: int
-    ) -> dict[str, Tensor]:
+    def scores(self, module: nn.Module, batch: Batch, levels: int, seed: int) -> dict[str, Tensor]:
         """The share of images whose class is found."""
         found = self._logits_by_level(module, batch, levels, seed)
         right = [(logits.argmax(1) == _classes(batch)).double().mean() for logits in found]

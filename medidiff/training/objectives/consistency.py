@@ -265,7 +265,9 @@ class ConsistencyObjective:
                 continue
             x = diffuse(batch.clean, pair[0], eps)
             student = Denoiser(module, self.consistency.target, batch.condition, batch.concat)
-            end = self._end_of_flow(batch, x, pair[0], (*batch.rows, levels, index, seed))
+            end = self._end_of_flow(
+                batch, x, pair[0], (*batch.rows, batch.first, levels, index, seed)
+            )
             means.append((student(x, pair[0]).clean - end).square().mean())
         return torch.stack(means)
 

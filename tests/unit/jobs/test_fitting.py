@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 import medidiff
 from medidiff.cli import app
 from medidiff.data.phantoms import write_population
+from medidiff.errors import ConfigError
 from medidiff.jobs.fitting import fit
 from medidiff.jobs.memory import CONSTANTS, GIB, Training, plan
 from medidiff.networks import NetworkShape, UNetOptions
@@ -83,7 +84,7 @@ def test_averages_are_counted_as_they_are_kept() -> None:
     assert plan(TRAINING).optimiser == 2 * weights
 
 
-def test_check_says_it_and_ends_with_code_2_where_it_does_not_fit(tmp_path: Path) -> None:
+def test_check_says_it_and_tells_too_much_from_what_cannot_be_planned(tmp_path: Path) -> None:
     manifest = write_population(tmp_path / "data", 6, 3, 3, size=32)
     config = tmp_path / "config.yaml"
     config.write_text(
@@ -100,12 +101,27 @@ def test_check_says_it_and_ends_with_code_2_where_it_does_not_fit(tmp_path: Path
     assert enough.exit_code == 0
     assert "24.00 GiB: it fits" in enough.output
     little = runner.invoke(app, ["check", str(config), "--gpu-memory", "0.5"])
-    assert little.exit_code == 2
+    assert little.exit_code == 1
     assert "does NOT fit" in little.output
     assert "the network alone needs" in little.output
-    student = ["diffusion={objective: {kind: consistency}, target: {kind: edm}}"]
-    with pytest.raises(medidiff.MedidiffError, match="asks other networks beside it"):
-        medidiff.check(config, changes=student, gpu_memory=24)
+    for objective in ("hybrid", "uncertainty"):
+        known = medidiff.check(
+            config, changes=[f"diffusion.objective.kind={objective}"], gpu_memory=24
+        )
+        assert known.memory is not None
+        assert known.memory.fits
+    encoder = "network={kind: encoder, channels: [8], attention: [false], blocks: 1}"
+    coder = "network={kind: autoencoder, channels: [8, 8], blocks: 1, latent_channels: 2}"
+    others = {
+        "spread": [],
+        "consistency": ["diffusion.target.kind=edm"],
+        "alignment": [encoder],
+        "autoencoder": [coder],
+    }
+    for objective, more in others.items():
+        changes = [f"diffusion.objective.kind={objective}", *more]
+        with pytest.raises(ConfigError, match=f"'{objective}' cannot be planned"):
+            medidiff.check(config, changes=changes, gpu_memory=24)
 
 
 @pytest.mark.parametrize("precision", ["auto", "bf16", "fp16", "fp32"])

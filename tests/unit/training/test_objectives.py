@@ -18,8 +18,9 @@ from medidiff.diffusion import (
     UniformTimes,
     V,
 )
+from medidiff.networks import IdentityCodec
 from medidiff.training.batches import Batch
-from medidiff.training.objective import PriorObjective, Scored, noising
+from medidiff.training.objective import PriorObjective, Scored, noising, scores_of
 from medidiff.training.objectives.alignment import AlignmentObjective
 from medidiff.training.objectives.classifier import ClassifierObjective
 from medidiff.training.objectives.importance import (
@@ -28,6 +29,7 @@ from medidiff.training.objectives.importance import (
     StepHistory,
 )
 from medidiff.training.objectives.uncertainty import ThrownAway, UncertaintyObjective
+from medidiff.training.spaces import Coded, OnPatches
 
 PRIOR = PriorObjective(DenoisingLoss(V(), Cosine()), 0.0)
 
@@ -121,7 +123,7 @@ def test_a_classifier_s_loss_is_the_cross_entropy_of_its_classes() -> None:
         -objective.loss(network, wrong, 0, 0)
     )
     torch.testing.assert_close(nearly, torch.ones(6))  # two classes: their chances sum to 1
-    scores = [objective.scores_by_level(network, each, 4, 0)["accuracy"] for each in (right, wrong)]
+    scores = [objective.scores(network, each, 4, 0)["accuracy"] for each in (right, wrong)]
     torch.testing.assert_close(scores[0] + scores[1], torch.ones(4, dtype=torch.float64))
     with pytest.raises(ValueError, match="a class for each image"):
         objective.loss(network, replace(right, condition=None), 0, 0)
@@ -149,5 +151,15 @@ def test_alignment_is_the_cross_entropy_both_ways_and_leaves_the_frozen_alone() 
     assert frozen.weight.grad is None
     own = AlignmentObjective(V(), Cosine(), UniformTimes(), 10.0)
     assert own.loss(network, given, 0, 5).shape == (6,)
-    scores = objective.scores_by_level(network, given, 4, 0)["retrieval"]
+    scores = objective.scores(network, given, 4, 0)["retrieval"]
     assert float(scores[0]) >= float(scores[-1])
+
+
+def test_scores_come_through_a_codec_and_patches() -> None:
+    objective, network, given = ClassifierObjective(V(), Cosine(), UniformTimes()), Means(), batch()
+    own = objective.scores(network, given, 3, 0)["accuracy"]
+    for wrapped in (Coded(objective, IdentityCodec()), OnPatches(objective, (4, 4), False)):
+        assert isinstance(wrapped, Scored)
+        assert torch.equal(wrapped.scores(network, given, 3, 0)["accuracy"], own)
+    for silent in (Coded(PRIOR, IdentityCodec()), OnPatches(PRIOR, (4, 4), False), PRIOR):
+        assert scores_of(silent, network, given, 3, 0) == {}
