@@ -36,12 +36,14 @@ from medidiff.diffusion import (
     KeyedNoise,
     NoiseLevel,
     Sampler,
+    centred,
     classifier_free,
     clipped,
     counted,
     interval,
     path,
     start,
+    uncentred,
     walk,
     with_gamma,
 )
@@ -246,18 +248,23 @@ class Model:
         two = needed in self._headed or self.spec.spread != "none"
         networks = [counted(Denoiser(network, target, condition, concat, two))]
         denoise: Denoise = networks[0]
+        if needed == "sn":  # guidance and clipping change the mean, not the variance
+            denoise = centred(denoise)
+        aimed = denoise
         if condition is not None and guidance != 1.0:
             unknown = torch.full_like(condition, float("nan"))
             networks.append(counted(Denoiser(network, target, unknown, concat, two)))
-            denoise = classifier_free(networks[0], networks[1], guidance)
+            denoise = classifier_free(aimed, networks[1], guidance)
             if guidance_interval is not None:
-                denoise = interval(denoise, networks[0], *guidance_interval)
+                denoise = interval(denoise, aimed, *guidance_interval)
         if needed == "gamma" and self.spec.gamma is not None:
             denoise = with_gamma(denoise, self.spec.gamma.table)
         clip = self.spec.sampling.clip
         if clip != "none":
             low, high = self.spec.intensity.range
             denoise = clipped(denoise, low, high, eps=clip)
+        if needed == "sn":
+            denoise = uncentred(denoise)
         return CountedDenoise(denoise, tuple(networks))
 
     def walk_down(

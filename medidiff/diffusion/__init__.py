@@ -192,7 +192,14 @@ from medidiff.diffusion.times import (
     path,
 )
 from medidiff.diffusion.uncertainty import LevelUncertainty, UncertaintyLoss
-from medidiff.diffusion.variance import GammaTable, OptimalVariance, gamma_table, with_gamma
+from medidiff.diffusion.variance import (
+    GammaTable,
+    OptimalVariance,
+    centred,
+    gamma_table,
+    uncentred,
+    with_gamma,
+)
 from medidiff.diffusion.weights import P2, SNR, AnyWeight, EDMWeight, MinSNR, UniformWeight
 
 __all__ = [
@@ -336,6 +343,7 @@ __all__ = [
     "ZeroTerminalBetas",
     "autoguided",
     "bound",
+    "centred",
     "classifier_free",
     "classifier_gradient",
     "classifier_guided",
@@ -379,6 +387,7 @@ __all__ = [
     "training_noise",
     "training_uniforms",
     "translate",
+    "uncentred",
     "uniforms",
     "walk",
     "walk_adaptive",

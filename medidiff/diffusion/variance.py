@@ -140,6 +140,37 @@ def with_gamma(denoise: Denoise, table: GammaTable) -> Denoise:
     return add
 
 
+def centred(denoise: Denoise) -> Denoise:
+    """`denoise`, whose spread is E[eps^2 | x], with Cov[eps | x] = E[eps^2 | x] - eps^2 instead.
+
+    Guidance and clipping change eps: between this and `uncentred` they leave the covariance as the
+    network's own two outputs say it, as the authors' code has it (Bao et al. 2022,
+    arXiv:2206.07309).
+    """
+
+    def change(x: Image, level: NoiseLevel) -> Estimate:
+        here = denoise(x, level)
+        return Estimate(here.clean, here.eps, _given(here) - here.eps**2)
+
+    return change
+
+
+def uncentred(denoise: Denoise) -> Denoise:
+    """`denoise` with the spread E[eps^2 | x] that belongs to its eps; undoes `centred`."""
+
+    def change(x: Image, level: NoiseLevel) -> Estimate:
+        here = denoise(x, level)
+        return Estimate(here.clean, here.eps, _given(here) + here.eps**2)
+
+    return change
+
+
+def _given(here: Estimate) -> Image:
+    if here.spread is None:
+        raise ValueError("a second moment of the noise needs a model that gives a spread")
+    return here.spread
+
+
 def small_variance(now: NoiseLevel, to: NoiseLevel) -> Tensor:
     """beta-tilde, the variance of x_to given x_now and the clean image.
 

@@ -30,12 +30,15 @@ from medidiff.diffusion import (
     VPLinear,
     ZeroTerminalBetas,
     bound,
+    centred,
+    clipped,
     encode,
     gamma_table,
     interpolate,
     path,
     sample,
     scale,
+    uncentred,
     with_gamma,
 )
 from medidiff.diffusion.objectives import hop_from
@@ -284,3 +287,22 @@ def test_zero_terminal_betas_end_in_pure_noise_and_keep_their_first() -> None:
     schedule, before = Discrete(betas=plain), Discrete(betas=plain.betas)
     assert float(schedule.after(1000).alpha) == 0
     assert float(schedule.after(1).alpha) == pytest.approx(float(before.after(1).alpha), rel=1e-12)
+
+
+@pytest.mark.parametrize("eps", ["rederive", "keep"])
+def test_clipping_changes_the_mean_and_not_the_learned_variance(
+    gaussian_denoise: Any, eps: Any
+) -> None:
+    """The variance of a hop is that of the network's own outputs, wherever the mean is moved."""
+    model = with_spread(gaussian_denoise, "sn")
+    level = VPLinear()(HALF)
+    x = torch.linspace(-3, 3, 16, dtype=torch.float64).reshape(1, 1, 4, 4)
+    raw = model(x, level)
+    held = uncentred(clipped(centred(model), -0.1, 0.1, eps=eps))(x, level)
+    assert (held.clean.abs() <= 0.1).all()
+    assert raw.spread is not None
+    assert held.spread is not None
+    torch.testing.assert_close(held.spread - held.eps**2, raw.spread - raw.eps**2)
+    bare = clipped(model, -0.1, 0.1, eps="rederive")(x, level)
+    assert bare.spread is not None
+    assert not torch.allclose(bare.spread - bare.eps**2, raw.spread - raw.eps**2)
