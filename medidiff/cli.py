@@ -527,15 +527,27 @@ def schema() -> None:
     typer.echo(json.dumps(api.schema(), indent=1, sort_keys=True))
 
 
-@app.callback()
-def _options(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop")] = False,
-) -> None:
-    if version:
+def _print_version(asked: bool) -> None:
+    if asked:
         from importlib import metadata
 
         typer.echo(metadata.version("medidiff"))
         raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_print_version,
+            is_eager=True,  # before a missing command is complained of
+            help="Print the version and stop",
+        ),
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> None:

@@ -125,8 +125,15 @@ def _agreement(findings: Findings) -> list[str]:
     families: dict[str, Counter[str]] = {}
     for outcome in findings.outcomes:
         families.setdefault(outcome.family, Counter())[outcome.verdict] += 1
-    lines = [f"{'recordings of':<20} {'passed':>7} {'failed':>7}"]
-    for name, count in families.items():
-        lines.append(f"{name:<20} {count['passed']:>7} {count['failed']:>7}")
+    lines = [_counted("recordings of", "passed", "failed", "not compared")]
     total = Counter(outcome.verdict for outcome in findings.outcomes)
-    return [*lines, f"{'all':<20} {total['passed']:>7} {total['failed']:>7}"]
+    for name, count in [*families.items(), ("all", total)]:
+        left = (
+            count.total() - count["passed"] - count["failed"]
+        )  # a fault of the source, or no seed
+        lines.append(_counted(name, count["passed"], count["failed"], left))
+    return lines
+
+
+def _counted(name: str, passed: object, failed: object, left: object) -> str:
+    return f"{name:<20} {passed:>7} {failed:>7} {left:>13}"

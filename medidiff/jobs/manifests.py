@@ -117,6 +117,8 @@ def split(manifest_file: Path, out: Path, options: SplitOptions) -> str:
     rows = Counter(chosen[row.subject] for row in manifest.rows)
     subjects = Counter(chosen.values())
     lines = [f"{name}: {subjects[name]} subjects, {rows[name]} rows" for name in sorted(subjects)]
+    wanted = [name for name, share in options.shares if share > 0]
+    lines += [f"{name}: NO subject; there are too few" for name in wanted if not subjects[name]]
     return "\n".join([f"{out}: {len(chosen)} subjects", *lines])
 
 

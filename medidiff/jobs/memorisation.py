@@ -191,6 +191,7 @@ def losses_by_case(model: Model, cases: Sequence[Case], seed: int, report: Repor
     denoising = DenoisingLoss(model.spec.target, model.spec.schedule, UniformTimes())
     network = FirstHead(model.plain) if model.spec.spread != "none" else model.plain
     total = torch.zeros(len(cases), LEVELS, dtype=torch.float64)
+    report.progress("loss by scan and level", 0, len(cases) * LEVELS)
     with torch.no_grad(), evaluating(model.network):
         for first in range(0, len(cases), PART):
             images = _stacked(cases[first : first + PART]).to(model.device)
@@ -201,7 +202,8 @@ def losses_by_case(model: Model, cases: Sequence[Case], seed: int, report: Repor
                     noise = KeyedNoise(seed, [("membership", draw)] * len(clean))
                     eps = noise(clean, 0)
                     total[rows, index] += denoising.loss_at(network, clean, level, eps).cpu()
-            report.progress("loss by scan", first + len(clean), len(cases))
+                done = first * LEVELS + (index + 1) * len(clean)
+                report.progress("loss by scan and level", done, len(cases) * LEVELS)
     return total / DRAWS
 
 
