@@ -58,7 +58,7 @@ PLAIN_SPACINGS = (
     "plms",
 )
 """Whose samplers are searched for structural faults: each once, MONAI's as they come."""
-ENOUGH = 100
+ENOUGH = 50
 """Steps from which on nothing is excused as discretisation error."""
 
 
@@ -208,7 +208,7 @@ def faults(one: Own | Peer, noise: Image) -> tuple[dict[int, str], dict[int, str
     and by discretisation.
 
     Wrong is residual noise (a deviation above the target's by more than 10 %), a shifted mean,
-    numbers that are not finite, or an error. Noise or a shift that is gone at many steps is
+    numbers that are not finite, or an error. Noise or a shift that is gone from 50 steps on is
     discretisation error and not structural, nor is too small a deviation at few steps: that is what
     a narrow target does to any method.
     """
@@ -297,7 +297,7 @@ class Report:
             "best": best,
             "searched for structural faults": self.checked,
             "structural faults (mean / deviation, target 0.500 / 0.200)": self.wrong,
-            "discretisation, gone at many steps (mean / deviation)": self.coarse,
+            "discretisation below 50 steps (mean / deviation)": self.coarse,
             "distances": {
                 name: {calls: float(f"{value:.4g}") for calls, value in values.items()}
                 for name, values in series.items()
