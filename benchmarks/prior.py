@@ -3,7 +3,7 @@
     python benchmarks/prior.py brain-t1-2d --manifest ixi_t1_slices/manifest.csv --work W --out OUT
 
 Stages: `train` (goes on with an interrupted training; with --minutes it stops cleanly before a
-time limit and exits with 75, to be run again), `heads` (the bf16 weights get what the samplers need:
+time limit and exits with 75, to be run again), `heads` (the bf16 weights get what samplers need:
 SN and NPR heads trained on the frozen network, and the Gamma table), `weights` (in parts that are
 easy to move), `evaluate` (curves by noise level, 32 samples, the memorisation guard with 500,
 samples a second, the test split denoised). A consistency student is trained --from its parent, has

@@ -21,9 +21,7 @@ from medidiff import api
 STEPS = 20
 
 
-def images_per_second(
-    model: api.Model, batch: int, repeats: int = 3, steps: int = STEPS
-) -> float:
+def images_per_second(model: api.Model, batch: int, repeats: int = 3, steps: int = STEPS) -> float:
     """The median rate over `repeats` batches, copied to the CPU as a user gets them."""
     model.sample(batch, steps=2, batch=batch)  # records, tunes and compiles what there is to
     rates = []
