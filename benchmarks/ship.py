@@ -6,8 +6,7 @@ licence, the guard's verdict.
 
 writes medidiff/pretrained/NAME. An over-trained model, or one whose weights the memorisation guard
 did not judge, is refused unless forced. The part of the card that a person writes is
-benchmarks/cards/NAME.md; the LICENSE lies in medidiff/pretrained/NAME beforehand
-(benchmarks/cards/licences keeps those of priors that are not shipped yet).
+benchmarks/cards/NAME.md; the LICENSE lies in medidiff/pretrained/NAME beforehand.
 """
 
 from __future__ import annotations
