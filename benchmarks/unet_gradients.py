@@ -2,8 +2,9 @@
 
 The two networks of unet_speed.py on small grids, several draws of weights and images. Both are set
 beside MONAI's in float64: a difference between the two that is no larger than what each is from
-there is two roundings of one function. No TF32. Runs in a minute on a GPU; on a CPU it shows the
-plain twin, which has no fused norm (`--only 2d256 --draws 1`).
+there is two roundings of one function. No TF32. For the first draw it is also said where ours comes
+from: without the fused kernels, and then with one kind of layer in float64. Runs in a minute on a
+GPU; on a CPU it shows the plain twin, which has no fused norm (`--only 2d256 --draws 1`).
 
     python benchmarks/unet_gradients.py --out benchmarks/results
 """
@@ -14,22 +15,54 @@ import argparse
 import statistics
 import time
 import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from record import Measured, write_result
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from unet_speed import NETWORKS, Network, distances, gradients
 
 from medidiff.networks.interop import from_monai
-from medidiff.networks.kernels import available
+from medidiff.networks.kernels import available, plain
 
 GRIDS = {"2d256": (2, 1, 64, 64), "3d96": (1, 1, 32, 32, 32)}
 PAIRS = ("ours to MONAI's", "ours to float64", "MONAI's to float64")
 GOAL = 1e-5
+EXACT: dict[str, tuple[Callable[..., Tensor], ...]] = {
+    "plain": (),
+    "plain, norms in float64": (F.group_norm,),
+    "plain, convolutions in float64": (F.conv2d, F.conv3d, torch.conv2d, torch.conv3d),
+    "plain, linear layers and attention in float64": (F.linear, F.scaled_dot_product_attention),
+}
 
 
-def one_draw(network: Network, seed: int, device: torch.device) -> dict[str, dict[str, object]]:
-    """The distances of the three pairs for one draw of weights, image and direction.
+class InFloat64(TorchFunctionMode):
+    """Some functions computed in float64, with float32 in and out, there and back."""
+
+    def __init__(self, functions: Sequence[Callable[..., Tensor]]) -> None:
+        super().__init__()
+        self.functions = functions
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func not in self.functions:
+            return func(*args, **kwargs)
+        wide = [arg.double() if isinstance(arg, Tensor) else arg for arg in args]
+        named = {
+            name: arg.double() if isinstance(arg, Tensor) else arg for name, arg in kwargs.items()
+        }
+        return func(*wide, **named).to(args[0].dtype)
+
+
+def one_draw(
+    network: Network, seed: int, device: torch.device, *, parts: bool
+) -> dict[str, dict[str, object]]:
+    """The distances of the three pairs for one draw of weights, image and direction; with `parts`
+    also of what ours is with some of it more exact.
 
     The direction has a mean: the gradient of the last bias is its sum.
     """
@@ -42,7 +75,11 @@ def one_draw(network: Network, seed: int, device: torch.device) -> dict[str, dic
     mine, other = (gradients(each, x, label, toward) for each in (ours, theirs))
     truth = gradients(theirs.double(), x, label, toward)
     sides = ((mine, other), (mine, truth), (other, truth))
-    return {pair: distances(*side) for pair, side in zip(PAIRS, sides, strict=True)}
+    found = {pair: distances(*side) for pair, side in zip(PAIRS, sides, strict=True)}
+    for name, functions in EXACT.items() if parts else ():
+        with plain(), InFloat64(functions):
+            found[f"ours, {name}, to float64"] = distances(gradients(ours, x, label, toward), truth)
+    return found
 
 
 def main() -> None:
@@ -62,7 +99,7 @@ def main() -> None:
         for seed in range(options.draws):
             if draws and time.perf_counter() - begin > options.seconds:
                 break
-            draws.append(one_draw(network, seed, device))
+            draws.append(one_draw(network, seed, device, parts=seed == 0))
             print(network.name, seed, draws[-1], flush=True)
         facts[network.name] = {"grid": GRIDS[network.name], "draws": draws}
         for what in ("worst", "median"):
