@@ -95,9 +95,10 @@ def own() -> list[Own]:
     """Every sampler that takes a path as it is given and a plain denoiser.
 
     RK45 and the adaptive DPM-Solver choose their own counts; the consistency samplers need a
-    consistency model; AnnealedLangevin needs thousands of calls: it takes 20 a level here.
+    consistency model; AnnealedLangevin needs thousands of calls: it takes 20 a level here, of the
+    authors' size.
     """
-    langevin = AnnealedLangevin(step_size=1e-5, sigma_last=0.01, steps=20)
+    langevin = AnnealedLangevin(steps=20)
     # the last hop of a path is a plain denoise, of one call
     made: list[tuple[Any, str, int, int]] = [
         (DDPM(), "", 1, 0),

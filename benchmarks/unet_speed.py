@@ -66,10 +66,10 @@ class Network:
         )
         return build(options, NetworkShape(dims=self.dims))  # type: ignore[arg-type]
 
-    def monai(self) -> nn.Module:
+    def monai(self, seed: int = 0) -> nn.Module:
         from monai.networks.nets import DiffusionModelUNet
 
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         network = DiffusionModelUNet(
             spatial_dims=self.dims,
             in_channels=1,

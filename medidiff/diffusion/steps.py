@@ -36,6 +36,16 @@ def leading_steps(table: int, steps: int) -> list[int]:
     return [1 + index * (table // steps) for index in range(steps)]
 
 
+def raised_leading_steps(table: int, steps: int) -> list[int]:
+    """`leading_steps` with its last visit, step 1, moved up to the middle of its stride.
+
+    The hop from step 1 + d to step 1 is the longest of all in log-SNR, 3.4 times as long as the one
+    before it for 50 of 1000 steps: multistep methods extrapolate too far over it, and noise that a
+    sampler leaves before it is too much for the plain denoise after it. Half a stride divides it.
+    """
+    return [1 + (table // steps) // 2, *leading_steps(table, steps)[1:]]
+
+
 def trailing_steps(table: int, steps: int) -> list[int]:
     """table, table - table / steps, ..., rounded. Lin et al. 2024 (arXiv:2305.08891), table 2."""
     return [round(table - (steps - 1 - index) * table / steps) for index in range(steps)]
@@ -111,13 +121,20 @@ def respaced_steps(table: int, sections: tuple[int, ...]) -> list[int]:
 
 @dataclass(frozen=True)
 class LeadingSteps:
-    """Equal strides from step 1; the noisiest level is left out. DDIM's linear spacing."""
+    """Equal strides from the clean end; the noisiest level is left out. DDIM's linear spacing.
+
+    Source: Song, Meng & Ermon 2021 (arXiv:2010.02502), appendix D.3.
+    Differs: by default the last level is not step 1 (see `raised_leading_steps`).
+    """
 
     kind: Literal["leading-steps"] = "leading-steps"
+    last: Literal["half-stride", "first-step"] = "half-stride"
+    """The last noisy level: the middle of the first stride, or step 1 as the authors have it."""
 
     def times(self, schedule: Schedule, steps: int, start: NoiseLevel) -> list[Tensor]:
-        """The times of `leading_steps`."""
-        return _times(leading_steps, schedule, steps, start)
+        """The times of `raised_leading_steps`, or of `leading_steps`."""
+        rule = leading_steps if self.last == "first-step" else raised_leading_steps
+        return _times(rule, schedule, steps, start)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ CONVENTIONS = "tests/laws/test_eta_and_clipping.py"
 DENOISER = "tests/unit/diffusion/test_denoiser.py"
 INVERSE = "tests/laws/test_inverse.py"
 OPERATORS = "tests/laws/test_operators.py"
+LEFT_NOISE = "tests/laws/test_no_noise_is_left.py"
 
 
 @dataclass(frozen=True)
@@ -207,6 +208,20 @@ MUTATIONS = (
         recording("respacing"),
     ),
     Mutation(
+        "leading steps end at step 1",
+        "diffusion/steps.py",
+        "return [1 + (table // steps) // 2, *",
+        "return [1, *",
+        (LEFT_NOISE,),
+    ),
+    Mutation(
+        "reverse diffusion's last noisy hop not held",
+        "diffusion/samplers/sde.py",
+        "noise = torch.minimum(forward.added, to.sigma**2) if last else forward.added",
+        "noise = forward.added",
+        (LEFT_NOISE, "-k", "PredictorCorrector"),
+    ),
+    Mutation(
         "v with the other sign",
         "diffusion/targets.py",
         "return level.alpha / power, -level.sigma / power",
@@ -376,9 +391,7 @@ def page(verdicts: list[Verdict]) -> str:
     ]
     for verdict in verdicts:
         caught = f"`{verdict.caught_by}`" if verdict.caught else "**missed**"
-        lines.append(
-            f"| {verdict.mutation.name} | `diffusion/{verdict.mutation.file}` | {caught} |"
-        )
+        lines.append(f"| {verdict.mutation.name} | `{verdict.mutation.file}` | {caught} |")
     return "\n".join(lines) + "\n"
 
 

@@ -39,10 +39,11 @@ class PredictorCorrector:
     Source: Song et al. 2021 (arXiv:2011.13456), algorithm 1 and appendices E to G. The corrector
     goes first, at the same level, as in the authors' code.
     Differs: by default each hop is as long as the path says, the norms of the Langevin step are
-    each image's own, ancestral noise is the posterior's (the authors' VP form adds beta), and the
-    hop onto the clean level is a plain denoise. The authors' own are named by `discretisation` and
-    `norms`. Where alpha is 0 the SDE has no finite coefficients: that hop is an ancestral one (DDIM
-    for the flow).
+    each image's own, ancestral noise is the posterior's (the authors' VP form adds beta), the hop
+    onto the clean level is a plain denoise, and reverse diffusion's last noisy hop adds no more
+    noise than its level holds: the denoise would leave the rest in the image. The authors' own are
+    named by `discretisation` and `norms`. Where alpha is 0 the SDE has no finite coefficients: that
+    hop is an ancestral one (DDIM for the flow).
     """
 
     kind: Literal["predictor-corrector"] = "predictor-corrector"
@@ -141,7 +142,9 @@ class PredictorCorrector:
         elif self.predictor == "reverse-diffusion":
             forward = self._forward(now, to, at)
             of_eps = -half * forward.added / now.sigma
-            hop = Prediction(2 - forward.ratio, of_eps, none, forward.added)
+            last = self.discretisation == "path" and bool(at.ahead) and at.ahead[0].is_clean
+            noise = torch.minimum(forward.added, to.sigma**2) if last else forward.added
+            hop = Prediction(2 - forward.ratio, of_eps, none, noise)
         else:
             drift, added = self._euler(now, to, at)
             hop = Prediction(1 - drift, -half * added / now.sigma, none, added)
