@@ -16,11 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medidiff.data.augment import middle
 from medidiff.data.images import Original, Volume, load_image, original_of
 from medidiff.data.intensity import FittedIntensity, Scale, unscaled
+from medidiff.data.options import Field
 from medidiff.data.privacy import SiteKey
 from medidiff.data.rows import Progress, Row, first_problems
-from medidiff.data.transforms import Kind, Space, inside_space, put_back, to_space
+from medidiff.data.transforms import Kind, Space, field_of, inside_space, put_back, to_space
 from medidiff.errors import DataError
 
 GRID_TOLERANCE_MM = 0.01
@@ -49,6 +51,15 @@ class Case:
     """The grid of the input."""
     content: str = ""
     """SHA-256 of the voxels of a single input; the same at every site, unlike the pseudonym."""
+    wide: Tensor | None = None
+    """`images` and what lies around them, (channel, *wide), where a margin was asked for."""
+    field: Field = ()
+    """Which voxels of `around` the scan fills."""
+
+    @property
+    def around(self) -> Tensor:
+        """The images with what lies around them, as far as that is known."""
+        return self.images if self.wide is None else self.wide
 
 
 class CaseSet:
@@ -56,7 +67,8 @@ class CaseSet:
 
     With cache "memory" all are loaded at once and kept; with "none" they are loaded when they are
     asked for. Either way `workers` threads load them. `progress(done, total)` is called as they are
-    loaded at once.
+    loaded at once. With a `margin` in voxels a case keeps what its scan has around the grid, for
+    augmentation to draw on.
     Errors: DataError naming the manifest's row and column, all of them with cache "memory"; the
     files are in `.private` only.
     """
@@ -73,6 +85,7 @@ class CaseSet:
         workers: int = 2,
         key: SiteKey | None = None,
         progress: Progress | None = None,
+        margin: Sequence[int] | None = None,
     ) -> None:
         self.rows = tuple(rows)
         self.images = tuple(images)
@@ -81,6 +94,7 @@ class CaseSet:
         self.label = label
         self.key = key or SiteKey.load()
         self.workers = workers
+        self.margin = margin
         self._cases = self._load_all(progress) if cache == "memory" else None
 
     def __len__(self) -> int:
@@ -130,6 +144,7 @@ class CaseSet:
                 conditions=row.conditions,
                 label=None if label is None else _read(row, str(self.label), label),
                 modality=row.text.get("modality"),
+                margin=self.margin,
             )
         except DataError as error:
             if error.private:  # a file that could not be read: all is said
@@ -248,13 +263,16 @@ def _case(
     conditions: Mapping[str, str | float],
     label: Volume | None,
     modality: str | None,
+    margin: Sequence[int] | None = None,
 ) -> Case:
     _check_grids([*channels, *([label] if label is not None else [])])
-    placed = [to_space(image, space) for image in channels]
-    images = torch.cat([image.as_tensor() for image in placed])
-    scale = unscaled(len(images))
+    placed = [to_space(image, space, margin=margin) for image in channels]
+    wide = torch.cat([image.as_tensor() for image in placed])
+    images, scale = middle(wide, space.size), unscaled(len(wide))
     if intensity is not None:
-        images, scale = intensity.normalise(images)
+        scale = intensity.scale_of(images)
+        wide = scale.normalise(wide, axis=0)
+        images = middle(wide, space.size)
     first = original_of(placed[0])
     background = tuple(original_of(image).background[0] for image in placed)
     known = first.modality or modality  # what the file says counts more than the manifest
@@ -262,8 +280,11 @@ def _case(
     mask = None
     if label is not None:
         mask = to_space(label, space, "label").as_tensor()[0].round().to(torch.int64)
-    affine = np.asarray(placed[0].affine, np.float64)
-    return Case(subject, row, images, dict(conditions), mask, scale, affine, original)
+    affine = np.array(placed[0].affine, np.float64)
+    beyond = [(w - h) // 2 for w, h in zip(wide.shape[1:], space.size, strict=True)]
+    affine[:3, 3] += affine[:3, : space.dims] @ beyond
+    case = Case(subject, row, images, dict(conditions), mask, scale, affine, original)
+    return replace(case, wide=wide if any(beyond) else None, field=field_of(placed[0]))
 
 
 def _check_grids(images: Sequence[Volume]) -> None:

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 AS_STORED = "as stored"
 AXES = {"L": (0, -1), "R": (0, 1), "P": (1, -1), "A": (1, 1), "I": (2, -1), "S": (2, 1)}
+Field = tuple[tuple[int, int], ...]
+"""First and one past last voxel of a grid that a scan fills, along each axis; else padding."""
 
 
 @dataclass(frozen=True)
@@ -134,8 +136,8 @@ class Augment:
     flip_axes: tuple[int, ...] = ()
     """Axes mirrored in half of the images, counted from 0."""
     until: float = 1.0
-    """Share of the training that is augmented; the rest sees the images as they are, so that the
-    borders of turned and shifted images do not stay in what the model draws."""
+    """Share of the training that is augmented; the rest sees the images as they are, so that what
+    the model draws is as the images are, not as they are moved."""
 
     DRAWS: ClassVar[int] = 11
     """Uniform numbers an image takes: 3 shifts, 3 turns, size, contrast, 3 mirrors (2-D too)."""

@@ -6,6 +6,7 @@ from the affine of the result to the affine of the original.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, cast
 
 import nibabel
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from medidiff.data.augment import augment
 from medidiff.data.images import ORIGINAL, Original, Volume, original_of
@@ -22,6 +24,7 @@ from medidiff.data.options import (
     AXES,
     AnyIntensity,
     Augment,
+    Field,
     Percentile,
     Space,
     Window,
@@ -37,6 +40,7 @@ __all__ = [
     "Space",
     "Window",
     "augment",
+    "field_of",
     "fit",
     "from_space",
     "inside_space",
@@ -46,37 +50,50 @@ __all__ = [
 
 SAME_SPACING_MM = 1e-3
 SAME_VOXEL = 1e-2  # of a voxel, at the far corners: less is rounding of the file's affine
+FIELD = "field"  # the key in MetaTensor.meta that holds the `Field`
 Kind = Literal["image", "label"]
 MODES = {"image": "bilinear", "label": "nearest"}
 
 
-def to_space(image: Volume, space: Space, kind: Kind = "image") -> Volume:
+def to_space(
+    image: Volume, space: Space, kind: Kind = "image", margin: Sequence[int] | None = None
+) -> Volume:
     """The image on the model's grid: turned, resampled, then centred and cropped or padded.
 
-    Shapes: (channel, *space.size), with the affine (4 x 4, RAS+, mm) of the new grid. Padding is
-    the smallest value of each channel (0 for a label). Only a stated spacing that differs by more
-    than 0.001 mm resamples, linearly (labels: nearest voxel) and without smoothing, so that a much
-    coarser grid aliases.
+    Shapes: (channel, *space.size), with the affine (4 x 4, RAS+, mm) of the new grid. With `margin`
+    the grid is wider by up to so many voxels on both sides of each axis, as far as the scan reaches
+    beyond it. Padding is the smallest value of each channel (0 for a label). Only a stated spacing
+    that differs by more than 0.001 mm resamples, linearly (labels: nearest voxel) and without
+    smoothing, so that a much coarser grid aliases.
     Errors: DataError if the image has other dims, or no geometry where an orientation is asked for.
     """
-    from monai.transforms.croppad.array import ResizeWithPadOrCrop
-
     original = original_of(image)
     _check_possible(original, space)
     if not original.known and not isinstance(space.spacing_mm, str):
         original = _declared(original, space.spacing_mm)
     x = _volume(image.as_tensor(), torch.from_numpy(original.affine))
     x = _resampled(_oriented(x, space), space, MODES[kind])
-    size = (*space.size, 1) if space.dims == 2 else space.size
     padding = (0.0,) * len(image) if kind == "label" else original.background
-    channels = [
-        ResizeWithPadOrCrop(size, mode="constant", value=value)(x[index : index + 1])
-        for index, value in enumerate(padding)
-    ]
-    affine = cast(Volume, channels[0]).affine
-    values = torch.cat([cast(Volume, channel).as_tensor() for channel in channels])
-    values = values.view(-1, *space.size).to(torch.float32)
-    return _tensor(values, affine, original)
+    starts, stops = _cut(tuple(x.shape[1 : 1 + space.dims]), space.size, margin)
+    values = torch.stack(
+        [
+            _placed(channel, starts, stops, value)
+            for channel, value in zip(x.as_tensor(), padding, strict=True)
+        ]
+    )
+    affine = x.affine.clone()
+    affine[:3, 3] += affine[:3, : space.dims] @ torch.tensor(starts, dtype=affine.dtype)
+    field = tuple(
+        (max(-start, 0), min(there, stop) - start)
+        for start, stop, there in zip(starts, stops, x.shape[1:], strict=False)
+    )
+    return _tensor(values.to(torch.float32), affine, original, field)
+
+
+def field_of(image: Volume) -> Field:
+    """Which voxels of the model's grid the scan fills, of an image that `to_space` gave."""
+    found: Field = image.meta[FIELD]
+    return found
 
 
 def from_space(result: Tensor, like: Volume, kind: Kind = "image") -> tuple[Tensor, NDArray]:
@@ -140,10 +157,37 @@ def _volume(x: Tensor, affine: Tensor) -> Volume:
     return MetaTensor(x[..., None] if x.ndim == 3 else x, affine=affine.to(torch.float64))
 
 
-def _tensor(values: Tensor, affine: Tensor, original: Original) -> Volume:
+def _tensor(values: Tensor, affine: Tensor, original: Original, field: Field) -> Volume:
     from monai.data.meta_tensor import MetaTensor
 
-    return MetaTensor(values, affine=affine.clone(), meta={ORIGINAL: original})
+    return MetaTensor(values, affine=affine, meta={ORIGINAL: original, FIELD: field})
+
+
+def _cut(
+    there: tuple[int, ...], size: tuple[int, ...], margin: Sequence[int] | None
+) -> tuple[list[int], list[int]]:
+    """First and one past last voxel of the grid along each axis, as the image counts them.
+
+    The middle of the image becomes the middle of the grid, as MONAI's ResizeWithPadOrCrop has it.
+    """
+    starts, stops = [], []
+    for have, want, most in zip(there, size, margin or (0,) * len(size), strict=True):
+        start = have // 2 - want // 2 if have > want else -((want - have) // 2)
+        beyond = min(most, max(start, have - want - start, 0))
+        starts.append(start - beyond)
+        stops.append(start + want + beyond)
+    return starts, stops
+
+
+def _placed(channel: Tensor, starts: list[int], stops: list[int], value: float) -> Tensor:
+    """(*space) from (x, y, z): voxels from `starts` to before `stops`, `value` where none are."""
+    channel = channel[..., 0] if len(starts) == 2 else channel
+    pads = [
+        side
+        for start, stop, have in zip(starts, stops, channel.shape, strict=True)
+        for side in (stop - have, -start)
+    ]
+    return functional.pad(channel, pads[::-1], value=value)  # negative padding crops
 
 
 def _oriented(x: Volume, space: Space) -> Volume:

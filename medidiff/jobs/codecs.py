@@ -10,9 +10,7 @@ import torch
 from torch import Tensor
 
 from medidiff.config import Config
-from medidiff.data.augment import augment
 from medidiff.data.options import Augment
-from medidiff.diffusion import training_uniforms
 from medidiff.errors import ConfigError, DataError, ModelError
 from medidiff.jobs.models import load_model, model_folder
 from medidiff.jobs.reporting import Reporter
@@ -34,7 +32,7 @@ from medidiff.networks import (
 from medidiff.networks.codec import Standard, fit_wavelet, measured
 from medidiff.networks.tiling import Tiles
 from medidiff.spec import ModelSpec
-from medidiff.training.batches import TrainingSet
+from medidiff.training.batches import TrainingSet, augmented
 
 PART = 4  # images encoded at a time
 STILL = Augment()
@@ -217,9 +215,7 @@ def latent_set(
     kept = [encoded(codec, _images(images, what, report), device) if known is None else known]
     for version in range(1, versions):
         name = f"{what}, version {version + 1} of {versions}"
-        kept.append(
-            encoded(codec, _moved(_images(images, name, report), moved, seed, version), device)
-        )
+        kept.append(encoded(codec, _moved(images, moved, seed, version, name, report), device))
     latents = torch.cat(kept)
     conditions = images.conditions
     return TrainingSet(
@@ -230,21 +226,23 @@ def latent_set(
 
 
 def _images(images: TrainingSet, what: str, report: Reporter) -> Iterator[Tensor]:
-    for first in range(0, len(images), PART):
-        report.progress(what, first, len(images))
-        yield images.images(range(first, min(first + PART, len(images))))
-    report.progress(what, len(images), len(images))
+    for places in _parts(images, what, report):
+        yield images.images(places)
 
 
 def _moved(
-    batches: Iterator[Tensor], options: Augment, seed: int, version: int
+    images: TrainingSet, options: Augment, seed: int, version: int, what: str, report: Reporter
 ) -> Iterator[Tensor]:
-    first = 0
-    for batch in batches:
-        places = range(first, first + len(batch))
-        draws = training_uniforms(seed, version, places, "latent version", Augment.DRAWS)
-        yield augment(batch, options, draws)
-        first += len(batch)
+    for places in _parts(images, what, report):
+        batch = replace(images.batch(places, to_move=True), first=places.start)
+        yield augmented(batch, options, seed, version, "latent version").clean
+
+
+def _parts(images: TrainingSet, what: str, report: Reporter) -> Iterator[range]:
+    for first in range(0, len(images), PART):
+        report.progress(what, first, len(images))
+        yield range(first, min(first + PART, len(images)))
+    report.progress(what, len(images), len(images))
 
 
 def said_of_seams(ready: ReadyCodec, train: TrainingSet, device: torch.device) -> str:

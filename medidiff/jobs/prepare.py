@@ -12,6 +12,7 @@ from torch import nn
 
 from medidiff import options
 from medidiff.config import Config, Loaded
+from medidiff.data.augment import Surroundings, margin, surroundings
 from medidiff.data.checks import check_manifest
 from medidiff.data.datasets import CaseSet
 from medidiff.data.fitness import views
@@ -159,7 +160,9 @@ def prepare(loaded: Loaded, parent: Model | None, report: Reporter) -> Prepared:
     manifest = data.manifest
     device = choose_device(config.train.device)
 
-    def raw(rows: Sequence[Row], what: str) -> CaseSet:
+    moved, size = config.data.augment, config.data.space.size
+
+    def raw(rows: Sequence[Row], what: str, beyond: Sequence[int] | None = None) -> CaseSet:
         return CaseSet(
             rows,
             config.data.images,
@@ -167,9 +170,11 @@ def prepare(loaded: Loaded, parent: Model | None, report: Reporter) -> Prepared:
             cache=config.data.cache,
             workers=config.data.workers,
             progress=lambda done, total: report.progress(what, done, total),
+            margin=beyond,
         )
 
-    train = raw(data.train, "reading training scans")
+    wide = None if moved == Augment() else margin(moved, size)
+    train = raw(data.train, "reading training scans", wide)
     validation = raw(data.validation, "reading validation scans")
     if parent is not None:
         intensity = parent.spec.intensity
@@ -184,7 +189,6 @@ def prepare(loaded: Loaded, parent: Model | None, report: Reporter) -> Prepared:
     check_sampling(config, spec)
     network = network_of(config, spec, parent)
     objective = objective_of(config, spec, network, parent)
-    moved = config.data.augment
     if isinstance(config.codec, AutoencoderCodec):
         if config.codec.tiles is not None:
             report.say(said_of_seams(codec, sets[0], device))
@@ -220,7 +224,13 @@ def training_set(
     def images(indices: Sequence[int]) -> torch.Tensor:
         return torch.stack([intensity.normalise(case.images)[0] for case in cases.at(indices)])
 
-    return TrainingSet(images, encoded, [row.number for row in cases.rows])
+    def around(indices: Sequence[int]) -> Surroundings:
+        found = cases.at(indices)
+        wide = [intensity.scale_of(c.images).normalise(c.around, axis=0) for c in found]
+        return surroundings(wide, [case.field for case in found], cases.space.size)
+
+    rows = [row.number for row in cases.rows]
+    return TrainingSet(images, encoded, rows, None if cases.margin is None else around)
 
 
 def encode_rows(

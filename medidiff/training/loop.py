@@ -128,13 +128,14 @@ def train(
     state.load(job.folder, device)
     checks = Checks(job.train, job.validation, options, device)
     last_step = state.step if state.watch.ended else options.steps
+    moving = 0 if job.augment == Augment() else job.augment.until * options.steps
     batches = training_batches(
-        job.train, options.batch, options.seed, state.step, last_step, device
+        job.train, options.batch, options.seed, state.step, last_step, device, to_move=moving
     )
     losses = RecentLosses()
     for step, batch in batches:
         set_learning_rate(state.optimiser, learning_rate(step, options))
-        if step < job.augment.until * options.steps:
+        if step < moving:
             batch = augmented(batch, job.augment, options.seed, step)
         loss = forward_backward(forward, state, job.objective, batch, options, precision, step)
         state.scaler.unscale_(state.optimiser)

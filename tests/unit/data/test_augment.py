@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from medidiff.data.augment import augment
+from medidiff.data.augment import _matrix as affine_of
+from medidiff.data.augment import augment, margin, surroundings
 from medidiff.data.options import Augment
 
 STILL = torch.full((1, Augment.DRAWS), 0.5)
@@ -45,7 +48,8 @@ def test_turning_keeps_voxels_square_in_oblong_images() -> None:
     batch = torch.zeros(1, 1, 11, 31)
     batch[0, 0, 5, 20] = 1  # five columns right of the centre
     turned = augment(batch, Augment(rotate_degrees=90), with_draw(3, 1.0))
-    assert turned[0, 0].argmax() == 10 * 31 + 15  # five rows below it
+    seen = turned[0, 0, :, 10:21]  # beyond these columns stands the image's mirror image
+    assert seen.argmax() == 10 * 11 + 5  # five rows below it
 
 
 def test_scaling_enlarges_about_the_centre() -> None:
@@ -99,3 +103,55 @@ def test_wrong_draws_and_axes_are_refused() -> None:
         augment(torch.randn(2, 1, 4, 4), Augment(), STILL)
     with pytest.raises(ValueError, match="2 axes"):
         augment(torch.randn(1, 1, 4, 4), Augment(flip_axes=(2,)), STILL)
+
+
+TURNED = Augment(shift_voxels=2, rotate_degrees=12, scale=0.1)
+
+
+def waves(shape: tuple[int, ...], linear: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
+    """A smooth image known everywhere, at the places linear @ voxel + offset from its centre."""
+    axes = [torch.arange(n, dtype=torch.float64) - (n - 1) / 2 for n in shape]
+    places = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1) @ linear.T + offset
+    return torch.sin(places @ torch.tensor([0.11, 0.17, 0.13], dtype=torch.float64))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=Augment.DRAWS, max_size=Augment.DRAWS))
+def test_a_volume_larger_than_the_crop_is_moved_as_if_it_had_no_end(drawn: list[float]) -> None:
+    draws, size = torch.tensor([drawn]), (11, 16, 12)
+    wide = tuple(n + 2 * m for n, m in zip(size, margin(TURNED, size), strict=True))
+    volume = waves(wide, torch.eye(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64))
+    moved = augment(volume[None, None], TURNED, draws, size=size)
+    matrix = affine_of(TURNED, draws.double(), 3)[0]
+    expected = waves(size, matrix[:, :3], matrix[:, 3])
+    assert (moved[0, 0] - expected).abs().max() < 0.02  # the error of linear interpolation
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.floats(0, 1), min_size=Augment.DRAWS, max_size=Augment.DRAWS),
+    st.lists(st.tuples(st.integers(0, 6), st.integers(8, 16)), min_size=2, max_size=3),
+)
+def test_padding_neither_moves_nor_enters_a_scan(
+    drawn: list[float], field: list[tuple[int, int]]
+) -> None:
+    scan = torch.full((1, 1, *[16] * len(field)), -1.0)
+    inner = (..., *[slice(*ends) for ends in field])
+    scan[inner] = 0.75
+    moved = augment(scan, TURNED, torch.tensor([drawn]), field=torch.tensor([field]))
+    assert torch.allclose(moved, scan, atol=1e-6)
+
+
+def test_without_its_field_a_padded_scan_shows_a_turned_border() -> None:
+    scan = torch.full((1, 1, 16, 16), -1.0)
+    scan[..., 3:13, 3:13] = 0.75
+    turned = augment(scan, TURNED, with_draw(3, 1.0))
+    assert ((turned > -0.9) & (turned < 0.7)).any()
+
+
+def test_surroundings_of_several_widths_share_a_middle() -> None:
+    images = [torch.randn(1, 4, 6), torch.randn(1, 8, 6)]
+    both = surroundings(images, [((0, 4), (1, 5)), ((0, 8), (0, 6))], (4, 6))
+    assert both.images.shape == (2, 1, 8, 6)
+    assert both.field.tolist() == [[[2, 6], [1, 5]], [[0, 8], [0, 6]]]
+    assert torch.equal(both.on_grid, torch.stack([images[0], images[1][:, 2:6]]))
