@@ -110,6 +110,15 @@ def facts_of(kind: UID, frame: SourceFrame | None) -> dict[str, Any]:
     return found | own | _kept(frame, ("PatientOrientation", *PICTURE))
 
 
+def side_and_part(frame: SourceFrame, asked: bool) -> dict[str, Any]:
+    """The body part and its side, for objects of other classes; `asked`: whether the class asks for
+    a side."""
+    found = _kept(frame, ("BodyPartExamined", "AnatomicRegionSequence", "Laterality"))
+    if asked and _side_is_asked(frame, found):
+        found["Laterality"] = ""
+    return found
+
+
 def _side_is_asked(frame: SourceFrame | None, found: dict[str, Any]) -> bool:
     """Laterality is 2C: there, if empty, unless the body part is known to be one of a kind."""
     if "Laterality" in found or "ImageLaterality" in found:

@@ -105,14 +105,10 @@ def inherited(source: Dataset) -> Dataset:
     """The patient and study of a source: the one place where names pass from what was read to
     what is written."""
     found = Dataset()
+    put(found, dict.fromkeys(NEEDED, ""))
     for keyword in (*PATIENT, *STUDY):
-        if keyword in source:
+        if keyword in source and source[keyword].value not in (None, ""):
             setattr(found, keyword, source[keyword].value)
-    for keyword in NEEDED:
-        if keyword not in found:
-            setattr(found, keyword, "")
-    if found.get("DeidentificationMethod", None) == "":  # 1C: there or not, but never empty
-        del found.DeidentificationMethod
     return found
 
 

@@ -83,7 +83,9 @@ def windows_of(values: NDArray[Any], modality: str, source: SourceFrame | None) 
         if "WindowCenter" in found and "WindowWidth" in found:
             return _turned(found, source)
     centre, width = CT_WINDOW if modality == "CT" else _spread(values)
-    return {"WindowCenter": short(centre), "WindowWidth": short(width)}
+    found = {"WindowCenter": short(centre), "WindowWidth": short(width)}
+    # a LINEAR window is never narrower than 1 (PS3.3, C.11.2.1.2.1)
+    return found | ({"VOILUTFunction": "LINEAR_EXACT"} if width < 1 else {})
 
 
 def _spread(values: NDArray[Any]) -> tuple[float, float]:
