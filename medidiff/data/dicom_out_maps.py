@@ -303,7 +303,7 @@ def _completed(
     assert source is not None
     _refer(data, planes, source)
     data.update(whose_of(origin, made, planes, planes.array))
-    put(data, side_and_part(source.first))
+    put(data, side_and_part(source.first, asked=kind == ParametricMapStorage))
     put(
         data,
         {
