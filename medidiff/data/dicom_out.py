@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,6 +34,7 @@ from medidiff.data.dicom_out_modules import (
     add_private,
     contributors,
     derivation,
+    described,
     description,
     equipment,
     generated,
@@ -67,11 +68,14 @@ class Origin:
     """"grid": on the source's voxels, or it is refused; "source": in its frame of reference;
     "new": in a frame of reference of its own, such as an atlas."""
     beside: Dataset | None = None
-    """An object of the same result: patient, study and frame of reference are its."""
+    """The first object of the same result: patient, study and frame of reference are its, and
+    series numbers go on from it."""
 
 
 def series_number(origin: Origin, index: int) -> int:
     """A series' number: those made of series 5 are 501, 502, ..."""
+    if origin.beside is not None:
+        return int(origin.beside.SeriesNumber) - 1 + index
     first = None if origin.source is None else origin.source.first.value("SeriesNumber")
     number = 0 if first is None else int(first)
     return index + (100 * number if 0 <= number < LARGEST_SERIES else 0)
@@ -116,6 +120,23 @@ def images(
             data.SourceImageSequence = sources(under[plane], planes.on_source)
         objects.append(finished(data, kind, uid, made))
     return objects
+
+
+def channels(
+    image: NDArray[Any], affine: NDArray[np.float64] | None, modality: str, made: Making
+) -> dict[str, list[Dataset]]:
+    """Series name -> objects, for an image that comes from no series: one patient, a series a
+    channel.
+
+    Shapes: `image` is (channel, *space).
+    """
+    found: dict[str, list[Dataset]] = {}
+    origin = Origin(modality=modality)
+    for number, channel in enumerate(image, start=1):
+        objects = images(channel, affine, origin, made, number)
+        found["image" if len(image) == 1 else f"image-{number}"] = objects
+        origin = replace(origin, beside=origin.beside or objects[0])
+    return found
 
 
 def written(
@@ -207,7 +228,7 @@ def whose_of(origin: Origin, made: Making, planes: Planes, stored: NDArray[Any])
 def _shared(origin: Origin, made: Making, whose: Dataset, planes: Planes) -> dict[str, Any]:
     """What all objects of a series say alike."""
     source = origin.source
-    of = "" if source is None else str(source.first.value("SeriesDescription") or "")
+    of = "" if source is None else described(source)
     resampled = source is not None and not planes.on_source
     return {
         **{element.keyword: element.value for element in whose},

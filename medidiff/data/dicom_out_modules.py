@@ -60,6 +60,11 @@ class Patient:
     sex: str = ""
 
 
+def now() -> datetime:
+    """The time that objects are stamped with, in the machine's zone."""
+    return datetime.now(UTC).astimezone()
+
+
 @dataclass(frozen=True)
 class Making:
     """How an object came about.
@@ -71,7 +76,7 @@ class Making:
     what: str
     """The task, or what stands for it: denoise, sample, std."""
     provenance: Mapping[str, object] = field(default_factory=dict)
-    when: datetime = field(default_factory=lambda: datetime.now(UTC).astimezone())
+    when: datetime = field(default_factory=now)
     """Part of the content that UIDs are made from."""
 
     @property
@@ -132,6 +137,13 @@ def description(made: Making, of: str) -> str:
     head = f"AI-PROCESSED {made.what}" if made.kind == "AI-PROCESSED" else NOT_FOR_DIAGNOSIS
     tail = of if made.kind == "AI-PROCESSED" else of or made.what
     return clipped(f"{head}: {tail}" if tail else head, LONG)
+
+
+def described(source: SourceSeries) -> str:
+    """What a source calls itself, without what we put before that."""
+    text = str(source.first.value("SeriesDescription") or "")
+    ours = text.startswith(("AI-PROCESSED", NOT_FOR_DIAGNOSIS))
+    return text.partition(": ")[2] if ours else text
 
 
 def clipped(text: str, most: int) -> str:
