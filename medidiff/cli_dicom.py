@@ -21,7 +21,9 @@ PatientOption = Annotated[
 def to_dicom(
     image: Annotated[
         Path,
-        typer.Argument(help="NIfTI (or any image that is read); FILE[0] is one of several"),
+        typer.Argument(
+            help="NIfTI (or any image that is read); FILE[0] is one of several", metavar="IMAGE"
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the DICOM files")],
     content: Annotated[

@@ -40,6 +40,7 @@ from medidiff.data.dicom_out_modules import (
     generated,
     inherited,
     lossy,
+    made_of,
     own_scheme,
     put,
     series_uid,
@@ -96,6 +97,7 @@ def images(
     not lie on its source's voxels (see `Origin.place`).
     """
     source = origin.source
+    made = made_of(source, made)
     planes = planes_of(array, affine, source)
     check_place(planes, origin)
     modality = origin.modality or (source.modality if source else "OT")
@@ -151,15 +153,18 @@ def written(
     """
     if folder.exists():
         raise OutputError(f"{folder} is there already and is not overwritten; name another")
+    names = [f"{number:04d}.dcm" for number in range(1, len(objects) + 1)]
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    names = [f"{number:04d}.dcm" for number in range(1, len(objects) + 1)]
-    for name, data in zip(names, objects, strict=True):
-        safe = protect(data)
-        safe.file_meta.MediaStorageSOPInstanceUID = safe.SOPInstanceUID
-        safe.save_as(part / name, enforce_file_format=True)
-    part.replace(folder)
+    try:
+        for name, data in zip(names, objects, strict=True):
+            safe = protect(data)
+            safe.file_meta.MediaStorageSOPInstanceUID = safe.SOPInstanceUID
+            safe.save_as(part / name, enforce_file_format=True)
+        part.replace(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     return [folder / name for name in names]
 
 

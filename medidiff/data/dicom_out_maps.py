@@ -43,6 +43,7 @@ from medidiff.data.dicom_out_modules import (
     derivation,
     description,
     lossy,
+    made_of,
     put,
     series_uid,
     sources,
@@ -112,6 +113,7 @@ def parametric_map(
     from highdicom import VOILUTTransformation
     from highdicom.pm import ParametricMap, RealWorldValueMapping
 
+    made = made_of(origin.source, made)
     planes, source = _over(values, affine, origin)
     array = np.ascontiguousarray(planes.array, np.float32)
     if not np.isfinite(array).all():
@@ -175,6 +177,7 @@ def segmentation(
     from highdicom.seg import Segmentation, SegmentDescription
 
     _check_labels(labels, segments)
+    made = made_of(origin.source, made)
     planes, source = _over(labels, affine, origin)
     by = AlgorithmIdentificationSequence(
         name=clipped(made.model, LONG), family=ARTIFICIAL_INTELLIGENCE, version=version()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any, Literal
@@ -99,6 +99,13 @@ class Making:
     @property
     def time(self) -> str:
         return f"{self.when:%H%M%S.%f}"
+
+
+def made_of(source: SourceSeries | None, made: Making) -> Making:
+    """What is made of a synthetic image is synthetic, whatever was done to it."""
+    if source is not None and source.first.header.get("SyntheticData") == "YES":
+        return replace(made, kind="SYNTHETIC")
+    return made
 
 
 def version() -> str:

@@ -60,7 +60,7 @@ def convert(image: Path, out: Path, asked: Conversion, protect: Protect) -> list
             "FILE[0], FILE[1], ..."
         )
     source = None if asked.source is None else open_source(asked.source)
-    made = _making(image, asked, source)
+    made = _making(image, asked)
     origin = Origin(source, asked.patient, asked.modality or _modality(scan, source), asked.place)
     return written(_objects(scan, origin, made, asked), out, protect)
 
@@ -109,11 +109,9 @@ def segments_of(said: Mapping[str, str]) -> Mapping[int, Segment] | None:
     return found or None
 
 
-def _making(image: Path, asked: Conversion, source: SourceSeries | None) -> Making:
+def _making(image: Path, asked: Conversion) -> Making:
     provenance = provenance_of(image)
     kind = KINDS[asked.made] if asked.made else provenance.get("kind")
-    if source is not None and source.first.header.get("SyntheticData") == "YES":
-        kind = "SYNTHETIC"
     if kind not in ("SYNTHETIC", "AI-PROCESSED"):
         raise ConfigError(
             "nothing says how the image was made: there is no provenance beside it. Say --kind "
