@@ -113,7 +113,7 @@ def images(
     for plane, number in enumerate(_numbers(under)):
         frame = under[plane][0] if under[plane] else None
         data = Dataset()
-        put(data, facts_of(kind, frame) | shared | {"InstanceNumber": number})
+        put(data, facts_of(kind, frame, planes.on_source) | shared | {"InstanceNumber": number})
         data.ImageType = image_type(kind, frame)
         put(data, _place(planes, plane, under[plane], kind))
         put(data, _pixels(pixels, plane, kind, frame))

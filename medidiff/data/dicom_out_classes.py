@@ -88,15 +88,19 @@ def class_of(modality: str, source: SourceSeries | None, planes: int, placed: bo
     return SecondaryCaptureImageStorage
 
 
-def facts_of(kind: UID, frame: SourceFrame | None) -> dict[str, Any]:
-    """The attributes of a class for one image; acquisition as the source tells it."""
+def facts_of(kind: UID, frame: SourceFrame | None, on_source: bool) -> dict[str, Any]:
+    """The attributes of a class for one image; acquisition as the source tells it, but for what a
+    new grid makes untrue."""
     found = {} if frame is None else _kept(frame, (*SERIES, *IMAGE))
     found.setdefault("PatientPosition", "")
     if _side_is_asked(frame, found):
         found["Laterality"] = ""
     found.setdefault("AcquisitionNumber", "")
     if kind == CTImageStorage:
-        return found | {"KVP": ""} | _kept(frame, CT)
+        kept = _kept(frame, CT)
+        if not on_source:
+            kept.pop("GantryDetectorTilt", None)
+        return found | {"KVP": ""} | kept
     if kind == MRImageStorage:
         return found | _mr(frame)
     if kind == PositronEmissionTomographyImageStorage:
@@ -176,8 +180,12 @@ def _mr(frame: SourceFrame | None) -> dict[str, Any]:
         echo = frame.value("EffectiveEchoTime", "MREchoSequence")
         times = frame.value("InversionTimes", "MRModifierSequence")
         needed |= {} if echo is None else {"EchoTime": echo}
-        needed |= {} if times is None else {"InversionTime": _first(times)}
+        if times is not None and frame.value("InversionRecovery", "MRModifierSequence") == "YES":
+            needed["InversionTime"] = _first(times)
+            needed["ScanningSequence"] = [*needed["ScanningSequence"], "IR"]
     kept = _kept(frame, MR)
+    if frame.enhanced:  # what others put there beside the groups follows other rules
+        kept.pop("InversionTime", None)
     if kept.get("InPlanePhaseEncodingDirection") == "COLUMN":  # enhanced objects write it out
         kept["InPlanePhaseEncodingDirection"] = "COL"
     return needed | kept
