@@ -204,8 +204,9 @@ def check_place(planes: Planes, origin: Origin) -> None:
     if origin.source is None or origin.place != "grid" or planes.on_source:
         return
     raise DataError(
-        "the image does not lie on the voxels of the series that it is said to come from. If both "
-        "lie in the same space (resampled, cropped), say place=source; if not (an atlas), place=new"
+        "the image does not lie on the voxels of the series that it is said to come from. Say how "
+        "it lies to it: --place source (in the same space, but resampled or cropped) or --place "
+        "new (in another, such as an atlas)"
     )
 
 
