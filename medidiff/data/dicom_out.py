@@ -47,7 +47,7 @@ from medidiff.data.dicom_out_modules import (
     sources,
     version,
 )
-from medidiff.data.dicom_out_pixels import Coded, coded, turned, windows_of
+from medidiff.data.dicom_out_pixels import Coded, coded, source_windows, turned, window_of
 from medidiff.data.dicom_out_source import SourceFrame, SourceSeries
 from medidiff.data.dicom_out_uids import encoded, uid_of
 from medidiff.errors import DataError, OutputError
@@ -108,7 +108,7 @@ def images(
     uid = series_uid(made, whose.StudyInstanceUID, index, _content(planes, pixels.stored))
     shared = _shared(origin, made, whose, planes)
     shared |= {"Modality": modality, "SeriesNumber": series_number(origin, index)}
-    windows = windows_of(planes.array, modality, None)
+    window = None
     objects = []
     for plane, number in enumerate(_numbers(under)):
         frame = under[plane][0] if under[plane] else None
@@ -117,7 +117,10 @@ def images(
         data.ImageType = image_type(kind, frame)
         put(data, _place(planes, plane, under[plane], kind))
         put(data, _pixels(pixels, plane, kind, frame))
-        put(data, windows if frame is None else windows_of(planes.array, modality, frame))
+        shown = source_windows(frame) if frame else {}
+        if not shown:
+            window = shown = window or window_of(planes.array, modality)
+        put(data, shown)
         if under[plane]:
             data.SourceImageSequence = sources(under[plane], planes.on_source)
         objects.append(finished(data, kind, uid, made))

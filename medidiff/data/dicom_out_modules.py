@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -102,10 +103,15 @@ class Making:
 
 
 def made_of(source: SourceSeries | None, made: Making) -> Making:
-    """What is made of a synthetic image is synthetic, whatever was done to it."""
-    if source is not None and source.first.header.get("SyntheticData") == "YES":
-        return replace(made, kind="SYNTHETIC")
-    return made
+    """How something was made of a source: of a synthetic image it is synthetic, whatever was done
+    to it, and times are told in the source's zone where that is stated."""
+    if source is None:
+        return made
+    header = source.first.header
+    offset = str(header.get("TimezoneOffsetFromUTC") or "")
+    if re.fullmatch(r"[+-]\d{4}", offset):
+        made = replace(made, when=made.when.astimezone(datetime.strptime(offset, "%z").tzinfo))
+    return replace(made, kind="SYNTHETIC") if header.get("SyntheticData") == "YES" else made
 
 
 def version() -> str:

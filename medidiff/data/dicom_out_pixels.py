@@ -74,18 +74,22 @@ def _step(span: float) -> float:
     raise AssertionError("a power of ten lies above every number")
 
 
-def windows_of(values: NDArray[Any], modality: str, source: SourceFrame | None) -> dict[str, Any]:
-    """The attributes that say how to show an image: the source's windows where it has some, else
-    soft tissue for CT and what holds 99 % of the values for all else."""
-    if source is not None:
-        found = {name: source.value(name, "FrameVOILUTSequence") for name in WINDOWS}
-        found = {name: value for name, value in found.items() if value is not None}
-        if "WindowCenter" in found and "WindowWidth" in found:
-            return _turned(found, source)
+def window_of(values: NDArray[Any], modality: str) -> dict[str, Any]:
+    """The attributes that say how to show an image: soft tissue for CT, what holds 99 % of the
+    values for all else."""
     centre, width = CT_WINDOW if modality == "CT" else _spread(values)
     found = {"WindowCenter": short(centre), "WindowWidth": short(width)}
     # a LINEAR window is never narrower than 1 (PS3.3, C.11.2.1.2.1)
     return found | ({"VOILUTFunction": "LINEAR_EXACT"} if width < 1 else {})
+
+
+def source_windows(frame: SourceFrame) -> dict[str, Any]:
+    """The source's own windows, for the values as the reader gives them; empty where it has
+    none."""
+    found = {name: frame.value(name, "FrameVOILUTSequence") for name in WINDOWS}
+    found = {name: value for name, value in found.items() if value is not None}
+    whole = "WindowCenter" in found and "WindowWidth" in found
+    return _turned(found, frame) if whole else {}
 
 
 def _spread(values: NDArray[Any]) -> tuple[float, float]:

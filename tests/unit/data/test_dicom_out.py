@@ -274,6 +274,14 @@ def test_what_is_made_of_a_synthetic_image_stays_synthetic(tmp_path: Path) -> No
     assert first.PatientID == source.first.header.PatientID
 
 
+def test_times_are_told_in_the_source_s_zone(tmp_path: Path, write_series: Series) -> None:
+    write_series(tmp_path / "in", [0, 3], TimezoneOffsetFromUTC="-0530")
+    scan, source = decode(tmp_path / "in"), open_source(tmp_path / "in")
+    first = images(scan.array[0], scan.affine, Origin(source), DENOISED)[0]
+    assert (first.ContentDate, first.ContentTime) == ("20260303", "233607.000000")
+    assert first.TimezoneOffsetFromUTC == "-0530"
+
+
 def test_only_patient_and_study_are_taken_over(tmp_path: Path, write_series: Series) -> None:
     write_series(
         tmp_path / "in", [0, 3], OperatorsName="Roe^Rick", PerformingPhysicianName="Poe^Pat",
