@@ -143,7 +143,7 @@ def image_type(kind: UID, frame: SourceFrame | None) -> list[str]:
     if kind == MRImageStorage:
         return ["DERIVED", "SECONDARY", own[0] if own and own[0] else "OTHER"]
     if kind == PositronEmissionTomographyImageStorage:
-        return ["DERIVED", "SECONDARY"]
+        return ["DERIVED", "PRIMARY"]  # its class knows no other second value (PS3.3, C.8.9.4)
     return ["DERIVED", "SECONDARY", *([own[0]] if own and own[0] else [])]
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813  (its usual name)
 from pydicom import Dataset, dcmread
+from pydicom.uid import PositronEmissionTomographyImageStorage
 
 from medidiff.data.build import BuildOptions
 from medidiff.data.decode import Scan, decode
@@ -252,3 +253,51 @@ def test_no_source_object_is_touched_and_no_name_is_in_a_path(volumes: list[Writ
         uids = {dcmread(file, stop_before_pixels=True).SOPInstanceUID for file in one.files}
         assert len(uids) == len(one.files)
         assert uids.isdisjoint(header.SOPInstanceUID for header in one.source.headers)
+
+
+PET = {
+    "Units": "BQML", "CountsSource": "EMISSION", "SeriesType": ["STATIC", "IMAGE"],
+    "NumberOfSlices": 3, "CorrectedImage": ["ATTN", "DECY"], "DecayCorrection": "START",
+    "CollimatorType": "NONE", "FrameReferenceTime": 0.0, "ActualFrameDuration": 60000,
+    "DecayFactor": 1.02, "ScanOptions": "", "ReconstructionMethod": "OSEM",
+    "AttenuationCorrectionMethod": "CT", "PatientPosition": "HFS", "BodyPartExamined": "CHEST",
+}  # fmt: skip
+
+
+def test_pet_keeps_its_class_and_units(checker: None, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).uniform(0, 4e4, (5, 6, 3)).round()
+    affine = np.diag([-4.0, -4.0, 3.0, 1.0])
+    made = Making("AI-PROCESSED", "scan", {}, WHEN)
+    for number, data in enumerate(images(values, affine, Origin(modality="MR"), made)):
+        _as_pet(data, number)
+        written([data], tmp_path / "pet" / str(number))
+    source, scan = open_source(tmp_path / "pet"), decode(tmp_path / "pet")
+    out = written(images(scan.array[0] * 0.9, scan.affine, Origin(source), made), tmp_path / "out")
+    first = dcmread(out[0])
+    assert first.SOPClassUID == PositronEmissionTomographyImageStorage
+    assert (first.Units, first.DecayFactor, first.Modality) == ("BQML", 1.02, "PT")
+    assert first.ImageType == ["DERIVED", "PRIMARY"]  # as the class demands
+    assert first.RescaleIntercept == 0
+    assert beyond(out[0], errors(tmp_path / "pet" / "0" / "0001.dcm")) == []
+    assert np.abs(decode(tmp_path / "out").array - scan.array * 0.9).max() <= 0.5
+
+
+def _as_pet(data: Dataset, number: int) -> None:
+    """A made MR slice as a PET scanner would have exported it."""
+    for keyword in ("ScanningSequence", "SequenceVariant", "MRAcquisitionType", "RepetitionTime",
+                    "EchoTime", "EchoTrainLength", "SpacingBetweenSlices"):  # fmt: skip
+        delattr(data, keyword)
+    for keyword, value in PET.items():
+        setattr(data, keyword, value)
+    data.Modality, data.SOPClassUID = "PT", PositronEmissionTomographyImageStorage
+    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID
+    data.ImageType, data.ImageIndex = ["ORIGINAL", "PRIMARY"], number + 1
+    data.RescaleSlope, data.RescaleIntercept = 1, 0
+    isotope, agent = Dataset(), Dataset()
+    agent.CodeValue, agent.CodingSchemeDesignator, agent.CodeMeaning = "77004003", "SCT", "18F"
+    isotope.RadionuclideCodeSequence = [agent]
+    isotope.RadiopharmaceuticalStartTime, isotope.RadionuclideTotalDose = "080000", 3.5e8
+    isotope.RadionuclideHalfLife = 6586.2
+    data.RadiopharmaceuticalInformationSequence = [isotope]
+    data.SeriesDate, data.SeriesTime = "20260304", "090000"
+    data.AcquisitionDate, data.AcquisitionTime = "20260304", "090000"
