@@ -26,9 +26,10 @@ from pydicom.sr.coding import Code
 from medidiff.config import Loaded, load_config, schema
 from medidiff.data.build import BuildOptions
 from medidiff.data.dicom import Stacking
-from medidiff.data.dicom_out import Place
-from medidiff.data.dicom_out_maps import NO_UNIT, Quantity, Segment
-from medidiff.data.dicom_out_modules import Patient
+from medidiff.data.dicom_out_maps import NO_UNIT, Quantity
+from medidiff.data.dicom_out_origin import Place
+from medidiff.data.dicom_out_patient import Patient
+from medidiff.data.dicom_out_segments import Segment
 from medidiff.data.privacy import names_kept_private
 from medidiff.data.splitting import SplitOptions
 from medidiff.errors import MedidiffError, TaskError

@@ -147,7 +147,8 @@ class Samples:
         Errors: OutputError if a folder is already there; DataError for a modality that DICOM does
         not write volumes of.
         """
-        from medidiff.data.dicom_out import channels, written
+        from medidiff.data.dicom_out import channels
+        from medidiff.data.dicom_out_files import written
         from medidiff.data.dicom_out_modules import Making, now
 
         files: list[Path] = []

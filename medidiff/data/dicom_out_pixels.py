@@ -16,6 +16,7 @@ from medidiff.errors import DataError
 
 LEVELS = 2**16 - 1
 FINE = 4095  # steps that a scanner of 12 bits has: fewer whole steps than that are made finer
+SMALLEST_SPAN = 1e-200  # below it values are all one: steps would leave the range of a float
 CT_WINDOW = (40.0, 400.0)  # soft tissue, in HU
 SHOWN_PERCENTILES = (0.5, 99.5)
 WINDOWS = ("WindowCenter", "WindowWidth", "WindowCenterWidthExplanation", "VOILUTFunction")
@@ -63,7 +64,7 @@ def coded(values: NDArray[Any], modality: str) -> Coded:
 def _step(span: float) -> float:
     """The finest of 1, 2, 5 times a power of ten of which 16 bits span `span`; written exactly in
     a decimal string of 16 characters."""
-    if span == 0:
+    if span < SMALLEST_SPAN:
         return 1.0
     least = span / (LEVELS - 1)
     power = math.floor(math.log10(least))

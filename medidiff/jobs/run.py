@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from medidiff.data.decode import is_dicom
-from medidiff.data.dicom_out_modules import Patient
+from medidiff.data.dicom_out_patient import Patient
 from medidiff.errors import OutputError, TaskError
 from medidiff.jobs.cases import Mismatch, case_of_files, input_digest
 from medidiff.jobs.reporting import Reporter

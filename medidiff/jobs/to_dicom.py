@@ -14,9 +14,13 @@ from pydicom import Dataset
 from pydicom.sr.coding import Code
 
 from medidiff.data.decode import Scan, decode
-from medidiff.data.dicom_out import Origin, Place, images, written
-from medidiff.data.dicom_out_maps import Quantity, Segment, parametric_map, segmentation
-from medidiff.data.dicom_out_modules import Kind, Making, Patient, now
+from medidiff.data.dicom_out import images
+from medidiff.data.dicom_out_files import written
+from medidiff.data.dicom_out_maps import Quantity, parametric_map
+from medidiff.data.dicom_out_modules import Kind, Making, now
+from medidiff.data.dicom_out_origin import Origin, Place
+from medidiff.data.dicom_out_patient import Patient
+from medidiff.data.dicom_out_segments import Segment, segmentation
 from medidiff.data.dicom_out_source import SourceSeries, open_source
 from medidiff.errors import ConfigError, DataError
 from medidiff.model_folder import check_free, sidecar, stem

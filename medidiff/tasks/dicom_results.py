@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 from pydicom import Dataset
 
-from medidiff.data.dicom_out import Origin, images, written
+from medidiff.data.dicom_out import images
+from medidiff.data.dicom_out_files import written
 from medidiff.data.dicom_out_maps import Quantity, parametric_map, unit_of
 from medidiff.data.dicom_out_modules import Making
+from medidiff.data.dicom_out_origin import Origin
 from medidiff.data.dicom_out_source import source_of
 from medidiff.errors import TaskError
 from medidiff.model_folder import check_free, write_json

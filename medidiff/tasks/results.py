@@ -17,7 +17,7 @@ from medidiff.errors import OutputError
 from medidiff.model_folder import check_free, sidecar, stem, write_json
 
 if TYPE_CHECKING:
-    from medidiff.data.dicom_out_modules import Patient
+    from medidiff.data.dicom_out_patient import Patient
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,9 @@ class Result:
         one). `when`: stamped on the objects, and part of what their UIDs are made from.
         Errors: OutputError if the folder is there already; DataError for what DICOM cannot hold.
         """
-        from medidiff.data.dicom_out import Origin
-        from medidiff.data.dicom_out_modules import Patient, now
+        from medidiff.data.dicom_out_modules import now
+        from medidiff.data.dicom_out_origin import Origin
+        from medidiff.data.dicom_out_patient import Patient
         from medidiff.data.dicom_out_source import open_source
         from medidiff.tasks.dicom_results import dicom_series, save_series
 

@@ -20,9 +20,12 @@ from pydicom.uid import PositronEmissionTomographyImageStorage
 from medidiff.data.build import BuildOptions
 from medidiff.data.decode import Scan, decode
 from medidiff.data.dicom import Stacking
-from medidiff.data.dicom_out import Origin, channels, images, written
-from medidiff.data.dicom_out_maps import Quantity, Segment, parametric_map, segmentation
+from medidiff.data.dicom_out import channels, images
+from medidiff.data.dicom_out_files import written
+from medidiff.data.dicom_out_maps import Quantity, parametric_map
 from medidiff.data.dicom_out_modules import Making
+from medidiff.data.dicom_out_origin import Origin
+from medidiff.data.dicom_out_segments import Segment, segmentation
 from medidiff.data.dicom_out_source import SourceSeries, open_source, source_of
 from medidiff.data.manifest import read_manifest
 from medidiff.jobs.manifests import build

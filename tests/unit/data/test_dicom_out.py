@@ -18,8 +18,11 @@ from pydicom import Dataset
 from scipy.spatial.transform import Rotation
 
 from medidiff.data.decode import decode
-from medidiff.data.dicom_out import Origin, channels, images, written
-from medidiff.data.dicom_out_modules import LONG, Making, Patient, inherited
+from medidiff.data.dicom_out import channels, images
+from medidiff.data.dicom_out_files import written
+from medidiff.data.dicom_out_modules import LONG, Making
+from medidiff.data.dicom_out_origin import Origin
+from medidiff.data.dicom_out_patient import Patient, inherited
 from medidiff.data.dicom_out_pixels import coded
 from medidiff.data.dicom_out_source import open_source
 from medidiff.errors import DataError, OutputError

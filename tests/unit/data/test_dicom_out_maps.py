@@ -15,15 +15,12 @@ from pydicom.sr.coding import Code
 from pydicom.uid import ParametricMapStorage, SegmentationStorage
 
 from medidiff.data.decode import decode
-from medidiff.data.dicom_out import Origin, images, written
-from medidiff.data.dicom_out_maps import (
-    HOUNSFIELD,
-    Quantity,
-    Segment,
-    parametric_map,
-    segmentation,
-)
+from medidiff.data.dicom_out import images
+from medidiff.data.dicom_out_files import written
+from medidiff.data.dicom_out_maps import HOUNSFIELD, Quantity, parametric_map
 from medidiff.data.dicom_out_modules import Making
+from medidiff.data.dicom_out_origin import Origin
+from medidiff.data.dicom_out_segments import Segment, segmentation
 from medidiff.data.dicom_out_source import SourceSeries, open_source, source_of
 from medidiff.errors import DataError
 

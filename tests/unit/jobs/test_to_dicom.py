@@ -13,8 +13,11 @@ from pydicom.uid import ParametricMapStorage, SegmentationStorage
 
 from medidiff import api, cli
 from medidiff.data.decode import decode
-from medidiff.data.dicom_out import Origin, images, written
-from medidiff.data.dicom_out_modules import Making, Patient
+from medidiff.data.dicom_out import images
+from medidiff.data.dicom_out_files import written
+from medidiff.data.dicom_out_modules import Making
+from medidiff.data.dicom_out_origin import Origin
+from medidiff.data.dicom_out_patient import Patient
 from medidiff.errors import ConfigError, DataError, OutputError, TaskError
 from medidiff.jobs.to_dicom import patient_of, segments_of
 from medidiff.tasks.results import Result
