@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         run,
         split_manifest,
         sync,
+        to_dicom,
         train,
     )
     from medidiff.errors import MedidiffError
@@ -53,6 +54,7 @@ _PLACE = {
     "run": "medidiff.api",
     "split_manifest": "medidiff.api",
     "sync": "medidiff.api",
+    "to_dicom": "medidiff.api",
     "train": "medidiff.api",
     "MedidiffError": "medidiff.errors",
     "Model": "medidiff.model",
@@ -79,6 +81,7 @@ __all__ = [
     "run",
     "split_manifest",
     "sync",
+    "to_dicom",
     "train",
 ]
 

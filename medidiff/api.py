@@ -16,14 +16,20 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Literal, overload
 
 import torch
+from pydicom.sr.coding import Code
 
 from medidiff.config import Loaded, load_config, schema
 from medidiff.data.build import BuildOptions
 from medidiff.data.dicom import Stacking
+from medidiff.data.dicom_out_maps import NO_UNIT, Quantity
+from medidiff.data.dicom_out_origin import Place
+from medidiff.data.dicom_out_patient import Patient
+from medidiff.data.dicom_out_segments import Segment
 from medidiff.data.privacy import names_kept_private
 from medidiff.data.splitting import SplitOptions
 from medidiff.errors import MedidiffError, TaskError
@@ -49,6 +55,7 @@ from medidiff.jobs.pretrained import Shipped, shipped_models
 from medidiff.jobs.reporting import Quiet, Reporter, reporter
 from medidiff.jobs.run import run_head
 from medidiff.jobs.splits import Splits
+from medidiff.jobs.to_dicom import Content, Conversion, Made, convert
 from medidiff.jobs.train import train_model
 from medidiff.model import Model
 from medidiff.networks import Acceleration
@@ -91,6 +98,7 @@ __all__ = [
     "schema",
     "split_manifest",
     "sync",
+    "to_dicom",
     "train",
 ]
 
@@ -543,6 +551,44 @@ def check_manifest(
     """
     with _reporting(progress) as report:
         return manifests.check(Path(manifest), report, images=images, missing=missing)
+
+
+def to_dicom(
+    image: PathLike,
+    out: PathLike,
+    *,
+    content: Content = "image",
+    source: PathLike | None = None,
+    kind: Made | None = None,
+    modality: str = "",
+    place: Place = "grid",
+    patient: Patient | None = None,
+    labels: Mapping[int, Segment] | None = None,
+    quantity: str = "map",
+    unit: str = "1",
+    when: datetime | None = None,
+) -> list[Path]:
+    """Write an image, label map or map of a file as one DICOM series into the new folder `out`.
+
+    `source`: the DICOM series that it was made from or lies over; patient, study and geometry are
+    its. `place`: how it lies to that: on its voxels ("grid"), in its space ("source"), in another
+    ("new"). `kind`: how it was made, where no provenance lies beside it. `labels`: value -> what it
+    stands for. `quantity`, `unit` (UCUM): what a map holds. `when`: the time that is stamped.
+    Errors: DataError, ConfigError, OutputError.
+    """
+    asked = Conversion(
+        content=content,
+        source=None if source is None else Path(source),
+        made=kind,
+        modality=modality,
+        place=place,
+        patient=patient or Patient(),
+        labels=labels,
+        quantity=Quantity(quantity, NO_UNIT if unit == "1" else Code(unit, "UCUM", unit)),
+        when=when,
+    )
+    with _reporting("none"):
+        return convert(Path(image), Path(out), asked, lambda data: data)
 
 
 def _splits(model: Model, validation: str | None, holdout: float | None) -> Splits:

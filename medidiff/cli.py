@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from medidiff import cli_manifest
+from medidiff import cli_dicom, cli_manifest
+from medidiff.cli_pairs import pairs as _pairs
 from medidiff.errors import ConfigError, MedidiffError
 
 NOTICE = "Research only: not a medical device, not for diagnosis."
@@ -26,6 +27,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(cli_manifest.app, name="manifest")
+app.command()(cli_dicom.to_dicom)
 
 ConfigFile = Annotated[Path, typer.Argument(help="YAML configuration", metavar="CONFIG")]
 Changes = Annotated[
@@ -169,8 +171,13 @@ def sample(
     ] = None,
     seed: Seed = 0,
     acceleration: AccelerationChoice = "auto",
-) -> None:
-    """Draw synthetic images, as NIfTI with a provenance sidecar each, and a sheet of them."""
+    format: Annotated[
+        Literal["nifti", "dicom"],
+        typer.Option(help="NIfTI files, or a folder an image with the DICOM series of a patient "
+                     "of its own"),
+    ] = "nifti",
+) -> None:  # fmt: skip
+    """Draw synthetic images, with their provenance, and a sheet of them."""
     from medidiff.jobs.sample import sample_to_folder
 
     files, nfe = sample_to_folder(
@@ -197,9 +204,10 @@ def sample(
                 *([] if sampler is None else [f"sampler={sampler}"]),
             ]
         ),
+        format=format,
     )
     typer.echo(
-        f"{len(files)} synthetic images in {out} ({nfe} network calls each); "
+        f"{n} synthetic images in {out}, {len(files)} files ({nfe} network calls each); "
         f"sheet: {out / 'sheet.png'}"
     )
 
@@ -220,20 +228,29 @@ def run(
     seed: Seed = 0,
     mismatch: MismatchChoice = "refuse",
     acceleration: AccelerationChoice = "auto",
+    format: Annotated[
+        Literal["nifti", "dicom"],
+        typer.Option(help="NIfTI files, or a folder a case of derived DICOM series"),
+    ] = "nifti",
+    patient: cli_dicom.PatientOption = None,
 ) -> None:
-    """Put a model to work on scans; results are NIfTI on the input's grid with a provenance
-    sidecar."""
+    """Put a model to work on scans; results lie on the input's grid, with their provenance.
+
+    As DICOM they belong to the study of a DICOM input; of other inputs a study is made.
+    """
     from medidiff import api
-    from medidiff.jobs.run import output_files
+    from medidiff.jobs.run import output_files, save_result
+    from medidiff.jobs.to_dicom import patient_of
 
     cases: list[list[str | os.PathLike[str]]] = [[*item.split(",")] for item in inputs]
-    targets = output_files(cases, out, task)
+    targets = output_files(cases, out, task, format)
+    whose = patient_of(_pairs(patient, "--patient"))
     settings, loaded = _settings(setting), api.load(model, acceleration=acceleration)
     for case, target in zip(cases, targets, strict=True):  # saved one by one: none is lost
         results = api.run(
             task, loaded, [case], n=n, seed=seed, mismatch=mismatch, progress="bars", **settings
         )
-        for file in results[0].save(target):
+        for file in save_result(results[0], case, target, format, whose):
             typer.echo(file)
 
 
@@ -607,19 +624,6 @@ def _next(folder: Path) -> str:
 def _registered(version: int, name: str, alias: str | None) -> None:
     address = f"models:/{name}@{alias}" if alias else f"models:/{name}/{version}"
     typer.echo(f"Registered version {version}: {address}")
-
-
-def _pairs(items: list[str] | None, option: str) -> dict[str, str]:
-    """Options given as key=value."""
-    pairs: dict[str, str] = {}
-    for item in items or []:
-        key, equals, value = item.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"{option} {item}: write it as key=value")
-        if key in pairs:
-            raise ConfigError(f"{option} {item}: {key} is given twice ({pairs[key]} before)")
-        pairs[key] = value
-    return pairs
 
 
 def _numbers(text: str, option: str) -> list[float]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Literal, cast
 
@@ -135,6 +136,29 @@ class Samples:
         for index, (file, image) in enumerate(zip(files, self.images, strict=True)):
             save_image(file, image, self.affine, description="SYNTHETIC medidiff")
             write_json(sidecar(file), {**self.provenance, "index": index})
+        return files
+
+    def save_dicom(
+        self, folder: str | os.PathLike[str], modality: str, when: datetime | None = None
+    ) -> list[Path]:
+        """Write each image as a DICOM series of a synthetic patient of its own, several channels
+        as several series; returns the files. `when`: the time that is stamped (default: now).
+
+        Errors: OutputError if a folder is already there; DataError for a modality that DICOM does
+        not write volumes of.
+        """
+        from medidiff.data.dicom_out import channels
+        from medidiff.data.dicom_out_files import written
+        from medidiff.data.dicom_out_modules import Making, now
+
+        files: list[Path] = []
+        targets = [Path(folder) / f"sample-{index:04d}" for index in range(len(self.images))]
+        check_free(targets)
+        for index, (target, image) in enumerate(zip(targets, self.images, strict=True)):
+            said = {**self.provenance, "index": index}
+            made = Making("SYNTHETIC", "sample", said, when or now())
+            for name, objects in channels(image.numpy(), self.affine, modality, made).items():
+                files += written(objects, target / name)
         return files
 
 

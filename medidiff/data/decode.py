@@ -7,7 +7,8 @@ neither torch nor MONAI, so that a manifest is checked without waiting for them.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def decode(path: str | Path) -> Scan:
     Errors: DataError without the file's name in its text (it is in `.private`).
     """
     path = Path(path)
-    try:
+    with told_without_names(path):
         whole, channel = selected(path)
         reader = _reader(whole)
         if channel is None:
@@ -62,6 +63,22 @@ def decode(path: str | Path) -> Scan:
         if reader is _nifti:
             return _checked(_nifti(whole, channel))
         return _checked(only(reader(whole), channel))
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether `decode` reads a path as DICOM: files, folders, archives, series lists.
+
+    Errors: DataError if there is nothing there, or nothing that is known.
+    """
+    with told_without_names(path):
+        return _reader(path) in (_dicom, _series_list)
+
+
+@contextmanager
+def told_without_names(path: Path) -> Iterator[None]:
+    """Whatever goes wrong with a file becomes a DataError that names it in `.private` only."""
+    try:
+        yield
     except FileNotFoundError as error:
         raise DataError("there is no such file", private=str(error)) from None
     except UnusableError as error:

@@ -67,11 +67,20 @@ def load(path: Path, stacking: Stacking = Stacking()) -> Series:
     Errors: decode.UnusableError for several series or several volumes in one, uneven gaps and
     tilted gantries unless `stacking` says otherwise, colour.
     """
+    opened, part = open_path(path)
+    return volume_of(opened, part, stacking)
+
+
+def open_path(path: Path) -> tuple[Opened, Part]:
+    """What is opened of a file, folder or archive with one volume, and that volume's frames.
+
+    Errors: decode.UnusableError for several series or several volumes in one.
+    """
     opened = open_all(_contents(path))
     parts = _parts(opened)
     if len(parts) > 1:
         raise decode.UnusableError(_several(parts))
-    return volume_of(opened, parts[0], stacking)
+    return opened, parts[0]
 
 
 def open_all(contents: Sequence[bytes]) -> Opened:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from medidiff.data import decode
-from medidiff.data.dicom import Series, Stacking, open_all, volume_of
+from medidiff.data.dicom import Opened, Series, Stacking, open_all, volume_of
 from medidiff.data.frames import Frame
 from medidiff.data.sources import Source, read
 from medidiff.data.stacking import Located, Part, gaps_of
@@ -44,6 +44,16 @@ def load_series_list(path: Path) -> Series:
 
     Errors: decode.UnusableError for a list that makes no sense or files that are gone.
     """
+    opened, part, stacking = open_series_list(path)
+    return volume_of(opened, part, stacking)
+
+
+def open_series_list(path: Path) -> tuple[Opened, Part, Stacking]:
+    """What is opened of the files that a list names, the frames that it names, and what to do with
+    a tilt or gaps.
+
+    Errors: as `load_series_list`.
+    """
     sources, tree = _parsed(path)
     opened = open_all(read(sources))
     frames: list[Located] = []
@@ -53,7 +63,7 @@ def load_series_list(path: Path) -> Series:
             raise decode.UnusableError(opened.instances[file].problem)
         frames.append(Located(file, _at(here, index)))
     part = Part(tuple(frames), gaps_of([member.frame for member in frames]))
-    return volume_of(opened, part, Stacking(tree["tilt"], tree["gaps"]))
+    return opened, part, Stacking(tree["tilt"], tree["gaps"])
 
 
 def list_digest(path: Path) -> str:

@@ -6,7 +6,10 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
+from medidiff.data.decode import is_dicom
+from medidiff.data.dicom_out_patient import Patient
 from medidiff.errors import OutputError, TaskError
 from medidiff.jobs.cases import Mismatch, case_of_files, input_digest
 from medidiff.jobs.reporting import Reporter
@@ -16,6 +19,7 @@ from medidiff.tasks.base import Head, check_fit, finish
 from medidiff.tasks.results import Result
 
 Files = Sequence[str | os.PathLike[str]]
+Format = Literal["nifti", "dicom"]
 
 
 def run_head(
@@ -53,14 +57,20 @@ def run_head(
     return results
 
 
-def output_files(inputs: Sequence[Files], out: Path, task: str) -> list[Path]:
+def output_files(
+    inputs: Sequence[Files], out: Path, task: str, format: Format = "nifti"
+) -> list[Path]:
     """Where the result of each input goes: `out` itself for one input and a NIfTI name, else names
-    inside it.
+    inside it; for DICOM a folder for each.
 
     Errors: OutputError if a file is there already or two inputs have one name. Checked before any
     work is done.
     """
-    if out.name.endswith((".nii", ".nii.gz")):
+    if format == "dicom":
+        if out.name.endswith((".nii", ".nii.gz")):
+            raise OutputError(f"{out} is a NIfTI name; DICOM series are written into a folder")
+        targets = [out / f"{stem(Path(files[0]))}-{task}" for files in inputs]
+    elif out.name.endswith((".nii", ".nii.gz")):
         if len(inputs) > 1:
             raise OutputError(f"{out} names one file for {len(inputs)} inputs; name a folder")
         targets = [out]
@@ -71,5 +81,24 @@ def output_files(inputs: Sequence[Files], out: Path, task: str) -> list[Path]:
         raise OutputError(
             f"two inputs would both be written to {twice[0]}; run them into two folders"
         )
-    check_free([*targets, *map(sidecar, targets)])
+    check_free(targets if format == "dicom" else [*targets, *map(sidecar, targets)])
     return targets
+
+
+def save_result(
+    result: Result, files: Files, target: Path, format: Format, patient: Patient
+) -> list[Path]:
+    """Write one result: as NIfTI, or as DICOM in the study of its input where that is DICOM.
+
+    Errors: as `Result.save` and `Result.save_dicom`.
+    """
+    if format == "nifti":
+        return result.save(target)
+    paths = [Path(file) for file in files]
+    series = [path for path in paths if is_dicom(path)]
+    if series and len(series) < len(paths):
+        raise OutputError(
+            "some images of this case are DICOM and some are not: whose study the result belongs "
+            "to cannot be said. Write NIfTI, or name DICOM series for all of them"
+        )
+    return result.save_dicom(target, sources=series, patient=patient)

@@ -11,6 +11,7 @@ from medidiff.errors import OutputError, TaskError
 from medidiff.jobs.cases import case_of_files
 from medidiff.jobs.models import load_model
 from medidiff.jobs.reporting import reporter
+from medidiff.jobs.run import Format
 from medidiff.networks import Acceleration
 from medidiff.report.pictures import sheet
 from medidiff.spec import SamplingOptions
@@ -39,6 +40,7 @@ def sample_to_folder(
     image_scale: float = 100.0,
     seed: int,
     changes: Mapping[str, object],
+    format: Format = "nifti",
 ) -> tuple[list[Path], int]:
     """(image files, network calls an image); a sheet.png of all images lies beside them.
 
@@ -83,7 +85,7 @@ def sample_to_folder(
         )
     finally:
         report.close()
-    files = samples.save(out)
+    files = samples.save(out) if format == "nifti" else samples.save_dicom(out, model.spec.modality)
     typical = model.spec.intensity.typical
     sheet(samples.images[:, :1], out / "sheet.png", window=(typical.low[0], typical.high[0]))
     return files, samples.nfe

@@ -187,7 +187,8 @@ def finish(
             "uncertainty": "uncalibrated" if maps else "none",
             **solution.facts,
         }
-        results.append(Result(image, affine, provenance, maps, samples))
+        modality, known = case.original.modality or model.spec.modality, case.original.known
+        results.append(Result(image, affine, provenance, maps, samples, modality, known))
     return results
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +15,9 @@ from numpy.typing import NDArray
 from medidiff.data.images import save_image
 from medidiff.errors import OutputError
 from medidiff.model_folder import check_free, sidecar, stem, write_json
+
+if TYPE_CHECKING:
+    from medidiff.data.dicom_out_patient import Patient
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,10 @@ class Result:
     maps: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     """Further images by name, such as "std" over posterior samples."""
     samples: Sequence[NDArray[np.float32]] = ()
+    modality: str = ""
+    """What the values are of, as DICOM writes it: MR, CT, ..."""
+    placed: bool = True
+    """Whether the input said where it lies; else `affine` only says the axes."""
 
     def save(self, file: str | os.PathLike[str]) -> list[Path]:
         """Write the image as NIfTI (`file` ends in .nii.gz or .nii), maps beside it, and a
@@ -57,6 +66,32 @@ class Result:
             save_image(target, value, self.affine, description=description)
         write_json(sidecar(place), {**self.provenance, "files": [target.name for target in named]})
         return [*named, sidecar(place)]
+
+    def save_dicom(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        sources: Sequence[str | os.PathLike[str]] = (),
+        patient: Patient | None = None,
+        when: datetime | None = None,
+    ) -> list[Path]:
+        """Write derived DICOM series into a new folder: the image, samples, maps.
+
+        `sources`: the DICOM series of the input, one for each channel: their patient, study and
+        geometry are kept. Without them the study is new, and of `patient` (default: a synthetic
+        one). `when`: stamped on the objects, and part of what their UIDs are made from.
+        Errors: OutputError if the folder is there already; DataError for what DICOM cannot hold.
+        """
+        from medidiff.data.dicom_out_modules import now
+        from medidiff.data.dicom_out_origin import Origin
+        from medidiff.data.dicom_out_patient import Patient
+        from medidiff.data.dicom_out_source import open_source
+        from medidiff.tasks.dicom_results import dicom_series, save_series
+
+        origins = [Origin(open_source(Path(source))) for source in sources]
+        origins = origins or [Origin(patient=patient or Patient())] * len(self.image)
+        series = dicom_series(self, origins, when or now())
+        return save_series(series, Path(folder), self.provenance, lambda data: data)
 
 
 def check_nifti_name(place: Path) -> None:
