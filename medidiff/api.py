@@ -24,6 +24,7 @@ import torch
 from medidiff.config import Loaded, load_config, schema
 from medidiff.data.build import BuildOptions
 from medidiff.data.dicom import Stacking
+from medidiff.data.population import Format, Kind, PopulationOptions
 from medidiff.data.privacy import names_kept_private
 from medidiff.data.splitting import SplitOptions
 from medidiff.errors import MedidiffError, TaskError
@@ -44,6 +45,7 @@ from medidiff.jobs.gamma import add_gamma
 from medidiff.jobs.likelihood import LikelihoodOptions, Method
 from medidiff.jobs.manifests import ManifestMade
 from medidiff.jobs.models import export_model, load_model, model_folder, register_model
+from medidiff.jobs.phantoms import write_phantoms
 from medidiff.jobs.prepare import check_data, shape_of
 from medidiff.jobs.pretrained import Shipped, shipped_models
 from medidiff.jobs.reporting import Quiet, Reporter, reporter
@@ -86,6 +88,7 @@ __all__ = [
     "import_bundle",
     "load",
     "models",
+    "phantoms",
     "register",
     "run",
     "schema",
@@ -466,6 +469,38 @@ def demo(folder: PathLike = "medidiff-demo", *, progress: Progress = "none") -> 
     """The main job on generated head phantoms: train, sample, denoise, register, load back."""
     with _reporting(progress) as report:
         return run_demo(Path(folder), report)
+
+
+def phantoms(
+    out: PathLike,
+    *,
+    kind: Kind = "head",
+    dimensions: int = 2,
+    size: int = 128,
+    count: int = 50,
+    shares: Mapping[str, float] | None = None,
+    lesions: Sequence[str] = (),
+    lesion_share: float = 0.5,
+    healthy: Sequence[str] = (),
+    coils: int = 0,
+    format: Format = "nifti",
+    seed: int = 0,
+    progress: Progress = "none",
+) -> Path:
+    """Draw a population of heads (like T1-weighted MR) or chests (CT in HU) whose truth is known,
+    into the new folder `out`; gives the path of its manifest.
+
+    `lesions`: kinds that subjects may have (hyperintense, hypointense, same-intensity,
+    mass-effect), `lesion_share` of them, none in the splits `healthy`.
+    `shares`: split -> share (default: train 0.8, val 0.1, test 0.1). `coils`: also the k-space that
+    so many receiver coils would have seen of each head. The same arguments draw the same voxels.
+    Errors: ConfigError, OutputError.
+    """
+    options = PopulationOptions(
+        *(kind, dimensions, size, tuple(lesions), lesion_share, tuple(healthy), coils, seed)
+    )
+    with _reporting(progress) as report:
+        return write_phantoms(Path(out), options, count, shares, format, report)
 
 
 def doctor(*, json_file: PathLike | None = None, progress: Progress = "none") -> Diagnosis:

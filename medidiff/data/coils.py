@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 Complex = NDArray[np.complex64]
 COILS_A_RING = 8
+COIL_SIZE = 0.3  # in half lengths of the image: nothing is steeper beside a coil than this
 
 
 def coil_sensitivities(
@@ -32,9 +33,9 @@ def coil_sensitivities(
     phases = random.uniform(0, 2 * np.pi, coils)
     for coil, (centre, phase) in enumerate(zip(centres, phases, strict=True)):
         away = points - centre.reshape(-1, *([1] * len(shape))).astype(np.float32)
-        magnitude = 1 / np.sqrt((away**2).sum(axis=0))
+        strength = 1 / np.sqrt((away**2).sum(axis=0) + COIL_SIZE**2)
         turn = np.arctan2(away[-2], away[-1])
-        maps[coil] = magnitude * np.exp(1j * (turn + phase))
+        maps[coil] = strength * np.exp(1j * (turn + phase))
     return maps / np.sqrt((np.abs(maps) ** 2).sum(axis=0))
 
 

@@ -162,10 +162,14 @@ def _centre(
 ) -> tuple[int, ...]:
     if not where.any():
         raise DataError("there is no place for a lesion: the mask of where it may lie is empty")
-    depth = ndimage.distance_transform_edt(where, sampling=spacing_mm)
+    stride = max(1, min(where.shape) // 64)  # a place need not be known to the voxel
+    coarse = where[(slice(None, None, stride),) * where.ndim]
+    if not coarse.any():
+        stride, coarse = 1, where
+    depth = ndimage.distance_transform_edt(coarse, sampling=[stride * each for each in spacing_mm])
     places = np.flatnonzero(depth >= min(depth_mm, float(depth.max())))
     place = places[int(random.integers(len(places)))]
-    return tuple(int(index) for index in np.unravel_index(place, where.shape))
+    return tuple(stride * int(index) for index in np.unravel_index(place, coarse.shape))
 
 
 def _box(

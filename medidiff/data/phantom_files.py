@@ -9,12 +9,12 @@ from pathlib import Path
 import nibabel
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, MRImageStorage
 
 from medidiff.data.shapes import Array
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
-CT_STORAGE, MR_STORAGE = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"
-EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 DESCRIPTION = "SYNTHETIC - not for diagnosis"
 
 
@@ -62,12 +62,9 @@ def write_dicom(
         header.save_as(folder / f"{number + 1:04d}.dcm", enforce_file_format=True)
 
 
-def _header(modality: str, subject: DrawnSubject, number: int):
-    from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.uid import UID
-
+def _header(modality: str, subject: DrawnSubject, number: int) -> Dataset:
     data = Dataset()
-    data.SOPClassUID = CT_STORAGE if modality == "CT" else MR_STORAGE
+    data.SOPClassUID = CTImageStorage if modality == "CT" else MRImageStorage
     data.SOPInstanceUID = _uid(subject.key, f"instance {number}")
     data.StudyInstanceUID, data.SeriesInstanceUID = (
         _uid(subject.key, "study"),
@@ -75,10 +72,10 @@ def _header(modality: str, subject: DrawnSubject, number: int):
     )
     data.FrameOfReferenceUID = _uid(subject.key, "frame of reference")
     data.file_meta = FileMetaDataset()
-    data.file_meta.TransferSyntaxUID = UID(EXPLICIT_LITTLE_ENDIAN)
+    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID
     data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID
-    data.PatientName = data.PatientID = subject.name
+    data.PatientName, data.PatientID = f"Phantom^{subject.name}", subject.name
     data.PatientSex, data.PatientAge = subject.sex, f"{round(subject.age):03d}Y"
     data.PatientBirthDate = data.StudyDate = data.StudyTime = data.AccessionNumber = ""
     data.ReferringPhysicianName = data.StudyID = data.PositionReferenceIndicator = ""
@@ -86,6 +83,7 @@ def _header(modality: str, subject: DrawnSubject, number: int):
     data.ManufacturerModelName = "drawn phantom"
     data.ImageType = ["DERIVED", "SECONDARY", "AXIAL" if modality == "CT" else "OTHER"]
     data.SeriesDescription = data.DerivationDescription = DESCRIPTION
+    data.BodyPartExamined = "CHEST" if modality == "CT" else "HEAD"
     data.BurnedInAnnotation, data.PatientPosition = "NO", "HFS"
     data.SeriesNumber, data.InstanceNumber, data.AcquisitionNumber = 1, number + 1, 1
     data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
@@ -101,10 +99,10 @@ def _header(modality: str, subject: DrawnSubject, number: int):
     return data
 
 
-def _uid(*parts: str) -> str:
+def _uid(*parts: str) -> UID:
     """A UID under 2.25 (X.667, from a UUID) that the parts decide."""
     digest = hashlib.blake2b("/".join(parts).encode(), digest_size=16).digest()
-    return f"2.25.{int.from_bytes(digest, 'big')}"
+    return UID(f"2.25.{int.from_bytes(digest, 'big')}")
 
 
 def _unit(vector: Array) -> Array:

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from medidiff.data import anatomy
 from medidiff.data import thorax as chest
+from medidiff.data.anatomy import FIELD_OF_VIEW_MM
+from medidiff.data.coils import coil_sensitivities, complex_noise, multi_coil, smooth_phase
 from medidiff.data.face import with_face
 from medidiff.data.lesions import AnyLesion, Contrast, MassEffect, SameIntensity, insert_lesion
 from medidiff.data.phantom_files import DrawnSubject, write_dicom, write_nifti
@@ -31,7 +33,7 @@ Kind = Literal["head", "thorax"]
 LesionName = Literal["hyperintense", "hypointense", "same-intensity", "mass-effect"]
 Format = Literal["nifti", "dicom"]
 MODALITY: dict[Kind, str] = {"head": "MR", "thorax": "CT"}
-LESIONS: dict[Kind, dict[LesionName, AnyLesion]] = {
+LESIONS: dict[Kind, dict[str, AnyLesion]] = {
     "head": {
         "hyperintense": Contrast(contrast=0.3),
         "hypointense": Contrast(contrast=-0.3),
@@ -59,24 +61,26 @@ class PopulationOptions:
     dims: int = 2
     size: int = 128
     """Voxels along each axis; the field of view is 220 mm for heads, 400 x 400 x 320 for chests."""
-    lesions: tuple[LesionName, ...] = ()
-    """Kinds of lesions; one is drawn for each subject that has any."""
+    lesions: tuple[str, ...] = ()
+    """Kinds of lesions (`LesionName`); one is drawn for each subject that has any."""
     lesion_share: float = 0.5
     """The share of subjects with lesions."""
     healthy: tuple[str, ...] = ()
     """Splits without lesions, e.g. ("train",) for anomaly detection."""
+    coils: int = 0
+    """Receiver coils of a head's simulated k-space; 0 writes none."""
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class Drawn:
     """A drawn subject: the image in arbitrary units (MR) or HU (CT), the mask of its lesions, what
-    they are ("none" without any), the affine (RAS+, mm)."""
+    they are ("healthy" without any), the affine (RAS+, mm)."""
 
     subject: Subject
     image: NDArray[np.int16]
     mask: NDArray[np.uint8]
-    lesion: LesionName | Literal["none"]
+    lesion: str
     affine: Array
 
 
@@ -113,6 +117,8 @@ def check_options(options: PopulationOptions) -> None:
             f"lesions {', '.join(unknown) or 'of share ' + format(options.lesion_share, 'g')}: "
             f"kinds are {', '.join(get_args(LesionName))}; the share lies between 0 and 1"
         )
+    if options.coils < 0 or (options.coils and options.kind != "head"):
+        raise ConfigError(f"{options.coils} coils: a head has any number, a thorax is CT: 0")
 
 
 Picture = Callable[
@@ -159,17 +165,17 @@ def _chest(
 
 PICTURES: dict[Kind, Picture] = {"head": _head, "thorax": _chest}
 FIELDS_MM: dict[Kind, tuple[float, float, float]] = {
-    "head": (anatomy.FIELD_OF_VIEW_MM,) * 3,
+    "head": (FIELD_OF_VIEW_MM, FIELD_OF_VIEW_MM, FIELD_OF_VIEW_MM),
     "thorax": chest.FIELD_OF_VIEW_MM,
 }
 
 
 def _with_lesions(
     clean: Array, organ: NDArray[np.bool_], subject: Subject, options: PopulationOptions, index: int
-) -> tuple[Array, Array, LesionName | Literal["none"]]:
+) -> tuple[Array, Array, str]:
     mask = np.zeros(clean.shape, dtype=np.float32)
     if not subject.lesions:
-        return clean, mask, "none"
+        return clean, mask, "healthy"
     random = keyed_generator(options.seed, index, "lesions")
     name = options.lesions[int(random.integers(len(options.lesions)))]
     fields = FIELDS_MM[options.kind]
@@ -198,8 +204,9 @@ def write(
 ) -> Path:
     """Write a population: images, masks (NIfTI in either format), manifest; gives its path.
 
-    `counts`: split -> subjects. The mask of a subject without lesions is empty. `phantoms.json`
-    beside the manifest says how to draw the same again.
+    `counts`: split -> subjects. The mask of a subject without lesions is empty. With `coils`,
+    kspace/NAME.h5 holds each head's fully sampled k-space, the sensitivities and the complex image.
+    `phantoms.json` beside the manifest says how to draw the same again.
     Errors: ConfigError for options; OutputError for a folder that holds something.
     """
     check_options(options)
@@ -207,6 +214,8 @@ def write(
         raise OutputError(f"{folder} already holds files; choose another folder")
     (folder / "images").mkdir(parents=True, exist_ok=True)
     (folder / "labels").mkdir()
+    if options.coils:
+        (folder / "kspace").mkdir()
     splits = [split for split, count in counts.items() for _ in range(count)]
     rows = []
     for index, split in enumerate(splits):
@@ -234,5 +243,25 @@ def _written(
         image += ".nii.gz"
         write_nifti(folder / image, made.image, made.affine)
     write_nifti(folder / label, made.mask, made.affine)
+    if options.coils:
+        _write_kspace(folder / "kspace" / f"{name}.h5", made.image, options, index)
     traits = [made.subject.sex, str(made.subject.age), made.lesion]
     return [name, image, label, *traits, modality, split]
+
+
+def _write_kspace(
+    path: Path, image: NDArray[np.int16], options: PopulationOptions, index: int
+) -> None:
+    """What `coils` receivers would have seen of an image with a smooth phase, with noise of 1 % of
+    its maximum, in HDF5."""
+    import h5py
+
+    random = keyed_generator(options.seed, index, "coils")
+    sensitivities = coil_sensitivities(image.shape, options.coils, random)
+    phase = smooth_phase(image.shape, random)
+    noise = complex_noise(sensitivities.shape, 0.01 * float(image.max()), random)
+    with h5py.File(path, "w", track_order=True) as file:
+        file["kspace"] = multi_coil(image.astype(np.float32), sensitivities, phase, noise)
+        file["sensitivities"] = sensitivities
+        file["image"] = (phase * image).astype(np.complex64)
+        file.attrs["simulated"] = True

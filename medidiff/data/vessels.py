@@ -113,7 +113,7 @@ def _boxes(tubes: Tubes, axes: Axes, margin: float) -> tuple[NDArray[np.int64], 
     return first, np.stack([end - start for start, end in pairs], axis=1)
 
 
-def _distance(points: Vectors, start: Vectors, end: Vectors) -> NDArray[np.float64]:
+def _distance(points: Array, start: Vectors, end: Vectors) -> NDArray[np.float64]:
     """From points to the lines between two others, row by row."""
     way, from_start = end - start, points - start
     along = (from_start * way).sum(axis=1) / np.maximum((way * way).sum(axis=1), 1e-12)
