@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from medidiff import cli_manifest
+from medidiff import cli_manifest, cli_privacy
 from medidiff.errors import ConfigError, MedidiffError
 
 NOTICE = "Research only: not a medical device, not for diagnosis."
@@ -26,6 +26,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(cli_manifest.app, name="manifest")
+cli_privacy.add_to(app)
 
 ConfigFile = Annotated[Path, typer.Argument(help="YAML configuration", metavar="CONFIG")]
 Changes = Annotated[
