@@ -25,6 +25,7 @@ CUT_AT_FRONT, CUT_AT_MIDDLE = 0.62, 0.76
 """Depth of the cut below the vertex, in lengths of the head: between the orbits' roofs and the
 nasion at the front, under the temporal lobes at mid-length. Taken from an adult head of about 205
 mm whose frontal lobes end 117 mm, temporal poles 137 mm and nasion 130 mm below its vertex."""
+AROUND_MM, LEAST_AIR, MOST_TURNED = 25.0, 0.1, 1.5
 LEAST_MM = (80.0, 80.0, 60.0)  # across, from front to back, from top to bottom
 
 
@@ -62,6 +63,7 @@ def deface(image: NDArray[Any], affine: Array, options: Defacing = Defacing()) -
     spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
     spacing_mm = spacing_mm[np.argsort(to_ras[:, 0])]
     head = head_mask(volume)
+    check_front(volume, head, spacing_mm)
     face = face_mask(head, spacing_mm, options.margin_mm)
     air = float(np.median(volume[~head])) if (~head).any() else float(volume.min())
     filled = volume.copy()
@@ -87,14 +89,9 @@ def _undone(orientation: NDArray[Any]) -> NDArray[Any]:
 
 def head_mask(volume: Array) -> Mask:
     """The largest thing brighter than air, with its cavities filled. Axes run to RAS."""
-    low, high = np.percentile(volume, (1, 99))
-    if high <= low:
-        raise DataError("the volume holds one value only")
-    clipped = np.clip(volume, low, high)
-    # skin is darker than brain on some sequences: half of Otsu's threshold finds it
-    mask = clipped > low + 0.5 * (threshold_otsu(clipped) - low)
+    mask = volume > darkest_tissue(volume)
     mask = ndimage.binary_opening(mask, iterations=1)
-    parts, count = ndimage.label(mask)
+    parts, count = ndimage.label(mask)  # pyright: ignore[reportGeneralTypeIssues]
     if count == 0:
         raise DataError("no head was found: nothing stands out from the air")
     sizes = np.bincount(parts.ravel())
@@ -105,15 +102,44 @@ def head_mask(volume: Array) -> Mask:
     return mask
 
 
+def darkest_tissue(volume: Array) -> float:
+    """The value between air and tissue. Skin is darker than brain on some sequences: half of Otsu's
+    threshold finds it."""
+    low, high = np.percentile(volume, (1, 99))
+    if high <= low:
+        raise DataError("the volume holds one value only")
+    return float(low + 0.5 * (threshold_otsu(np.clip(volume, low, high)) - low))
+
+
+def check_front(volume: Array, head: Mask, spacing_mm: Array) -> None:
+    """Errors: DataError if the lower back of the head holds much more air than its lower front, as
+    if the sinuses lay there: then the affine says the wrong way. It finds most such volumes, not
+    all."""
+    dark = volume <= darkest_tissue(volume)
+    inner = np.asarray(ndimage.binary_erosion(head, iterations=2), dtype=bool)
+    shares = []
+    for way in (1, -1):
+        where = np.logical_and(face_mask(head[:, ::way], spacing_mm, AROUND_MM), inner[:, ::way])
+        shares.append(float((where & dark[:, ::way]).sum() / max(int(where.sum()), 1)))
+    if shares[1] > LEAST_AIR and shares[1] > MOST_TURNED * shares[0]:
+        raise DataError(
+            f"{100 * shares[1]:.0f} % of the lower back of the head is air, and "
+            f"{100 * shares[0]:.0f} % of its lower front: the affine seems to call the back the "
+            "front. Mend the affine; nothing was written"
+        )
+
+
 def face_mask(head: Mask, spacing_mm: Array, margin_mm: float = 0.0) -> Mask:
     """What lies before mid-length and below the plane through two depths under the vertex.
 
     Everything there counts, air too, so that no outline of the face stays in the noise.
     Errors: DataError for what is no head by its size, or whose vertex is cut off.
     """
+    others = ((1, 2), (0, 2), (0, 1))
+    extents = [np.flatnonzero(head.any(axis=axes)) for axes in others]
     lengths = [
-        int(np.ptp(np.flatnonzero(head.any(axis=tuple({0, 1, 2} - {axis}))))) * spacing_mm[axis]
-        for axis in range(3)
+        float(each[-1] - each[0]) * spacing
+        for each, spacing in zip(extents, spacing_mm.tolist(), strict=True)
     ]
     if any(length < least for length, least in zip(lengths, LEAST_MM, strict=True)):
         shown = " x ".join(f"{length:.0f}" for length in lengths)
@@ -144,6 +170,6 @@ def head_views(image: Array, affine: NDArray[np.float64]) -> Array:
     to_ras = nibabel.orientations.io_orientation(affine)
     volume = nibabel.orientations.apply_orientation(image, to_ras)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)[np.argsort(to_ras[:, 0])]
-    cube = ndimage.zoom(volume, spacing / spacing.min(), order=1)
+    cube = np.asarray(ndimage.zoom(volume, spacing / spacing.min(), order=1))
     views = [cube[cube.shape[0] // 2], cube.max(axis=0), cube[:, cube.shape[1] // 2 :].max(axis=1)]
     return np.concatenate([np.rot90(view) for view in views], axis=1)

@@ -42,6 +42,7 @@ WRITTEN = TEXTS - {"OB", "OW", "OD", "OF", "OL", "OV", "UN", "UR"}
 OURS = {"DeidentificationMethod", "CodeValue", "CodeMeaning", "SoftwareVersions"}
 WITH_TEXT = ("US", "IVUS", "ES", "XC", "GM", "OP", "OT", "DG", "RF", "XA")
 PSEUDONYM = re.compile(r"S-[0-9a-f]{12}")
+OUR_NAMES = re.compile(r"(?<![0-9A-Za-z])(S-|study-|series-)?[0-9a-f]{12}(?![0-9A-Za-z])")
 PATTERNS = tuple(
     re.compile(pattern)
     for pattern in (
@@ -66,7 +67,9 @@ class Found:
 
 
 def looks_identifying(text: str) -> bool:
-    """Whether a text holds what looks like a date, a long number, a name or an address."""
+    """Whether a text holds what looks like a date, a long number, a name or an address; pseudonyms
+    do not count."""
+    text = OUR_NAMES.sub("", text)
     return any(pattern.search(text) for pattern in PATTERNS)
 
 
@@ -151,14 +154,15 @@ def text_like(image: NDArray[Any]) -> bool:
         return False
     for extreme in (high, low):
         same = image == extreme
-        if same.mean() > 0.5:  # the background
+        near = np.abs(image.astype(np.float32) - float(extreme)) < 0.02 * (float(high) - float(low))
+        if same.mean() > MOST_INK or near.sum() > 1.5 * same.sum():  # background, or its noise
             continue
         if any(_lines(each) for each in (same, same.T)):
             return True
     return False
 
 
-LINE, STROKES, LONGEST = 5, 8, 6
+LINE, STROKES, LONGEST, MOST_INK = 5, 8, 6, 0.1
 
 
 def _lines(same: NDArray[np.bool_]) -> bool:

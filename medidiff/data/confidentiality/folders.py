@@ -97,6 +97,8 @@ def _one(
             risky = bool(burnt_in_risk(data))
             deidentify(data, options, key)
             place = _place(out, data, key)
+            if place.exists():
+                return done.leave_out("another file has the same SOP instance UID", name)
             _write(data, place)
     except Exception as error:  # pydicom raises anything on damaged headers; texts quote them
         return done.leave_out(f"the header is damaged ({type(error).__name__})", name)

@@ -12,6 +12,7 @@ from typing import Any
 
 import nibabel
 import numpy as np
+from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 from pydicom.datadict import tag_for_keyword
 
@@ -27,6 +28,7 @@ from medidiff.data.confidentiality.finding_phi import (
 )
 from medidiff.data.confidentiality.table import rules
 from medidiff.data.dicom import is_dicom_content
+from medidiff.data.pixels import pixels as pixels_of
 from medidiff.data.sources import ArchiveError, Source, files_under, is_archive, members_of
 
 NIFTI = (".nii", ".nii.gz", ".hdr", ".hdr.gz")
@@ -90,8 +92,8 @@ def looked(name: str, content: bytes, *, pixels: bool) -> Looked:
             warnings.simplefilter("ignore")  # they quote values
             if is_dicom_content(content):
                 data = dcmread(io.BytesIO(content))
-                more = [*phi_of(data), *(_writing(data) if pixels else [])]
-                return Looked(name, "DICOM", (*found, *more))
+                written, problem = _writing(data) if pixels else ([], "")
+                return Looked(name, "DICOM", (*found, *phi_of(data), *written), problem)
             for endings, format, look in LOOKS:
                 if lower.endswith(endings):
                     return Looked(name, format, (*found, *look(content, lower)))
@@ -100,18 +102,27 @@ def looked(name: str, content: bytes, *, pixels: bool) -> Looked:
     return Looked(name, "other", tuple(found))
 
 
-def _writing(data: Dataset) -> list[Found]:
-    """Whether the first, the middle or the last frame has lines like writing."""
+def _writing(data: Dataset) -> tuple[list[Found], str]:
+    """Whether the first, the middle or the last frame has lines like writing; or why they could not
+    be looked at."""
     if "PixelData" not in data:
-        return []
-    array = np.asarray(data.pixel_array)
-    if int(data.get("SamplesPerPixel", 1)) > 1:
-        array = array.max(axis=-1)
+        return [], ""
+    try:
+        array = _array(data)
+    except Exception as error:  # decoders raise anything; texts may quote values
+        return [], f"pixels: {type(error).__name__}"
     frames = array[None] if array.ndim == 2 else array
     some = {0, len(frames) // 2, len(frames) - 1}
     if any(text_like(frames[index]) for index in some):
-        return [Found(BURNT_IN, "lines like writing in the pixels", "")]
-    return []
+        return [Found(BURNT_IN, "lines like writing in the pixels", "")], ""
+    return [], ""
+
+
+def _array(data: Dataset) -> NDArray[Any]:
+    """Grey values by the package's own decoders; the brightest channel of colour by pydicom's."""
+    if int(data.get("SamplesPerPixel", 1)) == 1:
+        return pixels_of(data)
+    return np.asarray(data.pixel_array).max(axis=-1)
 
 
 def _nifti(content: bytes, name: str) -> list[Found]:
