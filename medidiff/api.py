@@ -25,15 +25,18 @@ from pydicom.sr.coding import Code
 
 from medidiff.config import Loaded, load_config, schema
 from medidiff.data.build import BuildOptions
+from medidiff.data.confidentiality.faces import Defacing
+from medidiff.data.confidentiality.profile import Confidentiality
 from medidiff.data.dicom import Stacking
 from medidiff.data.dicom_out_maps import NO_UNIT, Quantity
 from medidiff.data.dicom_out_origin import Place
 from medidiff.data.dicom_out_patient import Patient
 from medidiff.data.dicom_out_segments import Segment
+from medidiff.data.population import Format, Kind, PopulationOptions
 from medidiff.data.privacy import names_kept_private
 from medidiff.data.splitting import SplitOptions
 from medidiff.errors import MedidiffError, TaskError
-from medidiff.jobs import manifests
+from medidiff.jobs import manifests, privacy
 from medidiff.jobs.average import average_run
 from medidiff.jobs.benchmark import Table, benchmark_head
 from medidiff.jobs.bundles.configs import read_bundle
@@ -41,6 +44,7 @@ from medidiff.jobs.bundles.describing import Stated
 from medidiff.jobs.bundles.importing import Imported
 from medidiff.jobs.bundles.importing import import_bundle as import_monai
 from medidiff.jobs.cases import Mismatch
+from medidiff.jobs.defacing import write_defaced
 from medidiff.jobs.demo import DemoResult, run_demo
 from medidiff.jobs.doctor import Diagnosis, diagnose
 from medidiff.jobs.evaluate import Evaluation, evaluate_model
@@ -50,8 +54,10 @@ from medidiff.jobs.gamma import add_gamma
 from medidiff.jobs.likelihood import LikelihoodOptions, Method
 from medidiff.jobs.manifests import ManifestMade
 from medidiff.jobs.models import export_model, load_model, model_folder, register_model
+from medidiff.jobs.phantoms import write_phantoms
 from medidiff.jobs.prepare import check_data, shape_of
 from medidiff.jobs.pretrained import Shipped, shipped_models
+from medidiff.jobs.privacy import PhiReport
 from medidiff.jobs.reporting import Quiet, Reporter, reporter
 from medidiff.jobs.run import run_head
 from medidiff.jobs.splits import Splits
@@ -77,6 +83,7 @@ __all__ = [
     "ManifestMade",
     "MedidiffError",
     "Model",
+    "PhiReport",
     "Result",
     "Shipped",
     "Table",
@@ -85,14 +92,18 @@ __all__ = [
     "build_manifest",
     "check",
     "check_manifest",
+    "deface",
+    "deidentify",
     "demo",
     "doctor",
     "evaluate",
     "export",
+    "find_phi",
     "gamma",
     "import_bundle",
     "load",
     "models",
+    "phantoms",
     "register",
     "run",
     "schema",
@@ -474,6 +485,103 @@ def demo(folder: PathLike = "medidiff-demo", *, progress: Progress = "none") -> 
     """The main job on generated head phantoms: train, sample, denoise, register, load back."""
     with _reporting(progress) as report:
         return run_demo(Path(folder), report)
+
+
+def phantoms(
+    out: PathLike,
+    *,
+    kind: Kind = "head",
+    dimensions: int = 2,
+    size: int = 128,
+    count: int = 50,
+    shares: Mapping[str, float] | None = None,
+    lesions: Sequence[str] = (),
+    lesion_share: float = 0.5,
+    healthy: Sequence[str] = (),
+    coils: int = 0,
+    format: Format = "nifti",
+    seed: int = 0,
+    progress: Progress = "none",
+) -> Path:
+    """Draw a population of heads (like T1-weighted MR) or chests (CT in HU) whose truth is known,
+    into the new folder `out`; gives the path of its manifest.
+
+    `lesions`: kinds that subjects may have (hyperintense, hypointense, same-intensity,
+    mass-effect), `lesion_share` of them, none in the splits `healthy`.
+    `shares`: split -> share (default: train 0.8, val 0.1, test 0.1). `coils`: also the k-space that
+    so many receiver coils would have seen of each head. The same arguments draw the same voxels.
+    Errors: ConfigError, OutputError.
+    """
+    options = PopulationOptions(
+        *(kind, dimensions, size, tuple(lesions), lesion_share, tuple(healthy), coils, seed)
+    )
+    with _reporting(progress) as report:
+        return write_phantoms(Path(out), options, count, shares, format, report)
+
+
+def deidentify(
+    folder: PathLike,
+    out: PathLike,
+    *,
+    dates: Literal["remove", "shift"] = "remove",
+    device: Literal["remove", "retain"] = "remove",
+    patient: Literal["remove", "retain"] = "remove",
+    keep_private: Sequence[str] = (),
+    burnt_in: Literal["leave-out", "keep"] = "leave-out",
+    progress: Progress = "none",
+) -> str:
+    """Copy the DICOM images of a folder or archive to `out` without the attributes that identify
+    their patients (PS3.15 table E.1-1); gives what was done. Pixels stay as they are.
+
+    Names, identifiers, UIDs and the shift of dates come from the site's key: the same subject has
+    the same ones in every run. `keep_private`: attributes known to be safe, GROUP,ELEMENT,CREATOR.
+    Errors: DataError, ConfigError, OutputError.
+    """
+    options = Confidentiality(dates, device, patient, tuple(keep_private))
+    with _reporting(progress) as report:
+        return privacy.deidentify(Path(folder), Path(out), options, burnt_in, report)
+
+
+def find_phi(
+    folder: PathLike,
+    *,
+    out: PathLike | None = None,
+    pixels: Literal["look", "skip"] = "look",
+    progress: Progress = "none",
+) -> PhiReport:
+    """Look through files for what identifies people, counted by attribute and never printed.
+
+    `out`: a JSON file for the counts. `pixels`: whether to look for writing in images.
+    Errors: DataError, OutputError.
+    """
+    with _reporting(progress) as report:
+        place = None if out is None else Path(out)
+        return privacy.find_phi(Path(folder), place, pixels == "look", report)
+
+
+def deface(
+    scan: PathLike,
+    out: PathLike,
+    *,
+    mask: PathLike | None = None,
+    picture: PathLike | None = None,
+    fill: Literal["air", "blur"] = "air",
+    margin_mm: float = 0.0,
+) -> str:
+    """Write a head volume without its face to `out` (.nii.gz), on the same grid; gives what was
+    done. `mask`, `picture`: files for what was taken, and for a look at it.
+
+    A simple geometric rule: look at every result.
+    Errors: DataError for what is no whole head; OutputError.
+    """
+    with _reporting("none"):
+        return write_defaced(
+            Path(scan),
+            Path(out),
+            Defacing(fill, margin_mm),
+            mask=None if mask is None else Path(mask),
+            picture=None if picture is None else Path(picture),
+        )
 
 
 def doctor(*, json_file: PathLike | None = None, progress: Progress = "none") -> Diagnosis:

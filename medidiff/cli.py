@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from medidiff import cli_dicom, cli_manifest
+from medidiff import cli_dicom, cli_manifest, cli_privacy
 from medidiff.cli_pairs import pairs as _pairs
 from medidiff.errors import ConfigError, MedidiffError
 
@@ -28,6 +28,7 @@ app = typer.Typer(
 )
 app.add_typer(cli_manifest.app, name="manifest")
 app.command()(cli_dicom.to_dicom)
+cli_privacy.add_to(app)
 
 ConfigFile = Annotated[Path, typer.Argument(help="YAML configuration", metavar="CONFIG")]
 Changes = Annotated[
@@ -517,6 +518,60 @@ def demo(
     from medidiff import api
 
     typer.echo(api.demo(folder, progress="bars").text)
+
+
+@app.command()
+def phantoms(
+    out: Annotated[Path, typer.Argument(help="New folder for the images", metavar="OUT")],
+    kind: Annotated[
+        Literal["head", "thorax"], typer.Option(help="Like T1-weighted MR, or CT in HU")
+    ] = "head",
+    dimensions: Annotated[int, typer.Option(help="2: a slice a subject; 3: a volume")] = 2,
+    size: Annotated[int, typer.Option(help="Voxels along each axis")] = 128,
+    count: Annotated[int, typer.Option(help="Subjects")] = 50,
+    share: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="e.g. train=0.8; repeat for each (default: train 0.8, val 0.1, test 0.1)"
+        ),
+    ] = None,
+    lesions: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="hyperintense, hypointense, same-intensity or mass-effect; repeat for more "
+            "(default: none)"
+        ),
+    ] = None,
+    lesion_share: Annotated[float, typer.Option(help="Share of subjects with lesions")] = 0.5,
+    healthy: Annotated[
+        list[str] | None, typer.Option(help="Split without lesions, e.g. train; repeat for more")
+    ] = None,
+    coils: Annotated[
+        int, typer.Option(help="Also write k-space of so many receiver coils (heads)")
+    ] = 0,
+    format: Annotated[Literal["nifti", "dicom"], typer.Option(help="Of the images")] = "nifti",
+    seed: Seed = 0,
+) -> None:
+    """Draw heads or chests whose truth is known: images, masks, and a manifest with splits."""
+    from medidiff import api
+
+    manifest = api.phantoms(
+        out,
+        kind=kind,
+        dimensions=dimensions,
+        size=size,
+        count=count,
+        shares=cli_manifest.shares_of(share),
+        lesions=lesions or (),
+        lesion_share=lesion_share,
+        healthy=healthy or (),
+        coils=coils,
+        format=format,
+        seed=seed,
+        progress="bars",
+    )
+    typer.echo(f"Manifest: {manifest}")
+    typer.echo("Drawn, not scanned: nothing measured on them says anything about patients.")
 
 
 @app.command()

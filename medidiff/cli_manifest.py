@@ -76,7 +76,7 @@ def split(
     said = api.split_manifest(
         manifest,
         out,
-        shares=_shares(share),
+        shares=shares_of(share),
         stratify=stratify or (),
         hold_out=hold_out or (),
         site_column=site_column,
@@ -103,7 +103,8 @@ def check(
     typer.echo(api.check_manifest(manifest, images=image, missing=missing, progress="bars"))
 
 
-def _shares(items: list[str] | None) -> dict[str, float] | None:
+def shares_of(items: list[str] | None) -> dict[str, float] | None:
+    """Options given as split=share; None if there are none."""
     if not items:
         return None
     shares: dict[str, float] = {}

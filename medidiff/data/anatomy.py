@@ -5,17 +5,15 @@ Coordinates: x to the patient's left, y to anterior, z to superior, 1 = `HEAD_MM
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.floating]
-Points = tuple[Array, Array, Array]
+from medidiff.data.shapes import Array, Axes, Points, blob, step, turned, waves
 
 HEAD_MM = 100.0  # half the length of an average head from front to back
 FIELD_OF_VIEW_MM = 220.0
+SOFT = 0.008  # the width of a border
 
 
 @dataclass(frozen=True)
@@ -29,16 +27,13 @@ class Tissues:
     white: float
 
 
-def grid(dims: int, size: int, level: float) -> Points:
+def grid(dims: int, size: int, level: float) -> Axes:
     """The centres of `size` voxels along each axis; `level` is the height of a slice."""
     edge = FIELD_OF_VIEW_MM / 2 / HEAD_MM
     # single precision: a drawing needs no more, and the cosines take a third of the time
     centres = ((np.arange(size) + 0.5) / size * 2 * edge - edge).astype(np.float32)
-    if dims == 2:
-        y, x = np.meshgrid(-centres, centres, indexing="ij")
-        return x, y, np.full_like(x, level)
-    z, y, x = np.meshgrid(centres, -centres, centres, indexing="ij")
-    return x, y, z
+    height = np.array([level], dtype=np.float32) if dims == 2 else centres
+    return Axes(centres, -centres, height)
 
 
 def posed(points: Points, dims: int, random: np.random.Generator) -> Points:
@@ -46,16 +41,11 @@ def posed(points: Points, dims: int, random: np.random.Generator) -> Points:
     x, y, z = points
     yaw, roll, pitch = random.normal(0.0, (0.06, 0.05, 0.05)).tolist()
     shift = random.normal(0.0, 0.02, 3).tolist()
-    x, y = _turned(x - shift[0], y - shift[1], yaw)
+    x, y = turned(x - shift[0], y - shift[1], yaw)
     if dims == 3:
-        y, z = _turned(y, z, pitch)
-        x, z = _turned(x, z, roll)
+        y, z = turned(y, z, pitch)
+        x, z = turned(x, z, roll)
     return x, y, z
-
-
-def _turned(first: Array, second: Array, angle: float) -> tuple[Array, Array]:
-    cosine, sine = math.cos(angle), math.sin(angle)
-    return first * cosine - second * sine, first * sine + second * cosine
 
 
 def head(
@@ -68,16 +58,15 @@ def head(
     x, y, z = (axis / scale for axis in points)
     x = x / np.where(y > 0, 1 - 0.10 * np.clip(y, 0, 1) ** 2, 1.0)  # a narrower forehead
 
-    wobble = 0.012 * _waves((x, y, z), 3.0, 10, random)
+    wobble = 0.012 * waves((x, y, z), 3.0, 10, random)
     wide, long = random.normal((0.765, 0.945), (0.02, 0.015)).tolist()
     radius = _radius((x, y, z), (wide, long, 0.95)) + wobble
     brain_at, scalp_at = random.normal((0.845, 0.935), 0.008).tolist()
     skull_at = brain_at + 0.02
-    soft = 0.008  # the width of a border
     depth = brain_at - radius - 0.010 * old
 
     white, grey = _cortex((x, y, z), depth, old, random)
-    brain = _step(depth, soft)
+    brain = step(depth, SOFT)
     brightness = tissues.white * white + tissues.grey * grey + tissues.fluid * (1 - white - grey)
     for part, share in _deep_grey((x, y, z), random):
         value = tissues.grey + share * (tissues.white - tissues.grey)
@@ -86,13 +75,11 @@ def head(
     brightness = brightness + ventricle * (tissues.fluid * 0.8 - brightness)
 
     marrow = 0.22 * np.exp(-(((radius - (skull_at + scalp_at) / 2) / 0.014) ** 2))
-    layers = tissues.fluid + (tissues.bone + marrow - tissues.fluid) * _step(
-        radius - skull_at, soft
-    )
-    fat = tissues.scalp * (1 - 0.25 * _step(radius - scalp_at - 0.035, soft))
-    layers = layers + (fat - layers) * _step(radius - scalp_at, soft)
+    layers = tissues.fluid + (tissues.bone + marrow - tissues.fluid) * step(radius - skull_at, SOFT)
+    fat = tissues.scalp * (1 - 0.25 * step(radius - scalp_at - 0.035, SOFT))
+    layers = layers + (fat - layers) * step(radius - scalp_at, SOFT)
     brightness = layers + (brightness - layers) * brain
-    head = _step(1.0 - radius, soft)
+    head = step(1.0 - radius, SOFT)
     return brightness * head, white * (1 - ventricle) * brain, brain * (1 - ventricle)
 
 
@@ -108,16 +95,16 @@ def _cortex(
 ) -> tuple[Array, Array]:
     """Shares of white and grey matter: a ribbon that dips into winding sulci, wider with age."""
     x, y, _ = points
-    bent = tuple(axis + 0.05 * _waves(points, 5.0, 8, random) for axis in points)
-    folds = _waves((bent[0], bent[1], bent[2]), 16.0, 28, random)
-    reach = 0.16 + 0.05 * _waves(points, 4.0, 8, random)  # how deep the sulci go
-    fading = _step(reach - depth, 0.03)
+    bent = tuple(axis + 0.05 * waves(points, 5.0, 8, random) for axis in points)
+    folds = waves((bent[0], bent[1], bent[2]), 16.0, 28, random)
+    reach = 0.16 + 0.05 * waves(points, 4.0, 8, random)  # how deep the sulci go
+    fading = step(reach - depth, 0.03)
     sulcus = np.exp(-((folds / (0.22 + 0.16 * old)) ** 2)) * fading
-    midline = x - 0.012 * _waves(points, 3.0, 6, random)
-    apart = _step(np.hypot(y + 0.02, np.maximum(points[2], 0)) - 0.42, 0.03)
+    midline = x - 0.012 * waves(points, 3.0, 6, random)
+    apart = step(np.hypot(y + 0.02, np.maximum(points[2], 0)) - 0.42, 0.03)
     sulcus = np.maximum(sulcus, apart * np.exp(-((midline / (0.012 + 0.01 * old)) ** 2)))
-    ribbon = _step(0.055 - depth, 0.010)
-    lined = np.exp(-((folds / 0.75) ** 2)) * _step(reach + 0.04 - depth, 0.03)
+    ribbon = step(0.055 - depth, 0.010)
+    lined = np.exp(-((folds / 0.75) ** 2)) * step(reach + 0.04 - depth, 0.03)
     lined = np.maximum(lined, apart * np.exp(-((midline / 0.05) ** 2)))
     grey = np.maximum(ribbon, np.clip(1.25 * lined, 0, 1))
     fluid = np.clip(1.1 * sulcus, 0, 1)
@@ -129,16 +116,16 @@ def _ventricles(points: Points, old: float, random: np.random.Generator) -> Arra
     width = (0.75 + 0.75 * old) * float(random.normal(1.0, 0.08))
     x, y, z = points
     z = z - 0.06
-    parts = [_blob((x, y + 0.05, z + 0.10), (0.016 * width, 0.10, 0.14), 0.0)]
+    parts = [blob((x, y + 0.05, z + 0.10), (0.016 * width, 0.10, 0.14), 0.0, SOFT)]
     for side in (-1, 1):
         across = side * x
         uneven = width * float(random.normal(1.0, 0.06))
         front = (across - 0.055 - 0.035 * uneven, y - 0.24, z)
-        parts.append(_blob(front, (0.050 * uneven, 0.155 + 0.02 * old, 0.20), -0.42))
+        parts.append(blob(front, (0.050 * uneven, 0.155 + 0.02 * old, 0.20), -0.42, SOFT))
         middle = (across - 0.045 - 0.03 * uneven, y - 0.02, z - 0.10)
-        parts.append(_blob(middle, (0.045 * uneven, 0.24, 0.12), 0.0))
+        parts.append(blob(middle, (0.045 * uneven, 0.24, 0.12), 0.0, SOFT))
         back = (across - 0.135 - 0.04 * uneven, y + 0.30, z)
-        parts.append(_blob(back, (0.052 * uneven, 0.17 + 0.02 * old, 0.20), 0.40))
+        parts.append(blob(back, (0.052 * uneven, 0.17 + 0.02 * old, 0.20), 0.40, SOFT))
     return np.max(parts, axis=0)
 
 
@@ -156,7 +143,7 @@ def _deep_grey(points: Points, random: np.random.Generator) -> list[tuple[Array,
     for ((cx, cy), radii, turn), shift, share in zip(nuclei, jitter, shares, strict=True):
         for side in (-1, 1):
             offset = (side * x - cx - shift[0], y - cy - shift[1], z)
-            parts.append((_blob(offset, radii, turn), share))
+            parts.append((blob(offset, radii, turn, SOFT), share))
     return parts
 
 
@@ -176,9 +163,9 @@ def with_lesions(
         squeeze = random.uniform(0.75, 1.25, 3).tolist()
         away = tuple((p - c) / s for p, c, s in zip(points, centre, squeeze, strict=True))
         distance = np.sqrt(away[0] ** 2 + away[1] ** 2 + away[2] ** 2)
-        ragged = distance + 0.16 * radius * _waves(points, 1.8 / radius, 10, random)
-        share = _step(radius - ragged, 0.014) * brain
-        texture = 0.04 * _waves(points, 16.0, 12, random)
+        ragged = distance + 0.16 * radius * waves(points, 1.8 / radius, 10, random)
+        share = step(radius - ragged, 0.014) * brain
+        texture = 0.04 * waves(points, 16.0, 12, random)
         if (
             random.uniform() < 0.5
         ):  # like a necrotic or oedematous lesion on T1: dark, some with a rim
@@ -206,27 +193,3 @@ def _radius(points: Points, radii: tuple[float, float, float]) -> Array:
     power = 2.3
     total = sum(np.abs(axis / radius) ** power for axis, radius in zip(points, radii, strict=True))
     return np.asarray(total) ** (1 / power)
-
-
-def _blob(points: Points, radii: tuple[float, float, float], turn: float) -> Array:
-    """A soft ellipsoid around the origin, turned by `turn` radians in the axial plane."""
-    x, y, z = points
-    x, y = _turned(x, y, turn)
-    distance = np.sqrt((x / radii[0]) ** 2 + (y / radii[1]) ** 2 + (z / radii[2]) ** 2)
-    return _step((1 - distance) * min(radii[0], radii[1]), 0.008)
-
-
-def _step(value: Array, width: float) -> Array:
-    """0 below, 1 above zero, with a border about `width` wide."""
-    return 0.5 * (1 + np.tanh(np.clip(value / width, -20, 20)))
-
-
-def _waves(points: Points, frequency: float, count: int, random: np.random.Generator) -> Array:
-    """A smooth random field of unit variance: cosines of one wavelength in random directions."""
-    directions = random.normal(size=(count, 3))
-    directions *= frequency / np.linalg.norm(directions, axis=1, keepdims=True)
-    phases = random.uniform(0, 2 * np.pi, count)
-    field = np.zeros_like(points[0])
-    for (kx, ky, kz), phase in zip(directions.tolist(), phases.tolist(), strict=True):
-        field += np.cos(kx * points[0] + ky * points[1] + kz * points[2] + phase)
-    return field * math.sqrt(2 / count)

@@ -17,14 +17,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
-from medidiff.data.anatomy import FIELD_OF_VIEW_MM, Array, grid, head, posed, with_lesions
+from medidiff.data.anatomy import FIELD_OF_VIEW_MM, grid, head, posed, with_lesions
+from medidiff.data.phantom_files import write_nifti
+from medidiff.data.scanners import averaged, mr_magnitude
+from medidiff.data.shapes import Array
 
 SPLITS = ("train", "val", "test")
+FINE = 2  # drawn so much finer, then averaged: partial volume at every border
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Phantom:
 
 def draw_subject(seed: int, index: int, lesion_share: float) -> Subject:
     """Age, sex and lesions of subject `index` of the population `seed`."""
-    random = _generator(seed, index, "subject")
+    random = keyed_generator(seed, index, "subject")
     return Subject(
         age=round(float(random.uniform(20, 85)), 1),
         sex="M" if random.uniform() < 0.5 else "F",
@@ -68,16 +70,15 @@ def draw_head(subject: Subject, *, dims: int, size: int, seed: int, index: int) 
         raise ValueError(
             f"a phantom has 2 or 3 dims and at least 16 voxels a side, not {dims}, {size}"
         )
-    random = _generator(seed, index, "anatomy")
-    fine = 2  # drawn finer, then averaged: partial volume at every border
-    points = posed(grid(dims, size * fine, level=random.uniform(0.0, 0.10)), dims, random)
+    random = keyed_generator(seed, index, "anatomy")
+    points = posed(grid(dims, size * FINE, random.uniform(0.0, 0.10)).points, dims, random)
     brightness, white, inside = head(points, subject.age, subject.sex, random)
     lesion = np.zeros_like(brightness)
     if subject.lesions:
         brightness, lesion = with_lesions(brightness, white, inside, points, dims, random)
-    brightness = _scanned(_averaged(brightness, fine), random)
-    mask = _averaged(lesion, fine) > 0.5
-    return Phantom(brightness, mask.astype(np.uint8), _affine(dims, size))
+    brightness = mr_magnitude(averaged(brightness, FINE), random)
+    mask = averaged(lesion, FINE) > 0.5
+    return Phantom(brightness, mask.astype(np.uint8), affine_of(dims, size, [FIELD_OF_VIEW_MM] * 3))
 
 
 def write_population(
@@ -109,8 +110,8 @@ def write_population(
             subject = draw_subject(seed, index, share)
             phantom = draw_head(subject, dims=dims, size=size, seed=seed, index=index)
             name = f"phantom{index:04d}"
-            _write(folder / "images" / f"{name}.nii.gz", phantom.image, phantom.affine)
-            _write(folder / "labels" / f"{name}.nii.gz", phantom.mask, phantom.affine)
+            write_nifti(folder / "images" / f"{name}.nii.gz", phantom.image, phantom.affine)
+            write_nifti(folder / "labels" / f"{name}.nii.gz", phantom.mask, phantom.affine)
             paths = [f"images/{name}.nii.gz", f"labels/{name}.nii.gz"]
             traits = [subject.sex, str(subject.age), "yes" if subject.lesions else "no"]
             rows.append([name, *paths, *traits, "MR", split])
@@ -120,47 +121,24 @@ def write_population(
     return manifest
 
 
-def _generator(seed: int, index: int, purpose: str) -> np.random.Generator:
+def keyed_generator(seed: int, index: int, purpose: str) -> np.random.Generator:
+    """Random numbers that depend on the seed, the subject and what they are for, nothing else."""
     digest = hashlib.blake2b(f"{seed}/{index}/{purpose}".encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
 
 
-def _write(path: Path, array: NDArray[np.generic], affine: Array) -> None:
-    image = nibabel.Nifti1Image(array, affine)
-    image.header.set_xyzt_units("mm")
-    image.set_sform(affine, code=1)
-    image.set_qform(affine, code=1)
-    nibabel.save(image, path)
+def affine_of(dims: int, size: int, fields_mm: Sequence[float], level_mm: float = 0.0) -> Array:
+    """The affine (RAS+) of an image of `size` voxels along fields of view in x, y, z.
 
-
-def _affine(dims: int, size: int) -> Array:
-    spacing_mm = FIELD_OF_VIEW_MM / size
-    first = -spacing_mm * (size - 1) / 2
+    The third axis of a slice is superior, at `level_mm`, as thick as its pixels are wide.
+    """
     affine = np.zeros((4, 4))
     affine[3, 3] = 1.0
     axes = ((1, -1), (0, -1)) if dims == 2 else ((2, 1), (1, -1), (0, -1))
     for axis, (direction, sign) in enumerate(axes):
+        spacing_mm = fields_mm[direction] / size
         affine[direction, axis] = sign * spacing_mm
-        affine[direction, 3] = sign * first
-    if dims == 2:  # the third axis of a slice: superior, as thick as its pixels are wide
-        affine[2, 2] = spacing_mm
+        affine[direction, 3] = sign * -spacing_mm * (size - 1) / 2
+    if dims == 2:
+        affine[2, 2], affine[2, 3] = fields_mm[0] / size, level_mm
     return affine
-
-
-def _scanned(brightness: Array, random: np.random.Generator) -> NDArray[np.int16]:
-    """What a scanner makes of it: blur, coil shading, Rician noise of 1 %, an arbitrary gain."""
-    blurred = ndimage.gaussian_filter(brightness, 0.35)
-    axes = [np.linspace(-1, 1, n) for n in brightness.shape]
-    shading = np.zeros_like(brightness)
-    for axis in np.meshgrid(*axes, indexing="ij"):
-        shading += random.normal(0, 0.03) * axis + random.normal(0, 0.02) * axis**2
-    real, imaginary = random.normal(0, 0.010, (2, *brightness.shape))
-    magnitude = np.hypot(blurred * (1 + shading) + real, imaginary)
-    return np.clip(np.round(850 * random.normal(1.0, 0.05) * magnitude), 0, 32767).astype(np.int16)
-
-
-def _averaged(image: Array, factor: int) -> Array:
-    for axis in range(image.ndim):
-        shape = (*image.shape[:axis], -1, factor, *image.shape[axis + 1 :])
-        image = image.reshape(shape).mean(axis=axis + 1)
-    return image

@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import stat
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ KEY_VARIABLE = "MEDIDIFF_SITE_KEY"
 HOME_VARIABLE = "MEDIDIFF_HOME"
 KEY_BYTES = 32
 LEAST_KEY_BYTES = 16
+LEAST_DAYS, MOST_DAYS = 365, 3650
 
 
 def home() -> Path:
@@ -70,8 +72,22 @@ class SiteKey:
         """
         if re.fullmatch(r"S-[0-9a-f]{12}", subject):
             return subject
-        digest = hmac.new(self.secret, subject.encode(), hashlib.sha256).hexdigest()
-        return f"S-{digest[:12]}"
+        return f"S-{self._digest(subject).hex()[:12]}"
+
+    def uid(self, original: str) -> str:
+        """The UID that stands for another: the same for the same one, wherever it is referred to.
+
+        Under 2.25, which DICOM allows for UIDs made of UUIDs (PS3.5, B.2).
+        """
+        return f"2.25.{uuid.UUID(bytes=self._digest(f'uid/{original}')[:16], version=5).int}"
+
+    def days_back(self, subject: str) -> int:
+        """By how many days a subject's dates are moved into the past: one to ten years."""
+        number = int.from_bytes(self._digest(f"dates/{subject}")[:8], "big")
+        return LEAST_DAYS + number % (MOST_DAYS - LEAST_DAYS)
+
+    def _digest(self, text: str) -> bytes:
+        return hmac.new(self.secret, text.encode(), hashlib.sha256).digest()
 
 
 def _from_hex(text: str, where: str) -> bytes:

@@ -1,0 +1,37 @@
+"""What a scanner makes of drawn anatomy: partial volume, blur, shading, noise, whole numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from medidiff.data.shapes import Array
+
+
+def averaged(image: Array, factor: int) -> Array:
+    """The mean over blocks of `factor` voxels a side: partial volume at every border."""
+    for axis in range(image.ndim):
+        shape = (*image.shape[:axis], -1, factor, *image.shape[axis + 1 :])
+        image = image.reshape(shape).mean(axis=axis + 1)
+    return image
+
+
+def mr_magnitude(brightness: Array, random: np.random.Generator) -> NDArray[np.int16]:
+    """Blur, coil shading, Rician noise of 1 %, an arbitrary gain."""
+    blurred = ndimage.gaussian_filter(brightness, 0.35)
+    axes = [np.linspace(-1, 1, n) for n in brightness.shape]
+    shading = np.zeros_like(brightness)
+    for axis in np.meshgrid(*axes, indexing="ij"):
+        shading += random.normal(0, 0.03) * axis + random.normal(0, 0.02) * axis**2
+    real, imaginary = random.normal(0, 0.010, (2, *brightness.shape))
+    magnitude = np.hypot(blurred * (1 + shading) + real, imaginary)
+    return np.clip(np.round(850 * random.normal(1.0, 0.05) * magnitude), 0, 32767).astype(np.int16)
+
+
+def ct_image(hu: Array, random: np.random.Generator) -> NDArray[np.int16]:
+    """Blur, and noise of 8 to 22 HU that neighbours share, in whole Hounsfield units."""
+    noise = ndimage.gaussian_filter(random.normal(0, 1, hu.shape).astype(np.float32), 0.6)
+    noise *= random.uniform(8, 22) / noise.std()
+    image = ndimage.gaussian_filter(hu, 0.35) + noise
+    return np.clip(np.round(image), -1024, 3071).astype(np.int16)

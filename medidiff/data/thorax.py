@@ -1,0 +1,258 @@
+"""The anatomy of a drawn chest, as CT numbers at points in the patient's own coordinates.
+
+Coordinates in mm: x to the patient's left, y to anterior, z to superior, 0 in the middle of the
+chest. CT numbers in Hounsfield units: lung about -850, fat -100, soft tissue 40, bone 200 to 1000.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from medidiff.data.shapes import Array, Axes, blob, step, waves_on
+from medidiff.data.vessels import Tubes, Vectors, drawn, grow, joined
+
+AIR, LUNG, FAT, SOFT_TISSUE, BLOOD, MARROW, CORTEX = (
+    -1000.0,
+    -850.0,
+    -100.0,
+    40.0,
+    45.0,
+    220.0,
+    900.0,
+)
+FIELD_OF_VIEW_MM = (400.0, 400.0, 320.0)  # along x, y, z
+BORDER_MM = 0.9
+RIB_PITCH_MM = 27.0
+VERTEBRA_MM = 25.0
+
+
+@dataclass(frozen=True)
+class Build:
+    """What varies between patients, in mm."""
+
+    wide: float
+    deep: float
+    fat: float
+    heart: float
+    lung_hu: float
+    blood_hu: float
+    female: bool
+
+
+def draw_build(age: float, sex: str, random: np.random.Generator) -> Build:
+    """A patient's proportions: men are larger, the old have larger hearts and darker lungs; one in
+    three was given contrast agent."""
+    scale = (1.05 if sex == "M" else 0.95) * float(random.normal(1.0, 0.03))
+    old = min(max((age - 20) / 65, 0.0), 1.0)
+    enhanced = bool(random.uniform() < 1 / 3)
+    return Build(
+        wide=168 * scale * float(random.normal(1.0, 0.03)),
+        deep=112 * scale * float(random.normal(1.0, 0.04)),
+        fat=float(random.uniform(6, 24)),
+        heart=scale * (1 + 0.10 * old) * float(random.normal(1.0, 0.05)),
+        lung_hu=LUNG - 40 * old + float(random.normal(0, 15)),
+        blood_hu=float(random.uniform(130, 260)) if enhanced else BLOOD,
+        female=sex == "F",
+    )
+
+
+def grid(dims: int, size: int, level_mm: float) -> Axes:
+    """The centres of `size` voxels along each axis; `level_mm` is the height of a slice."""
+    x, y, z = (
+        (((np.arange(size) + 0.5) / size - 0.5) * length).astype(np.float32)
+        for length in FIELD_OF_VIEW_MM
+    )
+    return Axes(x, -y, np.array([level_mm], dtype=np.float32) if dims == 2 else z)
+
+
+def thorax(axes: Axes, build: Build, random: np.random.Generator) -> tuple[Array, Array]:
+    """CT numbers, and the share of lung, at each voxel."""
+    shift = random.normal(0.0, 4.0, 2).tolist()
+    moved = Axes(axes.x - np.float32(shift[0]), axes.y - np.float32(shift[1]), axes.z)
+    hu, cage = _wall(moved, build, random)
+    lung, hu = _lungs(moved, cage, hu, build, random)
+    hu, heart = _mediastinum(moved, lung, hu, build, random)
+    lung = lung * (1 - heart)
+    hu = _bones(moved, cage, hu, build)
+    airways, vessels = _trees(build, random)
+    tissue = drawn(vessels, moved, 2 * BORDER_MM) * lung
+    hu = _over(hu, tissue, build.blood_hu)
+    wall, lumen = (
+        drawn(Tubes(airways.start, airways.end, airways.radius * share), moved, 2 * BORDER_MM)
+        for share in (1.25, 1.0)
+    )
+    hu = _over(_over(hu, wall, SOFT_TISSUE), lumen, AIR)
+    return hu, lung * (1 - wall)
+
+
+def _over(below: Array, share: Array, value: Array | float) -> Array:
+    change = value - below
+    change *= share
+    change += below
+    return change
+
+
+def _ellipse(x: Array, y: Array, wide: float, deep: float) -> Array:
+    """Depth in mm below the surface of a boxy ellipse, positive inside."""
+    power = 2.4
+    radius = (np.abs(x / wide) ** power + np.abs(y / deep) ** power) ** (1 / power)
+    return (1 - radius) * min(wide, deep)
+
+
+def _wall(axes: Axes, build: Build, random: np.random.Generator) -> tuple[Array, Array]:
+    """Skin, fat and muscle; and the depth below the rib cage's outer surface."""
+    x, y, z = axes.points
+    uneven = 3.0 * waves_on(axes, 0.02, 6, random)
+    depth = _ellipse(x, y, build.wide + build.fat, build.deep + build.fat) + uneven
+    if build.female:
+        for side in (-1, 1):
+            breast = (side * x - 0.42 * build.wide, y - build.deep - 6, z - 10)
+            bulge = blob(breast, (56.0, 34.0, 60.0), side * 0.1, BORDER_MM)
+            depth = np.maximum(depth, (2 * bulge - 1) * 4)
+    cage = _ellipse(x, y, build.wide - 26, build.deep - 20) + 0.3 * uneven
+    hu = _over(np.full_like(x, AIR), step(depth, BORDER_MM), SOFT_TISSUE - 10)  # skin
+    hu = _over(hu, step(depth - 2.5, BORDER_MM), FAT)
+    streaks = step(waves_on(axes, 0.16, 12, random) - 1.2, 0.2)
+    # muscle lies between the ribs and the fat, thicker at the back
+    muscle = step(np.minimum(depth - build.fat, cage + 16 + 6 * (y < 0)), BORDER_MM)
+    hu = _over(hu, muscle * (1 - 0.6 * streaks), SOFT_TISSUE + 12)
+    return hu, cage
+
+
+def _lungs(
+    axes: Axes, cage: Array, hu: Array, build: Build, random: np.random.Generator
+) -> tuple[Array, Array]:
+    """Two lungs between the cage, the mediastinum and the diaphragm; liver and stomach below."""
+    x, y, z = axes.points
+    apex = 132 + float(random.normal(0, 6))
+    taper = 34.0 * np.clip((z - 20) / (apex - 20), 0, None) ** 2.2
+    across = np.abs(x) - (
+        24 + 10 * np.exp(-(((y + 55) / 32) ** 2)) + 6 * np.exp(-(((y - 60) / 30) ** 2))
+    )
+    across = across + 4.0 * waves_on(axes, 0.03, 6, random)
+    right, left = (-96 + float(random.normal(0, 7)), -106 + float(random.normal(0, 7)))
+    dome = (
+        np.where(x < 0, np.float32(right), np.float32(left))
+        + 46 * np.exp(-(((np.abs(x) - 68) / 58) ** 2) - ((y - 8) / 62) ** 2)
+        - 30 * step(-y - 40, 20.0)
+    )
+    inside = np.minimum(np.minimum(cage - 9 - taper, across), z - dome)
+    lung = step(inside, BORDER_MM)
+    below = step(cage - 9, BORDER_MM) * step(dome - 3 - z, BORDER_MM)
+    organs = np.where(
+        x < 25, np.float32(58), 20.0 + 30 * step(waves_on(axes, 0.05, 6, random), 0.1)
+    )
+    hu = _over(_over(hu, step(cage - 9, BORDER_MM), SOFT_TISSUE - 30), below, organs)
+    heavier = 22 * (-y / build.deep)  # blood sinks to the back
+    parenchyma = build.lung_hu + heavier + 16 * waves_on(axes, 0.14, 14, random)
+    return lung, _over(hu, lung, parenchyma)
+
+
+def _mediastinum(
+    axes: Axes, lung: Array, hu: Array, build: Build, random: np.random.Generator
+) -> tuple[Array, Array]:
+    """Heart, aorta and fat between the lungs; and the share that the heart takes."""
+    x, y, z = axes.points
+    middle = step(46 - np.abs(x), 3.0) * step(build.deep - 30 - np.abs(y), 3.0) * (1 - lung)
+    lobules = step(waves_on(axes, 0.09, 14, random) + 0.2, 0.25)
+    hu = _over(hu, 0.8 * middle * lobules * step(z + 95, 6.0), FAT)
+    size, lean = build.heart, 0.6 + float(random.normal(0, 0.06))
+    place = (x - 26 * size, y - 14, z + 48)
+    sac = blob(place, (66 * size, 50 * size, 58 * size), lean, BORDER_MM)
+    chambers = blob(place, (54 * size, 39 * size, 46 * size), lean, BORDER_MM)
+    septum = np.exp(-(((x - 26 * size - 0.5 * (y - 14)) / 5.0) ** 2))
+    hu = _over(hu, sac, FAT)
+    hu = _over(
+        hu, blob(place, (62 * size, 46 * size, 54 * size), lean, BORDER_MM), SOFT_TISSUE + 10
+    )
+    hu = _over(hu, chambers * (1 - septum), build.blood_hu)
+    back, front = (13 * size, 16 * size)
+    descending = step(back - np.hypot(x - 28, y + 0.28 * build.deep), BORDER_MM) * step(62 - z, 3.0)
+    ascending = (
+        step(front - np.hypot(x + 6, y - 22), BORDER_MM) * step(62 - z, 3.0) * step(z + 20, 3.0)
+    )
+    arch = step(12 * size - np.hypot(z - 62, np.hypot(x - 9, 0.5 * (y - 0)) - 24), BORDER_MM)
+    arch = arch * step(16 - np.abs(x - 9 - 0.25 * (22 - y)), 3.0)
+    for part in (descending, ascending, arch):
+        hu = _over(hu, part, build.blood_hu)
+    return hu, sac
+
+
+def _bones(axes: Axes, cage: Array, hu: Array, build: Build) -> Array:
+    """Ribs, sternum, shoulder blades and spine: a bright shell around marrow."""
+    x, y, z = axes.points
+    phase = (z + 0.42 * y + 0.10 * np.abs(x)) / RIB_PITCH_MM
+    off = (phase - np.round(phase)) * RIB_PITCH_MM
+    rib = _shell(np.minimum(4.6 - np.abs(cage - 3.5), 6.5 - np.abs(off)), 1.6)
+    parts = [rib]
+    front = (x, y - build.deep + 17, z - 20)
+    parts.append(
+        _shell(
+            (1 - np.hypot(front[0] / 20, front[1] / 7)) * 7
+            - 0.15 * np.maximum(np.abs(front[2]) - 70, 0),
+            1.8,
+        )
+    )
+    for side in (-1, 1):
+        blade_x, blade_y = side * x - 0.66 * build.wide, y + 0.62 * build.deep
+        tilted = 0.8 * blade_x + 0.6 * blade_y
+        along = -0.6 * blade_x + 0.8 * blade_y
+        blade = np.minimum(
+            np.minimum(3.6 - np.abs(along), 38 - np.abs(tilted)), 70 - np.abs(z - 60)
+        )
+        parts.append(_shell(blade, 1.8))
+    spine_y = y + build.deep - 57
+    canal = 9 - np.hypot(x, spine_y + 22)
+    body = (1 - np.hypot(x / 19, spine_y / 15)) * 15
+    arch = np.minimum(15 - np.hypot(x, spine_y + 22), -canal - 1)
+    spinous = np.minimum(4 - np.abs(x), 16 - np.abs(spine_y + 44))
+    wings = np.minimum(5 - np.abs(spine_y + 24), 32 - np.abs(x))
+    disc = step(2.6 - np.abs((z / VERTEBRA_MM - np.round(z / VERTEBRA_MM)) * VERTEBRA_MM), 1.2)
+    hu = _over(hu, step(canal, BORDER_MM), SOFT_TISSUE - 10)
+    hu = _over(hu, step(body, BORDER_MM) * disc, SOFT_TISSUE + 45)
+    parts += [_shell(body, 2.2, 1 - disc), _shell(arch, 2.0), _shell(spinous, 1.8)]
+    parts.append(_shell(np.minimum(wings, -canal - 1), 1.8))
+    for share, value in parts:
+        hu = _over(hu, share, value)
+    return hu
+
+
+def _shell(depth: Array, thick: float, share: Array | float = 1.0) -> tuple[Array, Array]:
+    """Where bone is, by depth below its surface, and its CT number: cortex, then marrow."""
+    value = MARROW + (CORTEX - MARROW) * step(thick - depth, BORDER_MM)
+    return step(depth, BORDER_MM) * share, value
+
+
+def _trees(build: Build, random: np.random.Generator) -> tuple[Tubes, Tubes]:
+    """The airways down to the lobes, and the vessels of both lungs."""
+    carina = np.array([0.0, -12.0, 28.0]) + random.normal(0, 3, 3)
+    radius = float(random.normal(8.5, 0.7))
+    hila = [carina + np.array([side * 44, -2, -22]) for side in (-1, 1)]
+    airways = [_tube(np.array([carina[0], -6.0, 170.0]), carina, radius)]
+    airways += [_tube(carina, hilum, 0.75 * radius) for hilum in hila]
+    roots, ways = _lobes(hila, random, turn=0.35, jitter=0.0)
+    airways.append(grow(roots, ways, random, length=22, radius=0.42 * radius, generations=3))
+    pairs = [_lobes(hila, random, turn=0.6, jitter=5.0) for _ in range(2)]
+    roots, ways = (np.concatenate(each) for each in zip(*pairs, strict=True))
+    vessels = grow(
+        *(roots, ways, random), length=27, radius=4.6, generations=8, spread=0.5, shortening=0.85
+    )
+    return joined(airways), vessels
+
+
+def _lobes(
+    hila: list[Vectors], random: np.random.Generator, *, turn: float, jitter: float
+) -> tuple[Vectors, Vectors]:
+    """Where the trees of three lobes a side begin, and where they head."""
+    roots, ways = [], []
+    for side, hilum in zip((-1.0, 1.0), hila, strict=True):
+        for slope in (0.9, -0.1, -1.0):
+            roots.append(hilum + random.normal(0, jitter, 3))
+            ways.append([side, random.normal(0, turn), slope + random.normal(0, 0.3 * turn)])
+    return np.array(roots), np.array(ways)
+
+
+def _tube(start: Vectors, end: Vectors, radius: float) -> Tubes:
+    return Tubes(start[None], end[None], np.array([radius]))

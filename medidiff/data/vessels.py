@@ -1,0 +1,121 @@
+"""Branching trees of vessels and airways, grown by rules and drawn as tubes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medidiff.data.shapes import Array, Axes
+
+Vectors = NDArray[np.float64]
+MURRAY = 2 ** (-1 / 3)  # a daughter's radius where flow is halved and r^3 kept (Murray 1926)
+VOXELS_AT_ONCE = 1_000_000
+
+
+@dataclass(frozen=True)
+class Tubes:
+    """Straight tubes from `start` to `end`, all in the unit of length of the picture.
+
+    Shapes: `start` and `end` (count, 3) as (x, y, z), `radius` (count,).
+    """
+
+    start: Vectors
+    end: Vectors
+    radius: NDArray[np.float64]
+
+
+def grow(
+    roots: Vectors,
+    headings: Vectors,
+    random: np.random.Generator,
+    *,
+    length: float,
+    radius: float,
+    generations: int,
+    spread: float = 0.6,
+    shortening: float = 0.82,
+) -> Tubes:
+    """Trees that fork at the end of every branch, `generations` branches from root to tip.
+
+    Shapes: `roots` and `headings` (trees, 3). `spread` is the typical angle between a branch and
+    the one it comes from, in radians; `shortening` the length of a daughter relative to hers.
+    """
+    start, way = roots, headings / np.linalg.norm(headings, axis=1, keepdims=True)
+    found: list[Tubes] = []
+    for _ in range(generations):
+        end = start + way * (length * random.uniform(0.75, 1.25, (len(way), 1)))
+        found.append(Tubes(start, end, np.full(len(way), radius)))
+        across = random.normal(size=way.shape)
+        across -= (across * way).sum(axis=1, keepdims=True) * way
+        across /= np.linalg.norm(across, axis=1, keepdims=True)
+        angle = spread * random.uniform(0.6, 1.4, (len(way), 1))
+        ahead, aside = np.cos(angle) * way, np.sin(angle) * across
+        start, way = np.concatenate([end, end]), np.concatenate([ahead + aside, ahead - aside])
+        length, radius = length * shortening, radius * MURRAY
+    return joined(found)
+
+
+def joined(parts: list[Tubes]) -> Tubes:
+    """Several trees as one."""
+    return Tubes(
+        np.concatenate([part.start for part in parts]),
+        np.concatenate([part.end for part in parts]),
+        np.concatenate([part.radius for part in parts]),
+    )
+
+
+def drawn(tubes: Tubes, axes: Axes, width: float) -> Array:
+    """The share of every voxel that lies in a tube, with a border about `width` wide."""
+    picture = np.zeros(axes.shape, dtype=np.float32)
+    tubes = _within(tubes, axes, 2 * width)
+    first, sizes = _boxes(tubes, axes, 2 * width)
+    counts = sizes.prod(axis=1)
+    touched = np.flatnonzero(counts)
+    chunks = np.cumsum(counts[touched]) // VOXELS_AT_ONCE
+    for chunk in np.unique(chunks):
+        some = touched[chunks == chunk]
+        which = np.repeat(some, counts[some])
+        within = np.arange(len(which)) - np.repeat(
+            np.cumsum(counts[some]) - counts[some], counts[some]
+        )
+        ix = first[which, 2] + within % sizes[which, 2]
+        iy = first[which, 1] + within // sizes[which, 2] % sizes[which, 1]
+        iz = first[which, 0] + within // (sizes[which, 2] * sizes[which, 1])
+        points = np.stack([axes.x[ix], axes.y[iy], axes.z[iz]], axis=1)
+        inside = tubes.radius[which] - _distance(points, tubes.start[which], tubes.end[which])
+        share = np.clip(inside / width + 0.5, 0, 1).astype(np.float32)
+        flat = (iz * len(axes.y) + iy) * len(axes.x) + ix
+        np.maximum.at(picture.reshape(-1), flat, share)
+    return picture
+
+
+def _within(tubes: Tubes, axes: Axes, margin: float) -> Tubes:
+    """Those that reach the picture's slices: few of them where there is one."""
+    low, high = np.sort([tubes.start[:, 2], tubes.end[:, 2]], axis=0)
+    reach = tubes.radius + margin
+    near = (low - reach < axes.z[-1]) & (high + reach > axes.z[0])
+    return Tubes(tubes.start[near], tubes.end[near], tubes.radius[near])
+
+
+def _boxes(tubes: Tubes, axes: Axes, margin: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The first voxel, and the count of voxels, of each tube's box along (z, y, x)."""
+    reach = tubes.radius[:, None] + margin
+    low = np.minimum(tubes.start, tubes.end) - reach
+    high = np.maximum(tubes.start, tubes.end) + reach
+    pairs = [
+        (np.searchsorted(axes.z, low[:, 2]), np.searchsorted(axes.z, high[:, 2])),
+        (np.searchsorted(-axes.y, -high[:, 1]), np.searchsorted(-axes.y, -low[:, 1])),
+        (np.searchsorted(axes.x, low[:, 0]), np.searchsorted(axes.x, high[:, 0])),
+    ]
+    first = np.stack([start for start, _ in pairs], axis=1)
+    return first, np.stack([end - start for start, end in pairs], axis=1)
+
+
+def _distance(points: Array, start: Vectors, end: Vectors) -> NDArray[np.float64]:
+    """From points to the lines between two others, row by row."""
+    way, from_start = end - start, points - start
+    along = (from_start * way).sum(axis=1) / np.maximum((way * way).sum(axis=1), 1e-12)
+    nearest = from_start - np.clip(along, 0, 1)[:, None] * way
+    return np.sqrt((nearest * nearest).sum(axis=1))
