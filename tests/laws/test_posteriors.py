@@ -19,6 +19,7 @@ from medidiff.inverse import (
     AnyPosterior,
     CSGMLangevin,
     DiffPIR,
+    DiffusionMBIR,
     Gaussian,
     MomentMatching,
     PiGDM,
@@ -62,6 +63,7 @@ METHODS: list[Any] = [
     CSGMLangevin(),
     CSGMLangevin(pull="balanced"),
     RePaint(jump_length=2, repeats=2),
+    DiffusionMBIR(),
 ]
 NAMES = [
     f"{method.kind}-{index}" if METHODS[index - 1].kind == method.kind else method.kind
@@ -232,6 +234,7 @@ def test_every_method_comes_back_from_its_own_dictionary() -> None:
         lambda: Projection(strength=0.0),
         lambda: CSGMLangevin(step=2.5),
         lambda: RePaint(jump_length=0),
+        lambda: DiffusionMBIR(rho=0.0),
         lambda: Rician(0.0),
         lambda: Gaussian(torch.tensor([0.1, -0.1])),
         lambda: PoissonTransmission(photons=0.0),
