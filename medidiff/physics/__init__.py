@@ -8,5 +8,6 @@ singular value decomposition is known gets for nothing, is in operators.py.
 
 from medidiff.physics.image import BlockAverage, Mask
 from medidiff.physics.operators import DenseOperator, LinearOperator, SpectralOperator
+from medidiff.physics.window import Window
 
-__all__ = ["BlockAverage", "DenseOperator", "LinearOperator", "Mask", "SpectralOperator"]
+__all__ = ["BlockAverage", "DenseOperator", "LinearOperator", "Mask", "SpectralOperator", "Window"]

@@ -1,0 +1,118 @@
+"""What the heads share whose scan was measured through an operator: y = A clean + noise.
+
+A head says what was measured (`Measurement`, in model units); here posterior samples are drawn
+from the prior given that, all images and samples of a batch at once, and what can be told of them
+is told: the residual, the cost, whether the spread was ever found to be right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from medidiff import options
+from medidiff.diffusion import KeyedNoise
+from medidiff.errors import TaskError
+from medidiff.model import Model, evaluating
+from medidiff.tasks.base import Measurement, Problem, Solution
+from medidiff.tasks.calibrated import verdict
+from medidiff.tasks.defaults import Posterior, chosen_for
+
+MOST_AT_ONCE = 64  # images in a network call; more are drawn in turns
+
+
+class Sampled(Protocol):
+    """The options that such a head has."""
+
+    @property
+    def posterior(self) -> Posterior | None: ...
+
+    @property
+    def result(self) -> Literal["all", "mean", "sample"]: ...
+
+
+def check_image_space(model: Model, what: str) -> None:
+    """Errors: TaskError for a model whose network does not work on images."""
+    if model.spec.codec.kind != "identity":
+        raise TaskError(
+            f"{what} compares images with what was measured at every step, and {model.spec.name} "
+            f"works behind a codec ({model.spec.codec.kind}): use a model of images"
+        )
+
+
+def solved(head: Sampled, problem: Problem, model: Model, n: int, seed: int) -> Solution:
+    """Posterior samples of a problem with a measurement, and what can be said of them.
+
+    With n = 1 the point is the mean of the sampler's own number of draws (`Posterior.draws`), with
+    n > 1 that of the n samples, or the first sample where the head's `result` says so.
+    """
+    assert problem.measurement is not None
+    how = head.posterior or chosen_for(problem.measurement.kind)
+    count = n if n > 1 else (1 if head.result == "sample" else how.draws)
+    with torch.no_grad(), evaluating(model.network):
+        samples, cost = drawn(problem, model, how, count, seed)
+    point = samples[0] if head.result == "sample" else samples.mean(0)
+    facts = told(problem, model, how, point, n)
+    shown = samples if n > 1 else None
+    calls = how.steps * count
+    return Solution(point, calls, shown, facts=facts, cost=cost * count, kept=head.result)
+
+
+def drawn(
+    problem: Problem, model: Model, how: Posterior, n: int, seed: int
+) -> tuple[Tensor, float]:
+    """(n, batch, channel, *space) posterior samples and the forward-equivalent calls of each."""
+    measurement = problem.measurement
+    assert measurement is not None
+    members = [(case, sample) for case in range(len(problem.cases)) for sample in range(n)]
+    made: list[Tensor] = []
+    cost = 0.0
+    for first in range(0, len(members), MOST_AT_ONCE):
+        part = members[first : first + MOST_AT_ONCE]
+        images, cost = _part(problem, measurement, model, how, part, seed)
+        made.append(images)
+    batched = torch.cat(made).unflatten(0, (len(problem.cases), n))
+    return batched.transpose(0, 1), cost
+
+
+def _part(
+    problem: Problem,
+    measurement: Measurement,
+    model: Model,
+    how: Posterior,
+    members: Sequence[tuple[int, int]],
+    seed: int,
+) -> tuple[Tensor, float]:
+    cases = [case for case, _ in members]
+    condition = None if problem.condition is None else problem.condition[cases]
+    keys = problem.keys
+    return how.draw(
+        model.denoiser(condition),
+        measurement.operator(cases),
+        measurement.values[cases],
+        measurement.noise_std[cases],
+        torch.zeros_like(problem.given[cases]),
+        KeyedNoise(seed, [(keys[case], sample) for case, sample in members]),
+        model.spec.schedule,
+    )
+
+
+def told(
+    problem: Problem, model: Model, how: Posterior, point: Tensor, n: int
+) -> dict[str, object]:
+    """What the provenance says of a measured problem."""
+    measurement = problem.measurement
+    assert measurement is not None
+    everyone = range(len(problem.cases))
+    found = {
+        "measurement": measurement.kind,
+        "posterior": options.tree(how),
+        "residual": [round(float(x), 4) for x in measurement.residual(point, everyone)],
+        "sigma": list(problem.levels),
+    }
+    if n > 1:
+        found["uncertainty"] = verdict(model, measurement.kind, problem.levels, how)
+    return found
