@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 
-from medidiff.diffusion.levels import Denoise, Estimate, NoiseLevel
+from medidiff.diffusion.levels import Denoise, Estimate, NoiseLevel, scale
+from medidiff.diffusion.samplers import DDPM, AnySampler
 from medidiff.diffusion.sampling import Sampler, Step
-from medidiff.physics.operators import LinearOperator
+from medidiff.inverse.gradients import pulled
+from medidiff.inverse.problem import Plan, Problem
 from medidiff.types import Image, Tensor
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class DPS:
-    """`sampler` with each of its steps pushed down the distance to the measurement.
+    """The steps of `sampler`, each pushed down the distance to the measurement.
 
         x_to <- x_to - step_size * grad |y - A clean(x_now)|
 
@@ -29,20 +32,36 @@ class DPS:
     (`norms`), which makes an image depend on the others drawn with it.
     """
 
-    sampler: Sampler
-    operator: LinearOperator
-    measurement: Tensor
+    kind: Literal["dps"] = "dps"
     step_size: float = 1.0
     """zeta; the paper's experiments have 0.3 to 1 with the norm."""
-    distance: Literal["norm", "squared-norm"] = "norm"
-    """What is descended: the norm of the residual, or its square (the Gaussian log likelihood up to
-    a factor)."""
+    distance: Literal["norm", "squared-norm", "likelihood"] = "norm"
+    """What is descended: the norm of the residual, its square, or minus the log likelihood of
+    whatever noise it is."""
     norms: Literal["sample", "batch"] = "sample"
     """Whose residual the norm is of."""
+    gradient: Literal["network", "none"] = "network"
+    """network: through the denoiser; none: as if a white image were denoised, for the memory and
+    the cost of plain sampling."""
+    sampler: AnySampler = field(default_factory=DDPM)
+    """Whose steps are pushed."""
 
     def __post_init__(self) -> None:
         if not self.step_size >= 0:
-            raise ValueError(f"DPS needs step_size >= 0, got {self.step_size}")
+            raise ValueError(f"dps needs step_size >= 0, got {self.step_size}")
+
+    def plan(self, problem: Problem, denoise: Denoise, levels: Sequence[NoiseLevel]) -> Plan:
+        """Pushed steps along the path."""
+        return Plan(denoise, DPSSampler(self.sampler, problem, self), levels)
+
+
+@dataclass(frozen=True, eq=False)
+class DPSSampler:
+    """`sampler` with each of its steps pushed as `DPS` says."""
+
+    sampler: Sampler
+    problem: Problem
+    options: DPS = field(default_factory=DPS)
 
     @property
     def finishes(self) -> bool:
@@ -59,25 +78,32 @@ class DPS:
         else:
             asked = _known(denoise, x, now, here)
             moved, memory = self.sampler.step(asked, x, now, to, memory, at)
-        return moved - self.step_size * push, memory
+        return moved - self.options.step_size * push, memory
 
     def push(self, denoise: Denoise, x: Image, now: NoiseLevel) -> tuple[Estimate, Image]:
         """The estimate at x and the gradient of the distance with respect to x."""
-        with torch.enable_grad():
-            leaf = x.detach().requires_grad_()
-            here = denoise(leaf, now)
-            far = self.distances(here.clean)
-            (gradient,) = torch.autograd.grad(far.sum(), leaf)
-        spread = None if here.spread is None else here.spread.detach()
-        return Estimate(here.clean.detach(), here.eps.detach(), spread), gradient
+        if self.options.gradient == "network":
+            return pulled(denoise, x, now, self._slope)
+        here = denoise(x, now)
+        share = now.alpha / (now.alpha**2 + now.sigma**2)
+        return here, scale(share, x) * self._slope(here.clean)
 
     def distances(self, clean: Image) -> Tensor:
         """Of each image, (batch,), or of the whole batch, (1,)."""
-        residual = (self.measurement - self.operator.forward(clean)).flatten(1)
-        if self.norms == "batch":
+        problem, predicted = self.problem, self.problem.operator.forward(clean)
+        if self.options.distance == "likelihood":
+            return -problem.likelihood.log_density(predicted, problem.measurement)
+        residual = (problem.measurement - predicted).flatten(1)
+        if self.options.norms == "batch":
             residual = residual.reshape(1, -1)
         size = torch.linalg.vector_norm(residual, dim=1)
-        return size if self.distance == "norm" else size**2
+        return size if self.options.distance == "norm" else size**2
+
+    def _slope(self, clean: Image) -> Image:
+        with torch.enable_grad():
+            leaf = clean.detach().requires_grad_()
+            far = self.distances(leaf)
+            return torch.autograd.grad(far.sum(), leaf)[0]
 
 
 def _known(denoise: Denoise, x: Image, now: NoiseLevel, here: Estimate) -> Denoise:

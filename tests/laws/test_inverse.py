@@ -31,7 +31,16 @@ from medidiff.diffusion import (
     sample,
     start,
 )
-from medidiff.inverse import DDRM, DPS, pigdm
+from medidiff.inverse import (
+    DDRM,
+    DPS,
+    DDRMSampler,
+    DPSSampler,
+    Gaussian,
+    Problem,
+    ddrm_sampler,
+    pigdm,
+)
 from medidiff.physics import BlockAverage, DenseOperator, Mask
 
 SHAPE = (1, 4, 4)
@@ -121,13 +130,25 @@ class Guided:
     noise_std: float
 
 
+def problem_of(operator: Any, y: Tensor, noise_std: Any) -> Problem:
+    return Problem(operator, y, Gaussian(noise_std))
+
+
+def spectral(operator: Any, y: Tensor, noise_std: Any, **options: Any) -> DDRMSampler:
+    return ddrm_sampler(problem_of(operator, y, noise_std), DDRM(**options))
+
+
+def pushed(sampler: Any, operator: Any, y: Tensor, **options: Any) -> DPSSampler:
+    return DPSSampler(sampler, problem_of(operator, y, 0.05), DPS(**options))
+
+
 def draws(prior: Any, sampler: Any, count: int, steps: int = 30) -> Tensor:
     """Images of the posterior, (count, n)."""
     levels, noise = path(Karras(), EDM(), steps), noise_for(count)
     like = torch.zeros((count, *SHAPE), dtype=torch.float64)
-    begin = sampler.start if isinstance(sampler, DDRM) else start
+    begin = sampler.start if isinstance(sampler, DDRMSampler) else start
     if isinstance(sampler, Guided):
-        prior = pigdm(prior, sampler.operator, sampler.measurement, sampler.noise_std)
+        prior = pigdm(prior, problem_of(sampler.operator, sampler.measurement, sampler.noise_std))
         sampler = DDPM()
     x = begin(levels[0], noise, like)
     return sample(prior, x, levels, sampler, noise, EDM()).flatten(1)
@@ -139,8 +160,9 @@ def bias_and_spread(
     """Over eight signals, 100 images each, of the values that stay open: |mean error| in posterior
     deviations (of which 0.08 is the draws' own), and the ratio of deviations."""
     images = draws(prior, sampler, SIGNALS * EACH, steps).reshape(SIGNALS, EACH, COUNT)
-    y = sampler.measurement[::EACH]
-    mean, covariance = exact(prior, sampler.operator, y, max(noise_std, 1e-6))
+    problem = getattr(sampler, "problem", sampler)
+    y = problem.measurement[::EACH]
+    mean, covariance = exact(prior, problem.operator, y, max(noise_std, 1e-6))
     deviation = covariance.diagonal().clamp_min(0).sqrt()
     open_ = deviation > 1e-2
     bias = ((images.mean(1) - mean).abs() / deviation)[:, open_].mean()
@@ -156,7 +178,7 @@ def test_without_noise_ddrm_satisfies_its_measurement_and_with_noise_nearly(
     operator: Any, noise_std: float
 ) -> None:
     y = measured(operator, noise_std)
-    images = draws(SMOOTH, DDRM(operator, y.expand(20, *y.shape[1:]), noise_std), 20)
+    images = draws(SMOOTH, spectral(operator, y.expand(20, *y.shape[1:]), noise_std), 20)
     left = operator.forward(images.reshape(-1, *SHAPE)) - y
     assert float(left.abs().max()) < (1e-12 if noise_std == 0 else 5 * noise_std)
 
@@ -165,7 +187,7 @@ def test_on_independent_voxels_ddrm_draws_the_posterior_and_shrinks_it_by_fresh_
     """A step with eta = 1 forgets x_now but for the estimate, at any number of steps."""
     y = measured(MASK, 0.0, WHITE, SIGNALS, EACH)
     none, usual, all_fresh = (
-        bias_and_spread(DDRM(MASK, y, 0.0, eta=eta), 0.0, WHITE, 60) for eta in (0.0, 0.85, 1.0)
+        bias_and_spread(spectral(MASK, y, 0.0, eta=eta), 0.0, WHITE, 60) for eta in (0.0, 0.85, 1.0)
     )
     assert max(none[0], usual[0], all_fresh[0]) < 0.1
     assert none[1] == pytest.approx(1, abs=0.06)  # of which 0.05 is the last hops' length
@@ -182,7 +204,7 @@ def test_ddrm_is_biased_on_a_smooth_field_and_the_more_in_holes(
     operator: Any, bias_within: Any, spread_within: Any
 ) -> None:
     y = measured(operator, 0.05, SMOOTH, SIGNALS, EACH)
-    bias, spread = bias_and_spread(DDRM(operator, y, 0.05), 0.05, SMOOTH, 30)
+    bias, spread = bias_and_spread(spectral(operator, y, 0.05), 0.05, SMOOTH, 30)
     assert bias_within[0] < bias < bias_within[1]
     assert spread_within[0] < spread < spread_within[1]
 
@@ -195,7 +217,9 @@ def test_dps_is_biased_and_the_more_the_smaller_its_step(
     step_size: float, bias_within: Any, spread_within: Any
 ) -> None:
     y = measured(AVERAGE, 0.05, SMOOTH, SIGNALS, EACH)
-    bias, spread = bias_and_spread(DPS(DDPM(), AVERAGE, y, step_size), 0.05, SMOOTH, 60)
+    bias, spread = bias_and_spread(
+        pushed(DDPM(), AVERAGE, y, step_size=step_size), 0.05, SMOOTH, 60
+    )
     assert bias_within[0] < bias < bias_within[1]
     assert spread_within[0] < spread < spread_within[1]
 
@@ -211,7 +235,7 @@ def test_pigdm_is_less_biased_where_all_is_seen_coarsely() -> None:
 def test_pigdm_s_estimate_is_the_exact_one_of_unit_white_images(operator: Any) -> None:
     """There r^2 = sigma^2 / (alpha^2 + sigma^2) is the variance of the clean image given x."""
     noise_std, y = 0.2, measured(operator, 0.2, WHITE)
-    guided = pigdm(WHITE, operator, y.expand(5, *y.shape[1:]), noise_std)
+    guided = pigdm(WHITE, problem_of(operator, y.expand(5, *y.shape[1:]), noise_std))
     x = noise_for(5)(torch.zeros((5, *SHAPE), dtype=torch.float64), 3)
     for t in (0.1, 0.5, 0.9):
         level = VPLinear()(torch.tensor(t, dtype=torch.float64))
@@ -243,8 +267,8 @@ def test_dps_of_a_batch_equals_its_members_one_by_one(sampler: Any, distance: An
 def _dps(sampler: Any, y: Tensor, noise: Any, distance: Any, **options: Any) -> Tensor:
     levels = path(Karras(), EDM(), 6)
     x = start(levels[0], noise, torch.zeros((len(y), *SHAPE), dtype=torch.float64))
-    pushed = DPS(sampler, AVERAGE, y, 0.1, distance, **options)
-    return sample(SMOOTH, x, levels, pushed, noise, EDM())
+    steered = pushed(sampler, AVERAGE, y, step_size=0.1, distance=distance, **options)
+    return sample(SMOOTH, x, levels, steered, noise, EDM())
 
 
 def test_the_norm_over_the_batch_couples_its_members() -> None:
@@ -260,7 +284,7 @@ def test_ddrm_of_a_batch_equals_its_members_one_by_one() -> None:
     levels = path(Karras(), EDM(), 6)
 
     def run(y: Tensor, noise: KeyedNoise) -> Tensor:
-        ddrm = DDRM(MASK, y, 0.1)
+        ddrm = spectral(MASK, y, 0.1)
         x = ddrm.start(levels[0], noise, torch.zeros((len(y), *SHAPE), dtype=torch.float64))
         return sample(SMOOTH, x, levels, ddrm, noise, EDM())
 
@@ -276,15 +300,16 @@ def test_a_push_of_no_length_is_the_sampler_itself() -> None:
         levels, noise = path(Karras(), EDM(), 8), noise_for(1)
         x = start(levels[0], noise, torch.zeros((1, *SHAPE), dtype=torch.float64))
         plain = sample(SMOOTH, x, levels, sampler, noise, EDM())
-        pushed = sample(SMOOTH, x, levels, DPS(sampler, AVERAGE, y, 0.0), noise, EDM())
-        assert torch.allclose(plain, pushed, atol=1e-12)
+        unmoved = pushed(sampler, AVERAGE, y, step_size=0.0)
+        steered = sample(SMOOTH, x, levels, unmoved, noise, EDM())
+        assert torch.allclose(plain, steered, atol=1e-12)
 
 
 @pytest.mark.parametrize(("sampler", "calls"), [(DDPM(), 8), (DPMSolverPP(), 8), (Heun(), 15)])
 def test_dps_costs_the_calls_of_its_sampler(sampler: Any, calls: int) -> None:
     oracle, y = counted(SMOOTH), measured(AVERAGE, 0.1)
     x = torch.zeros((1, *SHAPE), dtype=torch.float64)
-    sample(oracle, x, path(Karras(), EDM(), 8), DPS(sampler, AVERAGE, y), noise_for(1), EDM())
+    sample(oracle, x, path(Karras(), EDM(), 8), pushed(sampler, AVERAGE, y), noise_for(1), EDM())
     assert oracle.calls == calls
 
 
@@ -292,7 +317,7 @@ def test_dps_costs_the_calls_of_its_sampler(sampler: Any, calls: int) -> None:
 def test_the_push_is_the_distance_s_gradient(distance: Any) -> None:
     level = VPLinear()(torch.tensor(0.4, dtype=torch.float64))
     x = noise_for(1)(torch.zeros((1, *SHAPE), dtype=torch.float64), 2)
-    dps = DPS(DDPM(), AVERAGE, measured(AVERAGE, 0.1), distance=distance)
+    dps = pushed(DDPM(), AVERAGE, measured(AVERAGE, 0.1), distance=distance)
     _, push = dps.push(SMOOTH, x, level)
     for place in (0, 7, 15):
         tiny = 1e-6 * UNITS[place : place + 1]
@@ -303,7 +328,7 @@ def test_the_push_is_the_distance_s_gradient(distance: Any) -> None:
 def test_the_last_hop_is_pushed_too() -> None:
     level, y = EDM()(torch.tensor(0.1, dtype=torch.float64)), measured(AVERAGE, 0.1)
     x = noise_for(1)(torch.zeros((1, *SHAPE), dtype=torch.float64), 2)
-    dps = DPS(DDPM(), AVERAGE, y, 0.7)
+    dps = pushed(DDPM(), AVERAGE, y, step_size=0.7)
     here, push = dps.push(SMOOTH, x, level)
     found = sample(SMOOTH, x, [level, CLEAN], dps, noise_for(1), EDM())
     assert torch.allclose(found, here.clean - 0.7 * push, atol=1e-12)
@@ -313,7 +338,7 @@ def test_the_last_hop_is_pushed_too() -> None:
 def test_a_measurement_that_is_met_pushes_nowhere() -> None:
     level = VPLinear()(torch.tensor(0.4, dtype=torch.float64))
     x = noise_for(1)(torch.zeros((1, *SHAPE), dtype=torch.float64), 2)
-    dps = DPS(DDPM(), AVERAGE, AVERAGE.forward(SMOOTH(x, level).clean))
+    dps = pushed(DDPM(), AVERAGE, AVERAGE.forward(SMOOTH(x, level).clean))
     assert bool((dps.push(SMOOTH, x, level)[1] == 0).all())
 
 
@@ -323,9 +348,13 @@ def test_few_steps_and_pure_noise_stay_finite(schedule: Any, steps: int) -> None
     y, noise = measured(MASK, 0.0), noise_for(1)
     x = torch.ones((1, *SHAPE), dtype=torch.float64)
     levels = path(Karras(), schedule, steps)
-    for sampler in (DDRM(MASK, y, 0.0), DDRM(MASK, y, 0.1, eta_missing=0.0), DPS(DDPM(), MASK, y)):
+    for sampler in (
+        spectral(MASK, y, 0.0),
+        spectral(MASK, y, 0.1, eta_missing=0.0),
+        pushed(DDPM(), MASK, y),
+    ):
         assert bool(sample(SMOOTH, x, levels, sampler, noise, schedule).isfinite().all())
-    guided = pigdm(SMOOTH, MASK, y, 0.1)
+    guided = pigdm(SMOOTH, problem_of(MASK, y, 0.1))
     assert bool(sample(guided, x, levels, DDPM(), noise, schedule).isfinite().all())
 
 
@@ -337,19 +366,18 @@ def test_ddrm_starts_from_noise_alone_where_there_is_no_image(
     y, noise = measured(MASK, noise_std), noise_for(1)
     like = torch.zeros((1, *SHAPE), dtype=torch.float64)
     levels = path(UniformTime(), schedule, 4)
-    ddrm = DDRM(MASK, y, noise_std)
+    ddrm = spectral(MASK, y, noise_std)
     x = ddrm.start(levels[0], noise, like)
     assert torch.allclose(x, start(levels[0], noise, like), atol=1e-4)
     assert bool(sample(SMOOTH, x, levels, ddrm, noise, schedule).isfinite().all())
 
 
 def test_options_that_mean_nothing_are_refused() -> None:
-    y = measured(MASK, 0.0)
     for wrong in (
-        lambda: DPS(DDPM(), MASK, y, -1.0),
-        lambda: DDRM(MASK, y, -0.1),
-        lambda: DDRM(MASK, y, 0.1, eta=1.5),
-        lambda: DDRM(MASK, y, 0.1, eta_b=-0.5),
+        lambda: DPS(step_size=-1.0),
+        lambda: Gaussian(-0.1),
+        lambda: DDRM(eta=1.5),
+        lambda: DDRM(eta_b=-0.5),
     ):
         with pytest.raises(ValueError, match="needs"):
             wrong()

@@ -14,9 +14,9 @@ from medidiff.conformance.recordings import Case, Unsupported, check_agrees, che
 from medidiff.diffusion.levels import Denoise, NoiseLevel
 from medidiff.diffusion.noise import TapeNoise
 from medidiff.diffusion.sampling import Step, walk
-from medidiff.inverse import DDRM, DPS
+from medidiff.inverse import DDRM, DPS, DDRMSampler, DPSSampler, Gaussian, Problem
 from medidiff.inverse.pigdm import guidance
-from medidiff.physics import DenseOperator, Mask, SpectralOperator
+from medidiff.physics import DenseOperator, Mask
 from medidiff.types import Image, Tensor
 
 PIGDM_NOISE = 0.02
@@ -41,7 +41,9 @@ def _ddrm(case: Case) -> None:
     # the recorded coefficients are those that are kept, channel after channel
     y = torch.zeros_like(case["x_init"])
     y[:, mask > 0] = case["y"]
-    sampler = DDRM(Mask(mask), y, meta["sigma_0"], meta["etaA"], meta["etaB"], meta["etaC"])
+    std = torch.tensor(meta["sigma_0"], dtype=torch.float64)
+    etas = DDRM(eta=meta["etaA"], eta_b=meta["etaB"], eta_missing=meta["etaC"])
+    sampler = DDRMSampler(Mask(mask), y, std, etas)
     levels = levels_at(
         table_of(meta.get("schedule", "linear")), [int(t) + 1 for t in case["timesteps"]]
     )
@@ -108,14 +110,16 @@ def _dps(case: Case) -> None:
     x, y = case["x_t"], case["y"]
     now, to = (schedule.after(int(meta["t"]) + offset) for offset in (1, 0))
     operator = DenseOperator(case["A"], tuple(x.shape[1:]))
-    sampler = DPS(_Given(case["x_prev_uncond"]), operator, y, meta["scale"], norms="batch")
+    options = DPS(step_size=meta["scale"], norms="batch")
+    problem = Problem(operator, y, Gaussian(PIGDM_NOISE))
+    sampler = DPSSampler(_Given(case["x_prev_uncond"]), problem, options)
     check_agrees("clean estimate", case.mixture(x, now).clean, case["x0_hat"])
     check_agrees("norm", sampler.distances(case["x0_hat"])[0], case["norm"])
     moved, _ = sampler.step(case.mixture, x, now, to, None, Step(0, 1, x, None, None))
     check_agrees("pushed step", moved, case["x_prev_cond"])
     if "pigdm_grad" in case:
-        check_agrees("PiGDM's gradient", _pigdm(case, operator, now), case["pigdm_grad"])
+        check_agrees("PiGDM's gradient", _pigdm(case, problem, now), case["pigdm_grad"])
 
 
-def _pigdm(case: Case, operator: SpectralOperator, now: NoiseLevel) -> Image:
-    return guidance(case.mixture, operator, case["y"], PIGDM_NOISE, case["x_t"], now)[1]
+def _pigdm(case: Case, problem: Problem, now: NoiseLevel) -> Image:
+    return guidance(case.mixture, problem, case["x_t"], now)[1]
