@@ -16,6 +16,7 @@ from torch import Tensor
 from medidiff import options
 from medidiff.diffusion import KeyedNoise
 from medidiff.errors import TaskError
+from medidiff.inverse import Drawn, Gaussian
 from medidiff.model import Model, evaluating
 from medidiff.tasks.base import Measurement, Problem, Solution
 from medidiff.tasks.calibrated import verdict
@@ -53,29 +54,29 @@ def solved(head: Sampled, problem: Problem, model: Model, n: int, seed: int) -> 
     how = head.posterior or chosen_for(problem.measurement.kind)
     count = n if n > 1 else (1 if head.result == "sample" else how.draws)
     with torch.no_grad(), evaluating(model.network):
-        samples, cost = drawn(problem, model, how, count, seed)
+        samples, calls, cost = drawn(problem, model, how, count, seed)
     point = samples[0] if head.result == "sample" else samples.mean(0)
     facts = told(problem, model, how, point, n)
     shown = samples if n > 1 else None
-    calls = how.steps * count
-    return Solution(point, calls, shown, facts=facts, cost=cost * count, kept=head.result)
+    return Solution(point, calls * count, shown, facts=facts, cost=cost * count, kept=head.result)
 
 
 def drawn(
     problem: Problem, model: Model, how: Posterior, n: int, seed: int
-) -> tuple[Tensor, float]:
-    """(n, batch, channel, *space) posterior samples and the forward-equivalent calls of each."""
+) -> tuple[Tensor, int, float]:
+    """(n, batch, channel, *space) posterior samples; calls and forward-equivalents of each."""
     measurement = problem.measurement
     assert measurement is not None
     members = [(case, sample) for case in range(len(problem.cases)) for sample in range(n)]
     made: list[Tensor] = []
-    cost = 0.0
+    calls, cost = 0, 0.0
     for first in range(0, len(members), MOST_AT_ONCE):
         part = members[first : first + MOST_AT_ONCE]
-        images, cost = _part(problem, measurement, model, how, part, seed)
-        made.append(images)
+        found = _part(problem, measurement, model, how, part, seed)
+        made.append(found.images)
+        calls, cost = found.calls, found.forward_equivalents
     batched = torch.cat(made).unflatten(0, (len(problem.cases), n))
-    return batched.transpose(0, 1), cost
+    return batched.transpose(0, 1), calls, cost
 
 
 def _part(
@@ -85,7 +86,7 @@ def _part(
     how: Posterior,
     members: Sequence[tuple[int, int]],
     seed: int,
-) -> tuple[Tensor, float]:
+) -> Drawn:
     cases = [case for case, _ in members]
     condition = None if problem.condition is None else problem.condition[cases]
     keys = problem.keys
@@ -93,7 +94,7 @@ def _part(
         model.denoiser(condition),
         measurement.operator(cases),
         measurement.values[cases],
-        measurement.noise_std[cases],
+        Gaussian(measurement.noise_std[cases]),
         torch.zeros_like(problem.given[cases]),
         KeyedNoise(seed, [(keys[case], sample) for case, sample in members]),
         model.spec.schedule,
