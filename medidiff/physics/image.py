@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from medidiff.physics.operators import SpectralOperator
+from medidiff.physics.operators import SpectralOperator, check_mask
 from medidiff.types import Image, Tensor
 
 
@@ -23,8 +23,7 @@ class Mask(SpectralOperator):
     mask: Tensor
 
     def __post_init__(self) -> None:
-        if not bool(((self.mask == 0) | (self.mask == 1)).all()):
-            raise ValueError("a mask holds 0 (missing) and 1 (measured) only")
+        check_mask(self.mask)
 
     @property
     def singular_values(self) -> Tensor:

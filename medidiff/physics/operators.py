@@ -84,7 +84,7 @@ class SpectralOperator(ABC):
     def prox(self, z: Image, y: Tensor, rho: float | Tensor) -> Image:
         """(A* A + rho)^-1 (A* y + rho z)."""
         spectrum = self.spectrum(z)
-        s, weight = _as_real(self.singular_values, spectrum), _per_image(rho, spectrum)
+        s, weight = _as_real(self.singular_values, spectrum), per_image(rho, spectrum)
         mixed = s * self.measured(y) + weight * spectrum
         return self.image(mixed / (s**2 + weight))
 
@@ -159,8 +159,17 @@ class DenseOperator(SpectralOperator):
         return torch.where(s > 0, placed, 0.0)
 
 
-def _per_image(value: float | Tensor, like: Tensor) -> float | Tensor:
-    """One number as it is, one an image in a shape that broadcasts over the batch."""
+def check_mask(mask: Tensor) -> None:
+    """Errors: ValueError for any value but 0 and 1."""
+    if not bool(((mask == 0) | (mask == 1)).all()):
+        raise ValueError("a mask holds 0 (missing) and 1 (measured) only")
+
+
+def per_image(value: float | Tensor, like: Tensor) -> float | Tensor:
+    """One number as it is, one an image in a shape that broadcasts over the batch.
+
+    It is real, where `like` is and in its precision, so that it does not widen it.
+    """
     if isinstance(value, Tensor) and value.ndim == 1:
         return _as_real(value, like).reshape(-1, *(1,) * (like.ndim - 1))
     return value

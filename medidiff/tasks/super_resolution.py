@@ -21,7 +21,8 @@ from medidiff.diffusion import KeyedNoise
 from medidiff.errors import TaskError
 from medidiff.evaluation.interpolation import cubic
 from medidiff.model import Model
-from medidiff.physics import BlockAverage, LinearOperator, Window
+from medidiff.physics import BlockAverage, LinearOperator
+from medidiff.physics.window import Window
 from medidiff.tasks.base import (
     Bench,
     Benchmarked,

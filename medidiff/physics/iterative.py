@@ -1,0 +1,125 @@
+"""Operators without a known decomposition: prox and inverse by conjugate gradients."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from medidiff.physics.operators import per_image
+from medidiff.types import Image, Tensor
+
+POWER_STEPS = 500
+POWER_TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True)
+class ConjugateGradients:
+    """When the iteration ends for an image: at a relative residual, or after so many steps."""
+
+    tolerance: float = 1e-6
+    steps: int = 100
+
+    def solve(self, normal: Callable[[Image], Image], right: Image, start: Image) -> Image:
+        """The x with normal(x) = right, from `start`; from 0 the smallest one of least squares.
+
+        Each image has its own step lengths and stops by itself, so that a batch gives what its
+        members give. `normal` is symmetric and not negative for the real inner product, which for
+        complex images is that of their real and imaginary parts.
+        Shapes: (batch, channel, *space).
+        Source: Hestenes and Stiefel 1952 (doi:10.6028/jres.049.044).
+        """
+        x, residual = start, right - normal(start)
+        direction, power = residual, _power(residual)
+        limit = self.tolerance**2 * _power(right)
+        for _ in range(self.steps):
+            active = power > limit
+            if not bool(active.any()):
+                break
+            applied = normal(direction)
+            length = _ratio(power, real_inner(direction, applied), active)
+            x = x + per_image(length, x) * direction
+            residual = residual - per_image(length, x) * applied
+            before, power = power, torch.where(active, _power(residual), power)
+            direction = residual + per_image(_ratio(power, before, active), x) * direction
+        return x
+
+
+class IterativeOperator(ABC):
+    """A linear operator known by `forward` and `adjoint` alone, with what follows from the two.
+
+    Real images with complex measurements are a real-linear problem: `adjoint` is then the real part
+    of the complex one, and every inner product here is the real one.
+    """
+
+    solver: ConjugateGradients
+    """When the conjugate gradients of `prox` and `pseudo_inverse` end."""
+
+    @property
+    @abstractmethod
+    def template(self) -> Image:
+        """Images (1 or batch, channel, *space) of the domain: their size, precision and device."""
+
+    @abstractmethod
+    def forward(self, x: Image) -> Tensor:
+        """A x."""
+
+    @abstractmethod
+    def adjoint(self, y: Tensor) -> Image:
+        """A* y."""
+
+    def normal(self, x: Image) -> Image:
+        """A* A x."""
+        return self.adjoint(self.forward(x))
+
+    def prox(self, z: Image, y: Tensor, rho: float | Tensor) -> Image:
+        """(A* A + rho)^-1 (A* y + rho z), begun at z."""
+        weight = per_image(rho, z)
+        return self.solver.solve(
+            lambda x: self.normal(x) + weight * x, self.adjoint(y) + weight * z, z
+        )
+
+    def pseudo_inverse(self, y: Tensor, ridge: float = 0.0) -> Image:
+        """(A* A + ridge)^-1 A* y; without a ridge the iteration tends to the smallest solution.
+
+        An ill-conditioned operator is not inverted to the end by the solver's steps: what its small
+        singular values hold is then left out, which spares the noise in them.
+        """
+        right = self.adjoint(y)
+        return self.solver.solve(
+            lambda x: self.normal(x) + ridge * x, right, torch.zeros_like(right)
+        )
+
+    def norm(self) -> float:
+        """The largest singular value, by the power method."""
+        return self._norm
+
+    @cached_property
+    def _norm(self) -> float:
+        generator = torch.Generator().manual_seed(0)
+        like = self.template
+        x = torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)
+        found = 0.0
+        for _ in range(POWER_STEPS):
+            x = self.normal(x / per_image(_power(x).sqrt(), x))
+            previous, found = found, float(_power(x).max().sqrt())
+            if abs(found - previous) <= POWER_TOLERANCE * found:
+                break
+        return found**0.5
+
+
+def real_inner(one: Tensor, other: Tensor) -> Tensor:
+    """Re <one, other> of each image, (batch,)."""
+    return (one.conj() * other).real.flatten(1).sum(1)
+
+
+def _power(x: Tensor) -> Tensor:
+    return real_inner(x, x)
+
+
+def _ratio(above: Tensor, below: Tensor, active: Tensor) -> Tensor:
+    """above / below for images still at work, 0 for the others."""
+    return torch.where(active & (below > 0), above / below, 0.0)

@@ -1,0 +1,176 @@
+"""Which places of k-space are sampled, at a stated acceleration."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from medidiff.types import Tensor
+
+DENSITY_WIDTH = 0.15  # standard deviation of the Gaussian density, as a share of each axis
+DISC_GROWTH = 3.0  # a Poisson disc at the end of k-space over one in the middle
+BISECTIONS = 14
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """A pattern of Cartesian sampling; `mask(shape, seed)` draws one.
+
+    acceleration: voxels of k-space over samples, those of the autocalibration region counted.
+    centre_fraction: the share of each undersampled axis that is sampled fully, in the middle.
+    axes: which axes are undersampled (phase encoding), the last alone by default; the others are
+    sampled fully. One axis gives lines, two points or lines of a volume.
+    Errors: ValueError for options that contradict each other, also when a mask is drawn.
+    """
+
+    kind: Literal["gaussian", "uniform", "equispaced", "poisson-disc"] = "gaussian"
+    acceleration: float = 4.0
+    centre_fraction: float = 0.08
+    axes: tuple[int, ...] = (-1,)
+
+    def __post_init__(self) -> None:
+        if self.acceleration < 1 or not 0 <= self.centre_fraction <= 1 or not self.axes:
+            raise ValueError(
+                "a sampling needs an acceleration of at least 1, a centre fraction in [0, 1] and "
+                f"an axis; found {self.acceleration}, {self.centre_fraction}, {self.axes}"
+            )
+
+    def mask(self, shape: tuple[int, ...], seed: int = 0) -> Tensor:
+        """0 and 1 over the space `shape`, on the CPU; the same seed gives the same mask."""
+        axes = sorted(axis % len(shape) for axis in self.axes)
+        sizes = tuple(shape[axis] for axis in axes)
+        drawn = self._drawn(sizes, torch.Generator().manual_seed(seed))
+        placed = [size if axis in axes else 1 for axis, size in enumerate(shape)]
+        return drawn.float().reshape(placed).expand(shape).contiguous()
+
+    def _drawn(self, sizes: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        centre = _centre(sizes, self.centre_fraction)
+        total = round(math.prod(sizes) / self.acceleration)
+        left = total - int(centre.sum())
+        if left < 0:
+            raise ValueError(
+                f"the autocalibration region holds {int(centre.sum())} of {math.prod(sizes)} "
+                f"places, more than an acceleration of {self.acceleration:g} allows ({total}): "
+                "lower centre_fraction or acceleration"
+            )
+        if left == 0:
+            return centre
+        match self.kind:
+            case "gaussian":
+                order = _weighted_order(-0.5 * (_distance(sizes) / DENSITY_WIDTH) ** 2, generator)
+            case "uniform":
+                order = _weighted_order(torch.zeros(sizes, dtype=torch.float64), generator)
+            case "equispaced":
+                order = _lattice_order(
+                    sizes, (math.prod(sizes) - int(centre.sum())) / left, generator
+                )
+            case "poisson-disc":
+                order = _disc_order(centre, left, generator)
+        first = order.masked_fill(centre, math.inf).flatten().argsort(stable=True)[:left]
+        return centre.flatten().index_fill(0, first, True).reshape(sizes)
+
+
+def _centre(sizes: tuple[int, ...], fraction: float) -> Tensor:
+    """The box of autocalibration samples around zero frequency (n // 2)."""
+    inside = torch.ones(sizes, dtype=torch.bool)
+    for axis, size in enumerate(sizes):
+        lines, places = round(size * fraction), torch.arange(size)
+        start = size // 2 - lines // 2
+        along = (places >= start) & (places < start + lines)
+        inside &= along.reshape([-1 if each == axis else 1 for each in range(len(sizes))])
+    return inside
+
+
+def _distance(sizes: tuple[int, ...]) -> Tensor:
+    """From zero frequency, in shares of each axis: 1/2 at the end of an axis."""
+    squares = torch.zeros(sizes, dtype=torch.float64)
+    for axis, size in enumerate(sizes):
+        along = (torch.arange(size, dtype=torch.float64) - size // 2) / size
+        squares += along.reshape([-1 if each == axis else 1 for each in range(len(sizes))]) ** 2
+    return squares.sqrt()
+
+
+def _weighted_order(log_density: Tensor, generator: torch.Generator) -> Tensor:
+    """Keys whose smallest are a draw without replacement by density.
+
+    Source: Efraimidis and Spirakis 2006 (doi:10.1016/j.ipl.2005.11.003), in the logarithm.
+    """
+    uniform = torch.rand(log_density.shape, generator=generator, dtype=torch.float64)
+    return (-uniform.log()).log() - log_density
+
+
+def _lattice_order(sizes: tuple[int, ...], spacing: float, generator: torch.Generator) -> Tensor:
+    """The phase of a lattice with one point in `spacing` places, sheared from line to line.
+
+    Sheared, as neighbouring lines would otherwise fold the same voxels onto each other (CAIPI).
+    """
+    shear, step = max(1, round(math.sqrt(spacing))), 1
+    phase = torch.rand(1, generator=generator, dtype=torch.float64) * spacing
+    for axis in reversed(range(len(sizes))):
+        along = step * torch.arange(sizes[axis], dtype=torch.float64)
+        phase = phase + along.reshape([-1 if each == axis else 1 for each in range(len(sizes))])
+        step *= shear
+    return phase.remainder(spacing)
+
+
+def _disc_order(centre: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Keys whose `count` smallest keep a distance that grows away from the middle.
+
+    The distance is the largest at which a random order still fills enough places.
+    Source: Bridson 2007 (doi:10.1145/1278780.1278807) for the discs, Lustig et al. 2007
+    (doi:10.1002/mrm.21391) for the density that falls away from the middle.
+    Differs: places of the grid in a random order, all at once, in place of darts one by one.
+    """
+    sizes = tuple(centre.shape)
+    order = torch.rand(sizes, generator=generator, dtype=torch.float64)
+    growth = 1 + (DISC_GROWTH - 1) * 2 * _distance(sizes)
+    low, high = 0.0, 2.0 * math.prod(sizes) ** (1 / len(sizes)) / count ** (1 / len(sizes))
+    kept = torch.ones(sizes, dtype=torch.bool)
+    for _ in range(BISECTIONS):
+        radius = (low + high) / 2
+        found = _apart(order, radius * growth, centre)
+        if int((found & ~centre).sum()) >= count:
+            low, kept = radius, found
+        else:
+            high = radius
+    return order + (~kept).double()
+
+
+def _apart(order: Tensor, radius: Tensor, centre: Tensor) -> Tensor:
+    """Places in their order, each kept if none that was kept is within its radius."""
+    longest = [min(int(radius.max()), size - 1) for size in order.shape]
+    reach = [torch.arange(-each, each + 1) for each in longest]
+    steps = torch.stack(torch.meshgrid(*reach, indexing="ij"), -1).flatten(0, -2)
+    lengths = steps.double().norm(dim=1)
+    near = [
+        (tuple(step.tolist()), float(length))
+        for step, length in zip(steps, lengths, strict=True)
+        if 0 < length < float(radius.max())
+    ]
+    kept, open_ = centre.clone(), ~centre
+    for step, length in near:
+        open_ &= ~(_shifted(centre.double(), step, 0.0).bool() & (length < radius))
+    while bool(open_.any()):
+        waiting = torch.where(open_, order, math.inf)
+        first = open_.clone()
+        for step, length in near:
+            first &= ~((_shifted(waiting, step, math.inf) < waiting) & (length < radius))
+        kept |= first
+        open_ &= ~first
+        for step, length in near:
+            open_ &= ~(_shifted(first.double(), step, 0.0).bool() & (length < radius))
+    return kept
+
+
+def _shifted(values: Tensor, step: tuple[int, ...], fill: float) -> Tensor:
+    """values at each place plus `step`, `fill` beyond the grid."""
+    shifted = torch.full_like(values, fill)
+    to, of = [], []
+    for size, by in zip(values.shape, step, strict=True):
+        to.append(slice(max(0, -by), size - max(0, by)))
+        of.append(slice(max(0, by), size + min(0, by)))
+    shifted[tuple(to)] = values[tuple(of)]
+    return shifted

@@ -1,0 +1,79 @@
+import math
+
+import pytest
+import torch
+
+from medidiff.physics import Sampling
+
+KINDS = ("gaussian", "uniform", "equispaced", "poisson-disc")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("shape", "axes"), [((12, 64), (-1,)), ((30, 26), (0, 1)), ((3, 20, 24), (1, 2))]
+)
+@pytest.mark.parametrize("acceleration", [2, 5.5])
+def test_the_stated_acceleration_is_met(kind, shape, axes, acceleration):
+    mask = Sampling(kind, acceleration, 0.1, axes).mask(shape, seed=3)
+    places = math.prod(shape[axis] for axis in axes)
+    one = mask.numel() / places
+    assert mask.shape == shape
+    assert float(mask.sum()) == one * round(places / acceleration)
+    assert set(mask.unique().tolist()) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_middle_is_sampled_fully_and_other_axes_too(kind):
+    mask = Sampling(kind, 4, 0.08, (1, 2)).mask((5, 50, 50), seed=1)
+    assert bool((mask[:, 23:27, 23:27] == 1).all())
+    assert bool((mask == mask[:1]).all())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_seed_is_a_mask(kind):
+    sampling = Sampling(kind, 4, 0.08)
+    before = torch.random.get_rng_state()
+    one, same, other = (sampling.mask((8, 96), seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_equispaced_lines_have_two_spacings_at_most():
+    mask = Sampling("equispaced", 4, 0.0).mask((1, 96), seed=5)[0]
+    assert set(mask.nonzero().flatten().diff().tolist()) == {4}
+    lines = Sampling("equispaced", 3.7, 0.0).mask((1, 100), seed=5)[0].nonzero().flatten()
+    assert set(lines.diff().tolist()) <= {3, 4}
+
+
+def test_points_of_a_poisson_disc_keep_their_distance_and_thin_out():
+    mask = Sampling("poisson-disc", 6, 0.0, (0, 1)).mask((60, 60), seed=2)
+    points = mask.nonzero().double()
+    nearest = torch.cdist(points, points).fill_diagonal_(math.inf).amin(1)
+    middle = (points - 30).norm(dim=1) < 10
+    edge = (points - 30).abs().amax(1) > 24
+    assert float(nearest[edge].min()) > float(nearest[middle].min())
+    assert float(mask[20:40, 20:40].mean()) > 2 * float(mask.mean())
+    random = Sampling("gaussian", 6, 0.0, (0, 1)).mask((60, 60), seed=2).nonzero().double()
+    assert float(torch.cdist(random, random).fill_diagonal_(math.inf).min()) == 1
+
+
+def test_a_gaussian_density_falls_from_the_middle():
+    sampling = Sampling("gaussian", 4, 0.0)
+    mean = torch.stack([sampling.mask((1, 100), seed=seed)[0] for seed in range(200)]).mean(0)
+    middle, half, end = (float(mean[a:b].mean()) for a, b in ((45, 55), (25, 30), (0, 5)))
+    assert middle > 2 * half > 8 * end
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: Sampling("gaussian", 0.5),
+        lambda: Sampling("gaussian", 4, 1.5),
+        lambda: Sampling("gaussian", 4, axes=()),
+        lambda: Sampling("gaussian", 8, 0.5).mask((8, 64)),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(wrong):
+    with pytest.raises(ValueError, match="acceleration"):
+        wrong()
