@@ -16,10 +16,11 @@ from medidiff.errors import TaskError
 from medidiff.tasks.base import Head
 from medidiff.tasks.denoise import Denoising
 from medidiff.tasks.inpaint import Inpainting
+from medidiff.tasks.reconstruct import Reconstruction
 from medidiff.tasks.super_resolution import SuperResolution
 from medidiff.tasks.synthesis import Synthesis
 
-AnyHead: TypeAlias = Synthesis | Denoising | SuperResolution | Inpainting
+AnyHead: TypeAlias = Synthesis | Denoising | Reconstruction | SuperResolution | Inpainting
 BUILT_IN: tuple[type[AnyHead], ...] = get_args(AnyHead)
 GROUP = "medidiff.heads"
 
@@ -28,6 +29,7 @@ __all__ = [
     "Denoising",
     "Head",
     "Inpainting",
+    "Reconstruction",
     "SuperResolution",
     "Synthesis",
     "head",

@@ -52,6 +52,19 @@ class Needs:
 
 
 @dataclass(frozen=True, eq=False)
+class Signal:
+    """The same measurement as the scanner gave it, for methods that know no prior.
+
+    Shapes: values (batch, ...) in units of the signal; noise_std (batch,).
+    """
+
+    operator: Callable[[Sequence[int]], LinearOperator]
+    """On the measured grid; complex images where a phase is not known."""
+    values: Tensor
+    noise_std: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Measurement:
     """y = A clean + noise, for each image of a batch, in model units.
 
@@ -66,7 +79,8 @@ class Measurement:
     count: Tensor
     """Real numbers that were measured of each image."""
     kind: str
-    """What was measured how, such as "mri 8 coils": what a calibration is true for."""
+    """What was measured how, such as "mri 8 coils R=4": what a calibration is true for."""
+    signal: Signal | None = None
 
     def residual(self, clean: Tensor, members: Sequence[int]) -> Tensor:
         """||A clean - y|| / (noise_std sqrt(count)) of images of some members, (images,) on the

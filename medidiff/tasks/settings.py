@@ -47,20 +47,6 @@ class Setting:
     """Where else it is judged (`psnr_region`), such as a hole: boolean, (batch, 1, *space)."""
 
 
-def chosen_settings(settings: Sequence[Setting], names: Sequence[str] | None) -> list[Setting]:
-    """Those that are asked for, all unless told.
-
-    Errors: ValueError for a name that there is not.
-    """
-    if names is None:
-        return [*settings]
-    known = {setting.name: setting for setting in settings}
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise ValueError(f"no setting {unknown[0]!r}; there are {', '.join(map(repr, known))}")
-    return [known[name] for name in names]
-
-
 def judged(settings: Sequence[Setting], bench: Bench) -> Benchmarked:
     """One row a test subject, setting and method, and the first cases as examples."""
     rows: list[Row] = []
@@ -92,6 +78,18 @@ def simulated(setting: Setting, cases: Sequence[Case], seed: int) -> list[Case]:
     return setting.simulate(cases, noise)
 
 
+def as_the_truth(images: Tensor, problem: Problem, cases: Sequence[Case]) -> Tensor:
+    """Images in the problem's model units, whose line may be estimated, in those of clean cases.
+
+    Both lines lead to the units of the signal.
+    """
+    back = [
+        clean.scale.normalise(case.scale.inverse(image, axis=0), axis=0)
+        for image, case, clean in zip(images.cpu(), problem.cases, cases, strict=True)
+    ]
+    return torch.stack(back)
+
+
 def tune(setting: Setting, bench: Bench) -> list[Tuned]:
     """Each rival at the parameter of the highest mean PSNR in the head on the first validation
     scans; a best parameter at an end of the grid is followed outwards."""
@@ -101,7 +99,7 @@ def tune(setting: Setting, bench: Bench) -> list[Tuned]:
     region = _region(setting, problem, clean)
 
     def score(rival: Rival, parameter: float) -> float:
-        estimate = rival.solve(problem, parameter).cpu()
+        estimate = as_the_truth(rival.solve(problem, parameter), problem, cases)
         return float(psnr(estimate, clean, data_range=WINDOW, region=region).mean())
 
     found = []
