@@ -12,6 +12,7 @@ from torch import Tensor
 from medidiff.physics import (
     BlockAverage,
     CartesianMRI,
+    CircularBlur,
     ConjugateGradients,
     DenseOperator,
     FanBeam,
@@ -21,7 +22,10 @@ from medidiff.physics import (
     SenseMRI,
     SpectralOperator,
     Tomography,
+    ZeroPaddedBlur,
+    bicubic_downsampling,
     even_angles,
+    gaussian_blur,
 )
 
 
@@ -104,6 +108,17 @@ OPERATORS: list[tuple[str, Any, tuple[int, ...]]] = [
         "complex matrix",
         DenseOperator(drawn((10, 24), 7, torch.complex128), (1, 4, 6)),
         (1, 4, 6),
+    ),
+    ("bicubic", bicubic_downsampling((6, 8), (2, 4)), (2, 6, 8)),
+    ("bicubic of a volume", bicubic_downsampling((4, 3, 6), (2, 1, 3)), (1, 4, 3, 6)),
+    ("Gaussian blur", gaussian_blur((7, 6), (0.6, 0.4)), (2, 7, 6)),
+    ("Gaussian blur of a volume", gaussian_blur((4, 3, 6), (0.3, 0.5, 0.4)), (1, 4, 3, 6)),
+    ("circular blur", CircularBlur(drawn((3, 5), 8), (6, 7)), (2, 6, 7)),
+    ("circular blur of a volume", CircularBlur(drawn((3, 1, 3), 9), (4, 2, 6)), (1, 4, 2, 6)),
+    (
+        "zero-padded blur",
+        ZeroPaddedBlur(drawn((3, 5), 8), (6, 7), TO_THE_END),
+        (2, 6, 7),
     ),
     *FOURIER,
     *SENSE,
