@@ -81,6 +81,8 @@ class Measurement:
     kind: str
     """What was measured how, such as "mri 8 coils R=4": what a calibration is true for."""
     signal: Signal | None = None
+    refined: Callable[[Tensor], Measurement] | None = None
+    """Images -> the measurement with what was estimated of it (a phase) estimated anew."""
 
     def residual(self, clean: Tensor, members: Sequence[int]) -> Tensor:
         """||A clean - y|| / (noise_std sqrt(count)) of images of some members, (images,) on the

@@ -27,6 +27,7 @@ from medidiff.physics import (
 from medidiff.physics.coils import ESPIRiT, calibration_box, phase_of_centre
 from medidiff.physics.window import Placed, centred_on
 from medidiff.tasks.base import Measurement, Problem, Signal
+from medidiff.tasks.phase import fitted_phase
 from medidiff.tasks.restoration import WINDOW
 
 BRIGHT = 0.99  # this quantile of a low-resolution magnitude lies at the top of the window
@@ -60,10 +61,9 @@ class Cartesian:
         size = model.spec.space.size
         kspace, mask = stacked(cases, "kspace", model), stacked(cases, "mask", model)
         mask = mask.to(kspace.real.dtype)
-        kspace, grid = kspace * mask, tuple(kspace.shape[2:])
+        kspace = kspace * mask
         boxes = [_box(each[0]) for each in mask.cpu()]
         coils = self._coils(cases, kspace, boxes, model)
-        phase = _phases(cases, kspace, boxes, coils, model)
         sigma = torch.tensor([*map(self._level, cases, kspace, mask)], dtype=torch.float64)
         bright = _brightness(kspace, boxes, coils)
         scaled = tuple(
@@ -71,34 +71,12 @@ class Cartesian:
             for case, top in zip(cases, bright, strict=True)
         )
 
-        def operator(members: Sequence[int]) -> LinearOperator:
-            chosen = [*members]
-            seen = None if coils is None else coils[chosen]
-            known = CartesianMRI(mask[chosen], seen, phase[chosen], STEPS)
-            return known if grid == size else Placed(known, size, grid, _blank(chosen))
-
-        def complex_images(members: Sequence[int]) -> LinearOperator:
-            chosen = [*members]
-            return CartesianMRI(mask[chosen], None if coils is None else coils[chosen], None, EXACT)
-
-        def _blank(members: Sequence[int]) -> Tensor:
-            return torch.zeros((len(members), 1, *size), device=kspace.device)
-
-        everyone = range(len(cases))
-        gain, offset = lines(scaled)
-        blank = _blank(everyone)
-        shift = operator(everyone).forward(blank + per_case(offset, blank))
-        count = 2 * mask.flatten(1).sum(1).cpu().double() * kspace.shape[1]
-        measurement = Measurement(
-            operator,
-            per_case(gain, kspace) * kspace + shift,
-            gain * sigma,
-            count,
-            kind_of(mask, kspace.shape[1]),
-            Signal(complex_images, kspace, sigma),
-        )
-        levels = tuple((gain * sigma / WINDOW).tolist())
-        return Problem(blank, scaled, levels, measurement=measurement)
+        made = _Made(kspace, mask, coils, sigma, scaled, size)
+        known = "phase" in cases[0].beside
+        phase = _phases(cases, kspace, boxes, coils, model)
+        blank = torch.zeros((len(cases), 1, *size), device=kspace.device)
+        levels = tuple((lines(scaled)[0] * sigma / WINDOW).tolist())
+        return Problem(blank, scaled, levels, measurement=made.with_phase(phase, known))
 
     def _level(self, case: Case, kspace: Tensor, mask: Tensor) -> float:
         if "sigma" in case.beside:
@@ -134,6 +112,78 @@ class Cartesian:
         for y, box in zip(kspace, boxes, strict=True):  # a calibration region each
             width = min(min(box), method.calibration)
             found.append(replace(method, calibration=width).maps(y[None]))
+        return torch.cat(found)
+
+
+@dataclass(frozen=True, eq=False)
+class _Made:
+    """All of a batch's measurement but its phase."""
+
+    kspace: Tensor
+    mask: Tensor
+    coils: Tensor | None
+    sigma: Tensor
+    cases: tuple[Case, ...]
+    size: tuple[int, ...]
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        return tuple(self.kspace.shape[2:])
+
+    def with_phase(self, phase: Tensor, known: bool) -> Measurement:
+        """In model units; a phase that is not known can be refined."""
+        everyone = range(len(self.cases))
+        gain, offset = lines(self.cases)
+
+        def operator(members: Sequence[int]) -> LinearOperator:
+            return self.operator(members, phase)
+
+        ones = torch.ones((len(self.cases), 1, *self.size), device=self.kspace.device)
+        shift = operator(everyone).forward(per_case(offset, ones) * ones)
+        return Measurement(
+            operator,
+            per_case(gain, self.kspace) * self.kspace + shift,
+            gain * self.sigma,
+            2 * self.mask.flatten(1).sum(1).cpu().double() * self.kspace.shape[1],
+            kind_of(self.mask, self.kspace.shape[1]),
+            Signal(self.complex_images, self.kspace, self.sigma),
+            None if known else lambda images: self.with_phase(self.refined(images, phase), False),
+        )
+
+    def operator(self, members: Sequence[int], phase: Tensor) -> LinearOperator:
+        """On real images of the model's grid."""
+        chosen = [*members]
+        coils = None if self.coils is None else self.coils[chosen]
+        found = CartesianMRI(self.mask[chosen], coils, phase[chosen], STEPS)
+        if self.grid == self.size:
+            return found
+        like = torch.zeros((1, 1, *self.size), device=self.kspace.device)
+        return Placed(found, self.size, self.grid, like)
+
+    def complex_images(self, members: Sequence[int]) -> LinearOperator:
+        """On complex images of the measured grid."""
+        chosen = [*members]
+        coils = None if self.coils is None else self.coils[chosen]
+        return CartesianMRI(self.mask[chosen], coils, None, EXACT)
+
+    def refined(self, images: Tensor, phase: Tensor) -> Tensor:
+        """The phases that fit all samples, given images in model units."""
+        signal = torch.stack(
+            [
+                case.scale.inverse(image, axis=0)
+                for case, image in zip(self.cases, images, strict=True)
+            ]
+        )
+        magnitude = centred_on(signal, self.grid)
+        found = [
+            fitted_phase(
+                self.complex_images([index]).forward,
+                self.kspace[index, None],
+                magnitude[index, None],
+                phase[index, None],
+            )
+            for index in range(len(self.cases))
+        ]
         return torch.cat(found)
 
 

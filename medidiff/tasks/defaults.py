@@ -29,7 +29,13 @@ class Posterior:
     spacing: Annotated[AnySpacing, Field(discriminator="kind")] = Karras()
     """Where the levels lie."""
 
+    pilots: int = 2
+    """Where a phase is estimated: quick samples before, each of which makes it better."""
+    pilot_steps: int = 10
+
     def __post_init__(self) -> None:
+        if self.pilots < 0 or self.pilot_steps < 1:
+            raise ValueError("pilots must be at least 0 and pilot_steps at least 1")
         if self.steps < 1 or self.draws < 1:
             raise ValueError("steps and draws must be at least 1")
 

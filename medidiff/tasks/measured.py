@@ -8,6 +8,7 @@ is told: the residual, the cost, whether the spread was ever found to be right.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal, Protocol
 
 import torch
@@ -54,11 +55,39 @@ def solved(head: Sampled, problem: Problem, model: Model, n: int, seed: int) -> 
     how = head.posterior or chosen_for(problem.measurement.kind)
     count = n if n > 1 else (1 if head.result == "sample" else how.draws)
     with torch.no_grad(), evaluating(model.network):
+        problem, before = piloted(problem, model, how, seed)
         samples, calls, cost = drawn(problem, model, how, count, seed)
     point = samples[0] if head.result == "sample" else samples.mean(0)
     facts = told(problem, model, how, point, n)
     shown = samples if n > 1 else None
-    return Solution(point, calls * count, shown, facts=facts, cost=cost * count, kept=head.result)
+    return Solution(
+        point,
+        calls * count + round(before),
+        shown,
+        facts=facts,
+        cost=cost * count + before,
+        kept=head.result,
+    )
+
+
+PILOT_NOISE = 4.0  # times the noise: what is not right yet is not to be followed to the letter
+
+
+def piloted(problem: Problem, model: Model, how: Posterior, seed: int) -> tuple[Problem, float]:
+    """The problem with its estimated phase made better by quick samples, and their cost an image.
+
+    Nothing is done where all is known.
+    """
+    quick, total = replace(how, steps=how.pilot_steps, draws=1), 0.0
+    for pilot in range(how.pilots):
+        measurement = problem.measurement
+        if measurement is None or measurement.refined is None:
+            break
+        loose = replace(measurement, noise_std=PILOT_NOISE * measurement.noise_std)
+        rough, _, cost = drawn(replace(problem, measurement=loose), model, quick, 1, seed + pilot)
+        problem = replace(problem, measurement=measurement.refined(rough[0]))
+        total += cost
+    return problem, total
 
 
 def drawn(

@@ -78,14 +78,15 @@ def simulated(setting: Setting, cases: Sequence[Case], seed: int) -> list[Case]:
     return setting.simulate(cases, noise)
 
 
-def as_the_truth(images: Tensor, problem: Problem, cases: Sequence[Case]) -> Tensor:
-    """Images in the problem's model units, whose line may be estimated, in those of clean cases.
+def as_the_truth(images: Tensor, problem: Problem, given: Sequence[Case]) -> Tensor:
+    """Images in the problem's model units, whose line may be estimated, in those of the truth.
 
-    Both lines lead to the units of the signal.
+    The line of a problem's case leads to the units of the signal, that of what it was given from
+    there to the truth.
     """
     back = [
-        clean.scale.normalise(case.scale.inverse(image, axis=0), axis=0)
-        for image, case, clean in zip(images.cpu(), problem.cases, cases, strict=True)
+        known.scale.normalise(case.scale.inverse(image, axis=0), axis=0)
+        for image, case, known in zip(images.cpu(), problem.cases, given, strict=True)
     ]
     return torch.stack(back)
 
@@ -94,12 +95,13 @@ def tune(setting: Setting, bench: Bench) -> list[Tuned]:
     """Each rival at the parameter of the highest mean PSNR in the head on the first validation
     scans; a best parameter at an end of the grid is followed outwards."""
     cases = bench.validation[:TUNING_CASES]
-    problem = setting.head.prepare(simulated(setting, cases, bench.seed), bench.model)
+    given = simulated(setting, cases, bench.seed)
+    problem = setting.head.prepare(given, bench.model)
     clean = torch.stack([case.images for case in cases])
     region = _region(setting, problem, clean)
 
     def score(rival: Rival, parameter: float) -> float:
-        estimate = as_the_truth(rival.solve(problem, parameter), problem, cases)
+        estimate = as_the_truth(rival.solve(problem, parameter), problem, given)
         return float(psnr(estimate, clean, data_range=WINDOW, region=region).mean())
 
     found = []
@@ -130,7 +132,8 @@ def best_parameter(rival: Rival, score: Callable[[Rival, float], float]) -> floa
 def _batch(
     setting: Setting, tuned: Sequence[Tuned], cases: Sequence[Case], bench: Bench
 ) -> tuple[list[Row], list[Mapping[str, Tensor]]]:
-    problem = setting.head.prepare(simulated(setting, cases, bench.seed), bench.model)
+    given = simulated(setting, cases, bench.seed)
+    problem = setting.head.prepare(given, bench.model)
     clean = torch.stack([case.images for case in cases])
     solution = setting.head.solve(problem, bench.model, bench.samples, bench.seed)
     estimates = {each.rival.name: each.rival.solve(problem, each.parameter).cpu() for each in tuned}

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from medidiff.data.datasets import Case
+from medidiff.data.intensity import Scale
 from medidiff.diffusion import KeyedNoise
 from medidiff.physics import ParallelBeam, Sampling, Tomography, even_angles, to_kspace
 from medidiff.physics.window import centred_on
@@ -86,6 +87,7 @@ class SimulatedRadon:
             replace(
                 case,
                 images=torch.zeros_like(case.images),
+                scale=Scale((0.0,), (self.attenuation,)),
                 beside={"sinogram": values, "angles": torch.tensor(angles, dtype=torch.float64)},
             )
             for case, values in zip(cases, sinogram, strict=True)
