@@ -4,9 +4,9 @@
 
 A method is a frozen option object that makes a plan of a problem, over the core's samplers:
 
-    Denoise -> Denoise    PiGDM    changes the estimate
-    Sampler -> Sampler    DPS      changes the step
-    Sampler               DDRM, DiffPIR    is its own step
+    Denoise -> Denoise    PiGDM, MomentMatching                 changes the estimate
+    Sampler -> Sampler    DPS, RePaint, Projection              changes the step
+    Sampler               DDRM, DDNM, DiffPIR, DAPS, REDDiff, CSGMLangevin   is its own step
 
 Measurements are in the prior's network units and every norm is an image's own unless an option
 names the batch's.
@@ -16,32 +16,71 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
+from medidiff.inverse.daps import DAPS
+from medidiff.inverse.ddnm import DDNM
 from medidiff.inverse.ddrm import DDRM, DDRMSampler, ddrm_sampler
 from medidiff.inverse.diffpir import DiffPIR
 from medidiff.inverse.dps import DPS, DPSSampler
-from medidiff.inverse.likelihoods import AnyLikelihood, Gaussian, Likelihood
+from medidiff.inverse.langevin import CSGMLangevin
+from medidiff.inverse.likelihoods import (
+    AnyLikelihood,
+    Gaussian,
+    Likelihood,
+    PoissonEmission,
+    PoissonTransmission,
+    Rician,
+)
+from medidiff.inverse.moment_matching import MomentMatching, moment_matched
+from medidiff.inverse.operators import complex_channels
 from medidiff.inverse.pigdm import PiGDM, pigdm
 from medidiff.inverse.problem import Plan, Posterior, Problem
+from medidiff.inverse.projection import Projection
+from medidiff.inverse.red_diff import REDDiff
+from medidiff.inverse.repaint import RePaint
 from medidiff.inverse.solve import Drawn, sample_posterior
 
-AnyPosterior: TypeAlias = DPS | PiGDM | DDRM | DiffPIR
+AnyPosterior: TypeAlias = (
+    DPS
+    | PiGDM
+    | MomentMatching
+    | DAPS
+    | DDNM
+    | DDRM
+    | DiffPIR
+    | REDDiff
+    | Projection
+    | CSGMLangevin
+    | RePaint
+)
 
 __all__ = [
+    "DAPS",
+    "DDNM",
     "DDRM",
     "DPS",
     "AnyLikelihood",
     "AnyPosterior",
+    "CSGMLangevin",
     "DDRMSampler",
     "DPSSampler",
     "DiffPIR",
     "Drawn",
     "Gaussian",
     "Likelihood",
+    "MomentMatching",
     "PiGDM",
     "Plan",
+    "PoissonEmission",
+    "PoissonTransmission",
     "Posterior",
     "Problem",
+    "Projection",
+    "REDDiff",
+    "RePaint",
+    "Rician",
+    "complex_channels",
     "ddrm_sampler",
+    "moment_matched",
     "pigdm",
     "sample_posterior",
 ]

@@ -8,6 +8,7 @@ from typing import Literal
 
 from medidiff.diffusion.levels import Denoise, NoiseLevel, eps_of, scale
 from medidiff.diffusion.sampling import Step
+from medidiff.inverse.likelihoods import Gaussian
 from medidiff.inverse.problem import LinearProblem, Plan, Problem
 from medidiff.types import Image, Tensor
 
@@ -32,11 +33,14 @@ class DiffPIR:
     """lambda; the paper's experiments have 1 to 7."""
     fresh: float = 0.3
     """zeta: share of the noise's power that is drawn anew at each step, 0 to 1."""
+    inner: int = 3
+    """Quadratic stand-ins that a proximal step goes through where the noise is not Gaussian."""
 
     def __post_init__(self) -> None:
-        if not (self.weight > 0 and 0 <= self.fresh <= 1):
+        if not (self.weight > 0 and 0 <= self.fresh <= 1 and self.inner >= 1):
             raise ValueError(
-                f"diffpir needs weight > 0 and 0 <= fresh <= 1, got {self.weight}, {self.fresh}"
+                "diffpir needs weight > 0, 0 <= fresh <= 1 and inner >= 1, got "
+                f"{self.weight}, {self.fresh}, {self.inner}"
             )
 
     def plan(self, problem: Problem, denoise: Denoise, levels: Sequence[NoiseLevel]) -> Plan:
@@ -60,13 +64,19 @@ class DiffPIRSampler:
         self, denoise: Denoise, x: Image, now: NoiseLevel, to: NoiseLevel, memory: None, at: Step
     ) -> tuple[Image, None]:
         """Estimate, proximal step, noise."""
-        estimate = denoise(x, now).clean
-        problem, fresh = self.problem.linearised(estimate), self.options.fresh
-        rho = self.options.weight * (problem.noise_std / now.noise_ratio.cpu()) ** 2
-        clean = nearest(problem, estimate, rho)
+        clean, fresh = self._nearest(denoise(x, now).clean, now), self.options.fresh
         eps = eps_of(x, clean, now)
         noise = (1 - fresh) ** 0.5 * eps + (fresh**0.5 * at.noise() if fresh > 0 else 0)
         return scale(to.alpha, x) * clean + scale(to.sigma, x) * noise, None
+
+    def _nearest(self, estimate: Image, now: NoiseLevel) -> Image:
+        gaussian = isinstance(self.problem.likelihood, Gaussian)
+        clean = estimate
+        for _ in range(1 if gaussian else self.options.inner):
+            linear = self.problem.linearised(clean)
+            rho = self.options.weight * (linear.noise_std / now.noise_ratio.cpu()) ** 2
+            clean = nearest(linear, estimate, rho)
+        return clean
 
 
 def nearest(problem: LinearProblem, estimate: Image, rho: Tensor) -> Image:

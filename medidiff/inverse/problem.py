@@ -6,10 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
+import torch
+
 from medidiff.diffusion.levels import Denoise, NoiseLevel
 from medidiff.diffusion.noise import NoiseSource
 from medidiff.diffusion.sampling import PathItem, Sampler, start
-from medidiff.inverse.likelihoods import AnyLikelihood
+from medidiff.inverse.likelihoods import AnyLikelihood, Gaussian
+from medidiff.inverse.operators import WeighedOperator
 from medidiff.physics.operators import LinearOperator
 from medidiff.types import Image, Tensor
 
@@ -42,10 +45,18 @@ class Problem:
     likelihood: AnyLikelihood
 
     def linearised(self, clean: Image) -> LinearProblem:
-        """Itself if its noise is Gaussian, else the problem that stands for it at `clean`."""
+        """Itself if its noise is Gaussian, else the problem that stands for it at `clean`.
+
+        Noise that differs from value to value is made even by weighing the operator's rows.
+        """
+        if isinstance(self.likelihood, Gaussian):
+            return LinearProblem(self.operator, self.measurement, self.likelihood.std)
         predicted = self.operator.forward(clean)
         target, std = self.likelihood.surrogate(predicted, self.measurement)
-        return LinearProblem(self.operator, target, std)
+        if std.ndim <= 1:
+            return LinearProblem(self.operator, target, std)
+        weighed = WeighedOperator(self.operator, 1 / std, torch.zeros_like(clean))
+        return LinearProblem(weighed, target / std, torch.ones((), dtype=torch.float64))
 
 
 @dataclass(frozen=True, eq=False)

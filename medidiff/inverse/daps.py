@@ -1,0 +1,122 @@
+"""Decoupled annealing posterior sampling. Zhang et al. 2024 (arXiv:2407.01521)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from medidiff.diffusion.levels import Denoise, NoiseLevel, ddim_hop, diffuse
+from medidiff.diffusion.sampling import Step
+from medidiff.inverse.draws import measurement_noise
+from medidiff.inverse.likelihoods import Gaussian, image_wise
+from medidiff.inverse.problem import Plan, Problem
+from medidiff.types import Image, Tensor
+
+RENOISE, AROUND, MEASURED, INNER = 0, 1, 2, 3
+"""Draws of a hop: its new noise, those of the closed form, and the first of the Langevin steps."""
+
+
+@dataclass(frozen=True)
+class DAPS:
+    """At each level a clean image is drawn given the estimate and the measurement, then noised.
+
+        clean ~ N(estimate, width^2) p(y | clean),    x_to = alpha_to clean + sigma_to z
+
+    Errors of early steps are forgotten, for no noise is kept. Nothing goes through the network's
+    gradient. With Gaussian noise the draw is exact, one proximal step of perturbed data (Papandreou
+    & Yuille 2010); with any other likelihood it is a Langevin chain from the estimate.
+    Source: Zhang et al. 2024 (arXiv:2407.01521), algorithm 1.
+    """
+
+    kind: Literal["daps"] = "daps"
+    estimate_hops: int = 1
+    """Network calls to the estimate: 1 is the posterior mean, more follow the flow to a sharp
+    image (5 in the paper)."""
+    width: Literal["unit-prior", "noise-ratio"] = "unit-prior"
+    """Standard deviation around the estimate: r / sqrt(1 + r^2), as PiGDM's, or the noise ratio r
+    itself, the paper's."""
+    langevin_steps: int = 30
+    """Of the chain, where the noise is not Gaussian."""
+    langevin_step: float = 0.3
+    """Length of a step of the chain, over the largest curvature of its density."""
+
+    def __post_init__(self) -> None:
+        if self.estimate_hops < 1 or self.langevin_steps < 1 or not 0 < self.langevin_step < 1:
+            raise ValueError(
+                "daps needs estimate_hops >= 1, langevin_steps >= 1 and 0 < langevin_step < 1, got "
+                f"{self.estimate_hops}, {self.langevin_steps}, {self.langevin_step}"
+            )
+
+    def plan(self, problem: Problem, denoise: Denoise, levels: Sequence[NoiseLevel]) -> Plan:
+        """Its own steps along the path."""
+        return Plan(denoise, DAPSSampler(problem, self), levels)
+
+
+@dataclass(frozen=True, eq=False)
+class DAPSSampler:
+    """The steps of `DAPS`."""
+
+    problem: Problem
+    options: DAPS
+
+    @property
+    def finishes(self) -> bool:
+        """The last image, too, is a draw given the measurement."""
+        return True
+
+    def step(
+        self, denoise: Denoise, x: Image, now: NoiseLevel, to: NoiseLevel, memory: None, at: Step
+    ) -> tuple[Image, None]:
+        """Estimate, draw, noise."""
+        estimate = _estimate(denoise, x, now, self.options.estimate_hops, at)
+        r = now.noise_ratio.cpu()
+        width = r if self.options.width == "noise-ratio" else (1 / (1 + 1 / r**2)).sqrt()
+        # from pure noise the paper's width is infinite: the measurement alone, and what it
+        # does not see stays at the estimate
+        width = width.clamp_max(1e4)
+        exact = isinstance(self.problem.likelihood, Gaussian)
+        draw = self._exact if exact else self._chain
+        return diffuse(draw(estimate, width, at), to, at.noise(RENOISE)), None
+
+    def _exact(self, estimate: Image, width: Tensor, at: Step) -> Image:
+        """argmin |y + sigma_y n - A x|^2 + (sigma_y / width)^2 |x - estimate - width m|^2."""
+        linear = self.problem.linearised(estimate)
+        y, std = linear.measurement, linear.noise_std
+        around = estimate + image_wise(width, estimate) * at.noise(AROUND)
+        y = y + image_wise(std, y) * measurement_noise(at, y, MEASURED)
+        return linear.operator.prox(around, y, ((std / width) ** 2).clamp_min(1e-8))
+
+    def _chain(self, estimate: Image, width: Tensor, at: Step) -> Image:
+        operator, likelihood, y = (
+            self.problem.operator,
+            self.problem.likelihood,
+            self.problem.measurement,
+        )
+        curvature = 1 / width**2 + _steepest(self.problem, estimate)
+        size = image_wise(self.options.langevin_step / curvature, estimate)
+        pull, x = image_wise(1 / width**2, estimate), estimate
+        for index in range(self.options.langevin_steps):
+            slope = operator.adjoint(likelihood.gradient(operator.forward(x), y))
+            slope = slope - pull * (x - estimate)
+            x = x + size * slope + (2 * size).sqrt() * at.noise(INNER + index)
+        return x
+
+
+def _estimate(denoise: Denoise, x: Image, now: NoiseLevel, hops: int, at: Step) -> Image:
+    """The clean image at the end of the flow from x, by `hops` Euler steps of the noise ratio."""
+    for left in range(hops, 1, -1):
+        here = denoise(x, now)
+        ratio = torch.where(now.alpha == 0, here.clean.new_tensor(10.0).double(), now.noise_ratio)
+        now = at.level(noise_ratio=ratio * ((left - 1) / left) ** 2)
+        x = ddim_hop(here, now)
+    return denoise(x, now).clean
+
+
+def _steepest(problem: Problem, estimate: Image) -> Tensor:
+    """The largest curvature of -log p(y | clean) near the estimate, an image."""
+    _, std = problem.likelihood.surrogate(problem.operator.forward(estimate), problem.measurement)
+    least = std.flatten(1).min(1).values if std.ndim > 1 else std
+    return (problem.operator.norm() / least.double().cpu()) ** 2
