@@ -3,10 +3,12 @@
     python benchmarks/prior.py brain-t1-2d --manifest ixi_t1_slices/manifest.csv --work W --out OUT
 
 Stages: `train` (goes on with an interrupted training; with --minutes it stops cleanly before a
-time limit and exits with 75, to be run again), `weights` (bf16, in parts that are easy to move),
-`evaluate` (curves by noise level, 32 samples, the memorisation guard with 500, samples a second,
-the test split denoised). Noise on the IXI slices is simulated on magnitude images of 8 bits: it
-says nothing about raw data.
+time limit and exits with 75, to be run again), `heads` (the bf16 weights get what samplers need:
+SN and NPR heads trained on the frozen network, and the Gamma table), `weights` (in parts that are
+easy to move), `evaluate` (curves by noise level, 32 samples, the memorisation guard with 500,
+samples a second, the test split denoised). A consistency student is trained --from its parent, has
+no heads, and denoises to no mean. Noise on the IXI slices is simulated on magnitude images of 8
+bits: it says nothing about raw data.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import json
 import shlex
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -30,6 +33,7 @@ from medidiff.jobs.cases import cases_of_split
 from medidiff.jobs.memorisation import Memorisation, losses_by_case
 from medidiff.jobs.reporting import reporter
 from medidiff.jobs.splits import Splits
+from medidiff.model import Model
 from medidiff.model_folder import write_json
 from medidiff.report.pictures import sheet
 from medidiff.tasks.base import OURS
@@ -45,6 +49,8 @@ SYNTHESIS = ("kernel_distance", "precision", "recall", "similarity", "memorisati
 EXIT_STOPPED = 75  # as the command line: run again to go on
 FILLING = 0.93  # of the time is training; the rest is validating, drawing and saving
 TIMED_STEPS = 150
+STAGES = ("train", "heads", "weights", "evaluate")
+SOURCES = ("sn", "npr")
 
 
 def main() -> int:
@@ -53,7 +59,9 @@ def main() -> int:
     parser.add_argument("--manifest", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--stage", choices=("train", "weights", "evaluate", "all"), default="all")
+    parser.add_argument("--stage", choices=(*STAGES, "all"), default="all")
+    parser.add_argument("--from", dest="parent", help="the model that a student is tuned from")
+    parser.add_argument("--head-steps", type=int, default=1500, help="of each of SN and NPR")
     parser.add_argument("--minutes", type=float, help="of training in this start")
     parser.add_argument(
         "--fit-minutes", type=float, help="fewer steps than configured, if only those fit"
@@ -71,6 +79,8 @@ def main() -> int:
         except Stopped as stopped:
             print(stopped)
             return EXIT_STOPPED
+    if args.stage in ("heads", "all") and not model.is_dir():
+        complete(args, run, model)
     if args.stage in ("weights", "all"):
         weights(args, run, model)
     if args.stage in ("evaluate", "all"):
@@ -93,6 +103,7 @@ def train(args: argparse.Namespace, run: Path) -> None:
             config,
             changes=[*changes, f"output={run}"],
             resume=(run / "config.yaml").is_file(),
+            parent=args.parent,
             progress="bars",
         )
     finally:
@@ -109,7 +120,7 @@ def fitted_steps(args: argparse.Namespace, config: Path, changes: list[str]) -> 
         place = args.work / "timing"
         short = [f"train.{key}={TIMED_STEPS}" for key in ("steps", "validate_every", "save_every")]
         short += ["train.sample_every=0", "train.log_every=50", f"output={place}"]
-        api.train(config, changes=[*changes, *short], progress="bars")
+        api.train(config, changes=[*changes, *short], parent=args.parent, progress="bars")
         options = load_config(config, changes).config.train
         fitting = 60 * args.fit_minutes * FILLING * training_rate(place) / options.batch
         steps = max(1, int(fitting / options.validate_every)) * options.validate_every
@@ -119,10 +130,51 @@ def fitted_steps(args: argparse.Namespace, config: Path, changes: list[str]) -> 
     return json.loads(kept.read_text())
 
 
-def weights(args: argparse.Namespace, run: Path, model: Path) -> None:
-    """The finished model in bf16: as a folder to work with, and in parts to keep."""
-    if not model.is_dir():
+def complete(args: argparse.Namespace, run: Path, model: Path) -> None:
+    """The finished model in bf16 and, for a prior, what its samplers need beside it.
+
+    The trunk's numbers and its lineage are those of the training.
+    """
+    if api.load(run, "cpu").spec.draws_only:
         api.export(run, model, dtype="bfloat16")
+        return
+    plain = args.work / "plain"
+    if not plain.is_dir():
+        api.export(run, plain, dtype="bfloat16")
+    headed = plain
+    for source in SOURCES:
+        headed = head_trained(args, headed, source)
+    with_gamma = args.work / "gamma"
+    if not with_gamma.is_dir():
+        api.gamma(headed, with_gamma, manifest=args.manifest, mismatch="warn", progress="bars")
+    known, trunk = api.load(with_gamma, "cpu"), api.load(plain, "cpu")
+    spec = replace(trunk.spec, heads=known.spec.heads, gamma=known.spec.gamma)
+    Model(spec, trunk.network, heads=known.heads).save(model, dtype="bfloat16")
+
+
+def head_trained(args: argparse.Namespace, parent: Path, source: str) -> Path:
+    """The run folder of a head of `parent`, trained with the prior's own data and times."""
+    place = args.work / f"run-{source}"
+    if (place / "model").is_dir():
+        return place
+    steps = args.head_steps
+    changes = [
+        f"data.manifest={args.manifest.resolve()}",
+        *args.change,
+        f"output={place}",
+        f"diffusion.objective={{kind: spread, source: {source}}}",
+        f"train.steps={steps}",
+        f"train.warmup_steps={steps // 10}",
+        "train.sample_every=0",
+    ]
+    config = ROOT / "configs" / f"{args.name}.yaml"
+    resume = (place / "config.yaml").is_file()
+    api.train(config, changes=changes, parent=parent, resume=resume, progress="bars")
+    return place
+
+
+def weights(args: argparse.Namespace, run: Path, model: Path) -> None:
+    """The model in parts to keep."""
     # the interpreter's and the data's own places are nobody else's business
     command = " ".join(shlex.quote(Path(a).name if a.startswith("/") else a) for a in sys.argv)
     print(split(model, args.out / "weights", f"python {command}"))
@@ -145,9 +197,11 @@ def evaluate(args: argparse.Namespace, run: Path, model: api.Model) -> None:
         affine=model.spec.space.affine() if volumes else None,
     )
     batch = 32 if model.device.type == "cuda" else 2
-    rate = images_per_second(model, batch)
-    rows = [Measured(f"sampling, {STEPS} calls, batch {batch}", rate, "images/s", "higher")]
-    rows += denoised(args, model)
+    calls = model.spec.sampling.steps if model.spec.draws_only else STEPS
+    rate = images_per_second(model, batch, steps=calls)
+    rows = [Measured(f"sampling, {calls} calls, batch {batch}", rate, "images/s", "higher")]
+    if not model.spec.draws_only:
+        rows += denoised(args, model)
     folder = fresh(args.work / "evaluation")
     found = api.evaluate(
         model,

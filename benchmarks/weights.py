@@ -17,12 +17,13 @@ from pathlib import Path
 
 from medidiff import api
 from medidiff.errors import ModelError
-from medidiff.model_folder import FILES, check_folder, digest, write_json
+from medidiff.model_folder import CODEC, FILES, HEADS, check_folder, digest, write_json
 
 PART_BYTES = 16_000_000
 WHOLE = "model.safetensors"
 INDEX = "parts.json"
 BESIDE = [name for name in (*FILES, "SHA256SUMS") if name != WHOLE]
+OPTIONAL = (HEADS, CODEC)
 
 
 def split(model: Path, place: Path, made_by: str, part_bytes: int = PART_BYTES) -> Path:
@@ -41,8 +42,7 @@ def split(model: Path, place: Path, made_by: str, part_bytes: int = PART_BYTES) 
         part = folder / f"{WHOLE}.{index:02d}"
         part.write_bytes(content)
         parts[part.name] = digest(part)
-    for beside in BESIDE:
-        shutil.copyfile(model / beside, folder / beside)
+    copy_beside(model, folder)
     write_json(folder / INDEX, {"parts": parts, "whole": digest(model / WHOLE), "made_by": made_by})
     return folder
 
@@ -66,8 +66,7 @@ def join(folder: Path, out: Path) -> Path:
     with (unfinished / WHOLE).open("wb") as whole:
         for name in index["parts"]:
             whole.write((folder / name).read_bytes())
-    for beside in BESIDE:
-        shutil.copyfile(folder / beside, unfinished / beside)
+    copy_beside(folder, unfinished)
     if digest(unfinished / WHOLE) != index["whole"]:
         raise ModelError(f"{folder}: the joined weights are not those that were split")
     check_folder(unfinished)
@@ -75,6 +74,12 @@ def join(folder: Path, out: Path) -> Path:
         out.rmdir()
     unfinished.replace(out)
     return out
+
+
+def copy_beside(source: Path, place: Path) -> None:
+    """The files of a model that are kept whole; `check_folder` misses none that should be there."""
+    for name in (*BESIDE, *(name for name in OPTIONAL if (source / name).is_file())):
+        shutil.copyfile(source / name, place / name)
 
 
 def _pieces(file: Path, size: int) -> Iterator[bytes]:
