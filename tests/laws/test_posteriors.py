@@ -1,0 +1,351 @@
+"""Laws of every posterior method: its members, its cost, its refusals; and its likelihoods."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import pytest
+import torch
+from pydantic import TypeAdapter
+from torch import Tensor
+
+from medidiff.conformance.posteriors import GaussianField, squared_exponential
+from medidiff.diffusion import EDM, Flow, Karras, KeyedNoise, UniformTime, VPLinear, path
+from medidiff.inverse import (
+    DAPS,
+    DDNM,
+    DDRM,
+    DPS,
+    AnyPosterior,
+    CSGMLangevin,
+    DiffPIR,
+    Gaussian,
+    MomentMatching,
+    PiGDM,
+    PoissonEmission,
+    PoissonTransmission,
+    Projection,
+    REDDiff,
+    RePaint,
+    Rician,
+    complex_channels,
+    sample_posterior,
+)
+from medidiff.physics import CartesianMRI, DenseOperator, FourierSampling, Mask
+
+SIDE = 4
+SHAPE = (1, SIDE, SIDE)
+PRIOR = squared_exponential(SIDE * SIDE, 2.0)
+SEEN = torch.zeros(SIDE * SIDE, dtype=torch.float64)
+SEEN[[0, 3, 4, 9, 14]] = 1
+MASK = Mask(SEEN.reshape(SHAPE))
+LINES = torch.zeros((1, SIDE, SIDE), dtype=torch.float64)
+LINES[:, :, [1, 2]] = 1
+PHASE = 0.4 * torch.arange(SIDE * SIDE, dtype=torch.float64).sin().reshape(1, *SHAPE)
+METHODS: list[Any] = [
+    DPS(step_size=0.1),
+    DPS(step_size=0.001, distance="likelihood"),
+    DPS(step_size=0.1, gradient="none"),
+    PiGDM(),
+    PiGDM(gradient="none"),
+    MomentMatching(),
+    MomentMatching(covariance="diagonal"),
+    DAPS(),
+    DAPS(estimate_hops=3, width="noise-ratio"),
+    DDNM(),
+    DDNM(form="noise-free", jump_length=2, repeats=2),
+    DDRM(),
+    DiffPIR(),
+    REDDiff(),
+    Projection(),
+    Projection(measurement="hard", strength=0.7),
+    CSGMLangevin(),
+    CSGMLangevin(pull="balanced"),
+    RePaint(jump_length=2, repeats=2),
+]
+NAMES = [
+    f"{method.kind}-{index}" if METHODS[index - 1].kind == method.kind else method.kind
+    for index, method in enumerate(METHODS)
+]
+methods = pytest.mark.parametrize("method", METHODS, ids=NAMES)
+ANY_OPERATOR = [m for m in METHODS if m.kind not in ("ddrm", "repaint") and m != DDNM()]
+
+
+def noise_for(count: int) -> KeyedNoise:
+    return KeyedNoise(0, [("subject", sample) for sample in range(count)])
+
+
+def like(count: int, channels: int = 1) -> Tensor:
+    return torch.zeros((count, channels, SIDE, SIDE), dtype=torch.float64)
+
+
+def images(count: int, channels: int = 1) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    unit = torch.randn((count * channels, SIDE**2), generator=generator, dtype=torch.float64)
+    return PRIOR.draw(unit).reshape(count, channels, SIDE, SIDE)
+
+
+def drawn(
+    method: Any,
+    operator: Any,
+    y: Tensor,
+    likelihood: Any,
+    noise: KeyedNoise | None = None,
+    **options: Any,
+) -> Any:
+    count, schedule = len(y), options.pop("schedule", EDM())
+    chosen = {"levels": path(Karras(), schedule, 8), "schedule": schedule, **options}
+    prior = options.pop("prior", PRIOR)
+    chosen.pop("prior", None)
+    shape = like(count, chosen.pop("channels", 1))
+    source = noise or noise_for(count)
+    return sample_posterior(prior, operator, y, likelihood, method, shape, source, **chosen)
+
+
+STD = torch.tensor([0.05, 0.1, 0.3], dtype=torch.float64)
+
+
+@methods
+@pytest.mark.parametrize("chunk", [None, 2])
+def test_a_batch_is_its_members_each_with_its_own_noise_level(
+    method: Any, chunk: int | None
+) -> None:
+    y = MASK.forward(images(3) * torch.tensor([1.0, 3.0, 0.2]).reshape(-1, 1, 1, 1))
+    together = drawn(method, MASK, y, Gaussian(STD), chunk=chunk).images
+    assert bool(together.isfinite().all())
+    for index in range(3):
+        one = slice(index, index + 1)
+        noise = noise_for(3).take([index])
+        alone = drawn(method, MASK, y[one], Gaussian(STD[one]), noise, chunk=chunk).images
+        assert torch.allclose(together[one], alone, atol=1e-10)
+
+
+@methods
+def test_chunks_change_nothing_but_the_cost_of_gradients(method: Any) -> None:
+    y = MASK.forward(images(3))
+    whole, cut = (drawn(method, MASK, y, Gaussian(0.1), chunk=chunk) for chunk in (None, 2))
+    assert torch.allclose(whole.images, cut.images, atol=1e-12)
+    assert (whole.calls, whole.backwards) == (cut.calls, cut.backwards)
+    assert whole.forward_equivalents == whole.calls + 2 * whole.backwards
+    assert cut.forward_equivalents == whole.calls + 3 * whole.backwards
+
+
+@pytest.mark.parametrize(
+    ("method", "calls", "backwards"),
+    [
+        (DPS(), 8, 8),
+        (DPS(gradient="none"), 8, 0),
+        (PiGDM(), 8, 8),
+        (MomentMatching(covariance="diagonal"), 8, 16),
+        (DAPS(), 8, 0),
+        (DAPS(estimate_hops=3), 24, 0),
+        (DDRM(), 8, 0),
+        (DDNM(), 8, 0),
+        (DiffPIR(), 8, 0),
+        (REDDiff(), 8, 0),
+        (CSGMLangevin(steps=2), 17, 0),
+        (RePaint(jump_length=4, repeats=3), 24, 0),
+    ],
+    ids=lambda value: getattr(value, "kind", None),
+)
+def test_the_cost_is_what_the_network_saw(method: Any, calls: int, backwards: int) -> None:
+    found = drawn(method, MASK, MASK.forward(images(1)), Gaussian(0.1))
+    assert (found.calls, found.backwards) == (calls, backwards)
+
+
+@pytest.mark.parametrize("method", ANY_OPERATOR, ids=lambda m: m.kind)
+def test_real_images_of_a_known_phase_are_drawn_from_complex_k_space(method: Any) -> None:
+    """And as the same problem in real numbers, where the method draws none for the measurement."""
+    operator = CartesianMRI(LINES, phase=PHASE)
+    clean = images(2)
+    y = operator.forward(clean)
+    found = drawn(method, operator, y, Gaussian(0.05)).images
+    assert found.dtype == torch.float64
+    assert bool(found.isfinite().all())
+    if method.kind == "daps":
+        return
+    units = torch.eye(SIDE**2, dtype=torch.float64).reshape(-1, *SHAPE)
+    rows = torch.view_as_real(operator.forward(units)).flatten(1).T.contiguous()
+    dense = DenseOperator(rows, SHAPE)
+    same = drawn(method, dense, torch.view_as_real(y).flatten(1), Gaussian(0.05)).images
+    apart = float((found - same).abs().max())
+    if "moment" not in method.kind:  # conjugate gradients end where they end
+        assert apart < 1e-3
+
+
+@pytest.mark.parametrize(
+    "method", [DPS(), *(m for m in METHODS if m.kind != "dps")], ids=lambda m: m.kind
+)
+def test_complex_images_as_channels_fit_their_k_space(method: Any) -> None:
+    operator = complex_channels(FourierSampling(LINES))
+    y = operator.forward(images(2, channels=2))
+    prior = GaussianField(torch.block_diag(PRIOR.covariance, PRIOR.covariance))
+    levels = path(Karras(), EDM(), 30)
+    found = drawn(method, operator, y, Gaussian(0.05), prior=prior, channels=2, levels=levels)
+    left, whole = (v.abs().square().mean().sqrt() for v in (y - operator.forward(found.images), y))
+    assert float(left / whole) < (0.95 if method.kind == "red-diff" else 0.7)
+
+
+def test_complex_operators_on_real_images_are_refused() -> None:
+    y = FourierSampling(LINES).forward(images(1))
+    with pytest.raises(ValueError, match="phase"):
+        drawn(DiffPIR(), FourierSampling(LINES), y, Gaussian(0.1))
+
+
+@pytest.mark.parametrize("method", [DDRM(), RePaint(), DDNM()], ids=lambda m: m.kind)
+def test_methods_of_the_spectrum_refuse_operators_without_one(method: Any) -> None:
+    operator = CartesianMRI(LINES, phase=PHASE)
+    with pytest.raises(ValueError, match="decomposition"):
+        drawn(method, operator, operator.forward(images(1)), Gaussian(0.1))
+
+
+def test_a_measurement_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="measures"):
+        drawn(DiffPIR(), MASK, torch.zeros((1, 5), dtype=torch.float64), Gaussian(0.1))
+
+
+@methods
+@pytest.mark.parametrize("schedule", [VPLinear(), Flow()], ids=lambda s: s.kind)
+def test_from_pure_noise_and_in_few_steps_all_stays_finite(method: Any, schedule: Any) -> None:
+    y = MASK.forward(images(2))
+    levels = path(UniformTime(), schedule, 3)
+    found = drawn(method, MASK, y, Gaussian(0.1), schedule=schedule, levels=levels)
+    assert bool(found.images.isfinite().all())
+
+
+def test_every_method_comes_back_from_its_own_dictionary() -> None:
+    adapter: TypeAdapter[Any] = TypeAdapter(AnyPosterior)
+    for option in (kind() for kind in get_args(AnyPosterior)):
+        assert adapter.validate_python(adapter.dump_python(option)) == option
+    assert {type(method) for method in METHODS} == set(get_args(AnyPosterior))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: DAPS(estimate_hops=0),
+        lambda: DAPS(langevin_step=2.0),
+        lambda: DDNM(eta=1.5),
+        lambda: DDNM(repeats=0),
+        lambda: DiffPIR(weight=0.0),
+        lambda: REDDiff(rate=0.0),
+        lambda: Projection(strength=0.0),
+        lambda: CSGMLangevin(step=2.5),
+        lambda: RePaint(jump_length=0),
+        lambda: Rician(0.0),
+        lambda: Gaussian(torch.tensor([0.1, -0.1])),
+        lambda: PoissonTransmission(photons=0.0),
+        lambda: PoissonEmission(scale=0.0),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(wrong: Any) -> None:
+    with pytest.raises(ValueError, match="needs"):
+        wrong()
+
+
+# likelihoods
+
+LIKELIHOODS = [
+    Gaussian(0.3),
+    Rician(0.3, offset=1.0),
+    PoissonTransmission(photons=200.0, scatter=3.0, scale=0.5, offset=0.6),
+    PoissonEmission(scale=20.0, background=30.0),
+]
+likelihoods = pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=lambda v: type(v).__name__)
+
+
+def seen(likelihood: Any, predicted: Tensor) -> Tensor:
+    """A measurement of what is predicted, with its noise."""
+    torch_random = torch.Generator().manual_seed(2)
+    z = torch.randn((2, *predicted.shape), generator=torch_random, dtype=torch.float64)
+    if isinstance(likelihood, Gaussian):
+        return predicted + 0.3 * z[0]
+    if isinstance(likelihood, Rician):
+        return ((predicted + 1 + 0.3 * z[0]) ** 2 + (0.3 * z[1]) ** 2).sqrt()
+    if isinstance(likelihood, PoissonTransmission):
+        rate = 200 * (-(0.5 * predicted + 0.6)).exp() + 3
+    else:
+        rate = (20 * predicted + 30).clamp_min(0)
+    return torch.poisson(rate, generator=torch_random)
+
+
+@likelihoods
+def test_the_gradient_is_the_log_density_s(likelihood: Any) -> None:
+    predicted = images(3).requires_grad_()
+    y = seen(likelihood, predicted.detach())
+    (found,) = torch.autograd.grad(likelihood.log_density(predicted, y).sum(), predicted)
+    assert torch.allclose(likelihood.gradient(predicted.detach(), y), found, atol=1e-8)
+
+
+def test_a_complex_gaussian_s_gradient_is_of_both_parts() -> None:
+    parts = images(2, channels=2).requires_grad_()
+    y = torch.complex(images(2), images(2).flip(-1))
+    predicted = torch.complex(parts[:, :1], parts[:, 1:])
+    (found,) = torch.autograd.grad(Gaussian(STD[:2]).log_density(predicted, y).sum(), parts)
+    gradient = Gaussian(STD[:2]).gradient(predicted.detach(), y)
+    assert torch.allclose(torch.cat((gradient.real, gradient.imag), 1), found, atol=1e-8)
+
+
+@pytest.mark.parametrize("likelihood", [LIKELIHOODS[0], LIKELIHOODS[1], LIKELIHOODS[3]])
+def test_the_surrogate_has_the_likelihood_s_gradient(likelihood: Any) -> None:
+    predicted = images(3).abs()
+    y = seen(likelihood, predicted)
+    target, std = likelihood.surrogate(predicted, y)
+    assert torch.allclose((target - predicted) / std**2, likelihood.gradient(predicted, y))
+
+
+def test_the_rician_s_surrogate_lies_below_its_density() -> None:
+    """So that each step by it gains."""
+    likelihood, y = LIKELIHOODS[1], torch.full((1, 1), 0.7, dtype=torch.float64)
+    assert isinstance(likelihood, Rician)
+    places = torch.linspace(-1.5, 2, 50, dtype=torch.float64)[:, None]
+    here = torch.full((1, 1), 0.2, dtype=torch.float64)
+    target, std = likelihood.surrogate(here, y)
+    gain = likelihood.log_density(places, y) - likelihood.log_density(here, y)
+    bound = ((here - target) ** 2 - (places - target) ** 2)[:, 0] / (2 * std**2)
+    assert bool((gain >= bound - 1e-12).all())
+
+
+def test_the_transmission_s_surrogate_is_near_the_likelihood_at_many_counts() -> None:
+    likelihood = PoissonTransmission(photons=1e6)
+    predicted = images(2).abs()
+    y = seen_counts = torch.poisson(1e6 * (-predicted).exp(), generator=torch.Generator())
+    target, std = likelihood.surrogate(predicted, seen_counts)
+    found = (target - predicted) / std**2
+    assert torch.allclose(found, likelihood.gradient(predicted, y), rtol=0.02, atol=20)
+
+
+def test_a_magnitude_of_noise_alone_pulls_the_signal_to_zero() -> None:
+    """What averages magnitudes keeps a floor of noise_std sqrt(pi / 2); the likelihood does not."""
+    generator = torch.Generator().manual_seed(3)
+    z = torch.randn((2, 1, 4000), generator=generator, dtype=torch.float64)
+    y = 0.2 * (z**2).sum(0).sqrt()
+    places = torch.linspace(0, 0.4, 41, dtype=torch.float64)
+    value = torch.stack([Rician(0.2).log_density(p.expand_as(y), y) for p in places])
+    assert float(places[int(value.argmax())]) < 0.06
+    assert float(y.mean()) > 0.24
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS[1:], ids=lambda v: type(v).__name__)
+@pytest.mark.parametrize(
+    "method",
+    [
+        DiffPIR(weight=1.0),
+        DAPS(),
+        PiGDM(),
+        MomentMatching(),
+        DPS(step_size=0.003, distance="likelihood"),
+    ],
+    ids=lambda m: m.kind,
+)
+def test_other_noise_than_gaussian_is_explained_too(method: Any, likelihood: Any) -> None:
+    """The images' log density comes near the truth's, from far below."""
+    operator = DenseOperator(torch.eye(SIDE**2, dtype=torch.float64), SHAPE)
+    clean = images(2).abs()
+    y = seen(likelihood, clean.flatten(1))
+    found = drawn(method, operator, y, likelihood, levels=path(Karras(), EDM(), 40)).images
+    far, near, truth = (
+        float(likelihood.log_density(operator.forward(x), y).sum())
+        for x in (images(2).flip(0) - 1.0, found, clean)
+    )
+    assert near > truth - 0.5 * (truth - far)
