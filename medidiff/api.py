@@ -65,7 +65,7 @@ from medidiff.jobs.to_dicom import Content, Conversion, Made, convert
 from medidiff.jobs.train import train_model
 from medidiff.model import Model
 from medidiff.networks import Acceleration
-from medidiff.tasks import head
+from medidiff.tasks import head, head_and_beside
 from medidiff.tasks.results import Result
 from medidiff.tracking import sync as sync_runs
 
@@ -242,12 +242,19 @@ def run(
     Errors: TaskError for an unknown task or option; DataError for input that cannot be read or
     does not fit the model (`mismatch="warn"` warns instead).
     """
-    chosen = head(task, task_options)
+    chosen, beside = head_and_beside(task, task_options)
     single = isinstance(input, str | os.PathLike)
     cases = [[input]] if single else [_files(item) for item in input]
     with _reporting(progress) as report:
         results = run_head(
-            chosen, load_model(model), cases, n=n, seed=seed, mismatch=mismatch, report=report
+            chosen,
+            load_model(model),
+            cases,
+            n=n,
+            seed=seed,
+            mismatch=mismatch,
+            report=report,
+            beside=beside,
         )
     return results[0] if single else results
 

@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Literal
@@ -51,6 +51,8 @@ class Case:
     """The grid of the input."""
     content: str = ""
     """SHA-256 of the voxels of a single input; the same at every site, unlike the pseudonym."""
+    beside: Mapping[str, Tensor] = field(default_factory=dict)
+    """What was given with the images, by name: a mask on their grid, k-space and its coil maps."""
     wide: Tensor | None = None
     """`images` and what lies around them, (channel, *wide), where a margin was asked for."""
     field: Field = ()

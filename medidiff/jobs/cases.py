@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
+
+import numpy as np
+import torch
 
 from medidiff.data.checks import check_manifest
 from medidiff.data.datasets import Case, CaseSet, load_case
 from medidiff.data.fitness import fits
+from medidiff.data.images import load_image, make_image
 from medidiff.data.manifest import read_manifest
+from medidiff.data.options import Space
 from medidiff.data.rows import file_digest, first_problems
+from medidiff.data.transforms import to_space
 from medidiff.errors import DataError
 from medidiff.jobs.reporting import Reporter
 from medidiff.jobs.splits import Splits
 from medidiff.model import Model
+from medidiff.spec import ModelSpec
+from medidiff.tasks.base import Needs
+from medidiff.tasks.super_resolution import factors
 
 Mismatch = Literal["refuse", "warn"]
+SCAN = Needs()
 ADVICE = (
     "Results on such input cannot be trusted; to go on all the same, ask for a warning "
     '(--mismatch warn, mismatch="warn").'
@@ -89,13 +100,18 @@ def _misfits(model: Model, case: Case) -> list[str]:
 
 
 def case_of_files(
-    model: Model, files: Sequence[str | os.PathLike[str]], mismatch: Mismatch, row: int
+    model: Model,
+    files: Sequence[str | os.PathLike[str]],
+    mismatch: Mismatch,
+    row: int,
+    needs: Needs = SCAN,
+    beside: Mapping[str, object] | None = None,
 ) -> Case:
-    """One case from a file for each channel of the model.
+    """One case from a file for each channel of the model, with what a head takes beside it.
 
     Errors: DataError if it cannot be read, or does not fit the model and `mismatch` is "refuse".
     """
-    spec = model.spec
+    spec = coarser_spec(model.spec, needs.coarser)
     if len(files) != len(spec.images):
         raise DataError(
             f"{spec.name} works on {len(spec.images)} image(s) a case ({', '.join(spec.images)}); "
@@ -106,14 +122,57 @@ def case_of_files(
         case = load_case(paths, spec.space, spec.intensity)
     except DataError as error:
         raise DataError(f"input {row}: {error}", private=error.private) from None
-    problems = _misfits(model, case)
+    problems = fits(case, spec.space, spec.intensity, spec.modality, view=spec.view)
     if problems and mismatch == "refuse":
         raise DataError(
             f"input {row} does not fit the model {spec.name}: {'; '.join(problems)}. {ADVICE}"
         )
     for problem in problems:
         warnings.warn(f"input {row} does not fit the model {spec.name}: {problem}", stacklevel=3)
-    return case
+    if not needs.beside:
+        return case
+    kept = {"scan": torch.cat([load_image(path).as_tensor() for path in paths])}
+    for name, given in (beside or {}).items():
+        kept |= _beside(case, spec.space, name, given, row)
+    return replace(case, beside=kept)
+
+
+def coarser_spec(spec: ModelSpec, coarser: int | tuple[int, ...]) -> ModelSpec:
+    """The specification with a grid whose voxels are so many times larger."""
+    if coarser == 1:
+        return spec
+    space, factor = spec.space, factors(coarser, spec.space.dims)
+    spacing = space.spacing_mm
+    if not isinstance(spacing, str):
+        spacing = tuple(mm * f for mm, f in zip(spacing, factor, strict=True))
+    size = tuple(n // f for n, f in zip(space.size, factor, strict=True))
+    view = spec.view
+    if view is not None and isinstance(space.spacing_mm, str):  # then it counts voxels
+        view = tuple((low / f, high / f) for (low, high), f in zip(view, factor, strict=True))
+    return replace(spec, space=replace(space, size=size, spacing_mm=spacing), view=view)
+
+
+def _beside(
+    case: Case, space: Space, name: str, given: object, row: int
+) -> dict[str, torch.Tensor]:
+    """A mask on the input's grid, as it is (`hole`) and on the model's grid (`mask`).
+
+    Errors: DataError if it cannot be read or lies on another grid than the scan.
+    """
+    original = case.original
+    if isinstance(given, str | os.PathLike):
+        values = load_image(given).as_tensor()[0]
+    else:
+        values = torch.as_tensor(np.asarray(given))
+    values = (values.squeeze() != 0).float()
+    if tuple(values.shape) != original.shape:
+        raise DataError(
+            f"input {row}: the {name} has {tuple(values.shape)} voxels, the scan {original.shape}; "
+            f"give a {name} on the grid of the scan"
+        )
+    image = make_image(values[None], original.affine if original.known else None)
+    placed = to_space(image, space, "label").as_tensor()
+    return {name: placed, "hole": values}
 
 
 def input_digest(files: Sequence[Path]) -> str:

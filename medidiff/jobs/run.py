@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -31,8 +31,11 @@ def run_head(
     seed: int,
     mismatch: Mismatch,
     report: Reporter,
+    beside: Mapping[str, object] | None = None,
 ) -> list[Result]:
     """One result for each input, which is a file for each channel of the model.
+
+    `beside`: what belongs to each input, such as a mask, as a file or an array.
 
     Errors: TaskError if head and model do not go together; DataError for input that cannot be used.
     """
@@ -45,7 +48,7 @@ def run_head(
         raise TaskError(f"the number of samples must be at least 1, found {n}")
     results: list[Result] = []
     for index, files in enumerate(inputs):
-        case = case_of_files(model, files, mismatch, index + 1)
+        case = case_of_files(model, files, mismatch, index + 1, head.needs(), beside)
         problem = head.prepare([case], model)
         solution = head.solve(problem, model, n, seed)
         digest = input_digest([Path(file) for file in files])

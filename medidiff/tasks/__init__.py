@@ -15,13 +15,27 @@ from medidiff import options
 from medidiff.errors import TaskError
 from medidiff.tasks.base import Head
 from medidiff.tasks.denoise import Denoising
+from medidiff.tasks.inpaint import Inpainting
+from medidiff.tasks.reconstruct import Reconstruction
+from medidiff.tasks.super_resolution import SuperResolution
 from medidiff.tasks.synthesis import Synthesis
 
-AnyHead: TypeAlias = Synthesis | Denoising
+AnyHead: TypeAlias = Synthesis | Denoising | Reconstruction | SuperResolution | Inpainting
 BUILT_IN: tuple[type[AnyHead], ...] = get_args(AnyHead)
 GROUP = "medidiff.heads"
 
-__all__ = ["AnyHead", "Denoising", "Head", "Synthesis", "head", "head_classes"]
+__all__ = [
+    "AnyHead",
+    "Denoising",
+    "Head",
+    "Inpainting",
+    "Reconstruction",
+    "SuperResolution",
+    "Synthesis",
+    "head",
+    "head_and_beside",
+    "head_classes",
+]
 
 
 def head_classes() -> dict[str, type[Head]]:
@@ -52,3 +66,13 @@ def head(name: str, given: Mapping[str, object]) -> Head:
         return cast(Head, options.read(classes[name], {"kind": name, **given}))
     except options.OptionError as error:
         raise TaskError(f"{name}: {error}") from None
+
+
+def head_and_beside(name: str, given: Mapping[str, object]) -> tuple[Head, dict[str, object]]:
+    """The head `name`, and what of `given` is no option of it but belongs to the input.
+
+    Errors: as `head`.
+    """
+    names = head(name, {}).needs().beside
+    beside = {key: value for key, value in given.items() if key in names and value is not None}
+    return head(name, {key: value for key, value in given.items() if key not in names}), beside

@@ -11,7 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from medidiff import options
@@ -19,6 +21,7 @@ from medidiff.data.datasets import Case, inside, restore
 from medidiff.errors import TaskError
 from medidiff.evaluation.bootstrap import Interval
 from medidiff.model import Model
+from medidiff.physics import LinearOperator
 from medidiff.spec import SamplingOptions
 from medidiff.tasks.results import Result
 
@@ -40,6 +43,55 @@ class Needs:
     """Image channels that the network is conditioned on."""
     input_images: bool = True
     """Whether the head works on a given scan."""
+    beside: tuple[str, ...] = ()
+    """What may be given with a scan, by name: files or arrays, such as a mask."""
+    coarser: int | tuple[int, ...] = 1
+    """How many times larger than the model's the voxels of the given scan are, along each axis."""
+    measurement: bool = False
+    """Whether what is given is no image but what a scanner measures (k-space, a sinogram)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Signal:
+    """The same measurement as the scanner gave it, for methods that know no prior.
+
+    Shapes: values (batch, ...) in units of the signal; noise_std (batch,).
+    """
+
+    operator: Callable[[Sequence[int]], LinearOperator]
+    """On the measured grid; complex images where a phase is not known."""
+    values: Tensor
+    noise_std: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """y = A clean + noise, for each image of a batch, in model units.
+
+    Shapes: values (batch, ...); noise_std and count (batch,), float64 on the CPU.
+    """
+
+    operator: Callable[[Sequence[int]], LinearOperator]
+    """The operator of some members of the batch, each named once or several times."""
+    values: Tensor
+    noise_std: Tensor
+    """Of each real number; of complex values, of the real and of the imaginary part."""
+    count: Tensor
+    """Real numbers that were measured of each image."""
+    kind: str
+    """What was measured how, such as "mri 8 coils R=4": what a calibration is true for."""
+    signal: Signal | None = None
+    refined: Callable[[Tensor], Measurement] | None = None
+    """Images -> the measurement with what was estimated of it (a phase) estimated anew."""
+
+    def residual(self, clean: Tensor, members: Sequence[int]) -> Tensor:
+        """||A clean - y|| / (noise_std sqrt(count)) of images of some members, (images,) on the
+        CPU; 1 for a result that leaves the noise and no more, 0 / 0 as 0."""
+        chosen = [*members]
+        apart = self.operator(chosen).forward(clean) - self.values[chosen]
+        size = torch.linalg.vector_norm(apart.flatten(1), dim=1).cpu().double()
+        expected = self.noise_std[chosen] * self.count[chosen].sqrt()
+        return torch.where(expected > 0, size / expected, 0.0)
 
 
 @dataclass(frozen=True)
@@ -54,10 +106,27 @@ class Problem:
     levels: tuple[float, ...] = ()
     """Noise level of each image in window units, where the head has one."""
     condition: Tensor | None = None
+    measurement: Measurement | None = None
+    """What was measured of each image, where that is not the image itself."""
 
     @property
     def keys(self) -> list[str]:
         return [noise_key(case) for case in self.cases]
+
+
+@dataclass(frozen=True, eq=False)
+class Filled:
+    """What of an input stays as it was.
+
+    Shapes: `scan` (channel, *space) and `hole` (*space) on the input's grid.
+    """
+
+    scan: NDArray[np.float32]
+    hole: NDArray[np.bool_]
+
+    def __call__(self, made: NDArray[np.float32]) -> NDArray[np.float32]:
+        """`made` in the hole, the scan elsewhere."""
+        return np.where(self.hole, made, self.scan).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -75,6 +144,12 @@ class Solution:
     """How the samples were drawn; None where no sampler ran."""
     facts: Mapping[str, object] = field(default_factory=dict)
     """What the provenance should say besides, such as the noise level used."""
+    cost: float | None = None
+    """Forward-equivalent network calls an image: a backward counts two. None: there was none."""
+    filled: Sequence[Filled | None] = ()
+    """Of each case, what its result leaves as it was; empty where that is nothing."""
+    kept: Literal["all", "mean", "sample"] = "all"
+    """Whether the result holds every sample, or its image and maps alone."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +170,17 @@ class Bench:
 
 
 @dataclass(frozen=True)
+class Target:
+    """What a benchmark was to reach: the lower bound of the interval of ours minus the best of
+    `against`, subject by subject, is at least `least`."""
+
+    setting: str
+    against: tuple[str, ...]
+    least: float
+    metric: str = "psnr_head"
+
+
+@dataclass(frozen=True)
 class Benchmarked:
     """What a head's benchmark gives."""
 
@@ -103,6 +189,8 @@ class Benchmarked:
     """Images of some test cases by method, for a picture: (channel, *space) in model units."""
     truth: str | None = None
     """Which of the examples' images is the truth, where there is one."""
+    targets: Sequence[Target] = ()
+    """What was to be reached, frozen before anything was measured."""
     real_against_real: Mapping[str, Interval] = field(default_factory=dict)
     """Metric of a population -> what it is for two sets of real images of the same size: the mean
     over random sets and the middle 95 % of single ones."""
@@ -172,24 +260,40 @@ def finish(
     """Back to each input's grid and intensity units, with provenance."""
     results = []
     for index, case in enumerate(problem.cases):
+        filled = solution.filled[index] if solution.filled else None
         image, affine = restore(case, _intensities(case, solution.point[index]))
+        image = image if filled is None else filled(image)
         maps, samples = {}, []
         if solution.samples is not None:
             drawn = torch.stack([_intensities(case, x) for x in solution.samples[:, index]])
-            maps["std"] = restore(case, drawn.std(0))[0] * inside(case)
-            samples = [restore(case, sample)[0] for sample in drawn]
+            maps = _maps(case, drawn, filled)
+            if solution.kept == "all":
+                samples = [restore(case, sample)[0] for sample in drawn]
+                samples = samples if filled is None else [filled(sample) for sample in samples]
         made = model.provenance(
             "AI-PROCESSED", seed=seed, nfe=solution.nfe, sampling=solution.sampling
         )
         provenance = made | {
             "task": options.tree(head),
             "samples": n,
+            "forward_equivalents": solution.nfe if solution.cost is None else solution.cost,
             "uncertainty": "uncalibrated" if maps else "none",
             **solution.facts,
         }
         modality, known = case.original.modality or model.spec.modality, case.original.known
         results.append(Result(image, affine, provenance, maps, samples, modality, known))
     return results
+
+
+def _maps(case: Case, drawn: Tensor, filled: Filled | None) -> dict[str, NDArray[np.float32]]:
+    """Standard deviation and central 90 % of samples (n, channel, *space), on the input's grid."""
+    # torch's own takes 16 million numbers at most
+    ends = np.quantile(drawn.numpy(), (0.05, 0.95), axis=0).astype(np.float32)
+    low, high = (restore(case, torch.from_numpy(end))[0] for end in ends)
+    std = restore(case, drawn.std(0))[0] * inside(case)
+    if filled is not None:
+        std, low, high = std * filled.hole, filled(low), filled(high)
+    return {"std": std, "p05": low, "p95": high}
 
 
 def _intensities(case: Case, x: Tensor) -> Tensor:

@@ -23,14 +23,18 @@ from medidiff.data.phantoms import write_population
 from medidiff.data.privacy import SiteKey
 from medidiff.data.rows import Manifest
 from medidiff.data.transforms import plane
+from medidiff.diffusion import KeyedNoise
 from medidiff.errors import TaskError
+from medidiff.jobs.cases import coarser_spec
 from medidiff.jobs.reporting import Quiet
 from medidiff.jobs.run import run_head
 from medidiff.model import Model
 from medidiff.networks import NetworkShape, UNetOptions, build
+from medidiff.physics import BlockAverage
 from medidiff.spec import ModelSpec, SamplingOptions
 from medidiff.tasks import head, head_classes, restoration
 from medidiff.tasks.base import OURS, Bench, Head, check_fit, finish
+from medidiff.tasks.super_resolution import coarser_affine, factors, finer_affine
 
 HEADS = sorted(head_classes())
 SCANS = {2: 24, 3: 16}
@@ -118,7 +122,13 @@ def pair(
 
 
 def given(chosen: Head, scene: Scene) -> list[Case]:
-    return scene.cases["test"] if chosen.needs().input_images else []
+    cases = scene.cases["test"]
+    if not chosen.needs().input_images:
+        return []
+    if chosen.needs().coarser == 1 and not chosen.needs().measurement:
+        return cases
+    noise = KeyedNoise(2, [(str(case.row), 0) for case in cases])
+    return chosen.simulate(cases, noise)  # type: ignore[attr-defined]
 
 
 def test_a_batch_equals_its_members_one_by_one(pair: tuple[Head, Scene]) -> None:
@@ -157,8 +167,11 @@ def test_nothing_moves_the_global_generator(pair: tuple[Head, Scene]) -> None:
 
 def test_a_result_lies_on_the_grid_of_its_input(pair: tuple[Head, Scene], tmp_path: Path) -> None:
     chosen, scene = pair
-    scan = scene.manifest.split("test")[0].images["image"]
+    if chosen.needs().measurement:
+        pytest.skip("what is measured lies on no grid; tests/unit/tasks has the way to one")
+    scan = scan_for(chosen, scene, tmp_path)
     turned = nibabel.load(turned_scan(scan, tmp_path / "turned.nii.gz"))
+    finer = grid_factor(chosen, scene)
     if not chosen.needs().input_images:
         with pytest.raises(TaskError, match="takes no input"):
             run_on(chosen, scene, tmp_path / "turned.nii.gz")
@@ -168,9 +181,10 @@ def test_a_result_lies_on_the_grid_of_its_input(pair: tuple[Head, Scene], tmp_pa
     for n in (1, 2):
         result = run_on(chosen, scene, tmp_path / "turned.nii.gz", n)
         images = [result.image, *result.maps.values(), *result.samples]
-        assert all(image.shape[1:] == turned.shape for image in images)
+        expected = tuple(n * f for n, f in zip(turned.shape, finer, strict=True))
+        assert all(image.shape[1:] == expected for image in images)
         assert all(np.isfinite(image).all() for image in images)
-        assert np.allclose(result.affine, turned.affine, atol=1e-4)
+        assert np.allclose(result.affine, finer_affine(turned.affine, finer), atol=1e-4)
         assert result.provenance["kind"] == "AI-PROCESSED"
 
 
@@ -179,7 +193,10 @@ def test_left_stays_left(pair: tuple[Head, Scene], tmp_path: Path) -> None:
     chosen, scene = pair
     if not chosen.needs().input_images:
         pytest.skip("no input, no side")
-    scan, spec = scene.manifest.split("test")[0].images["image"], scene.model.spec
+    if chosen.needs().measurement:
+        pytest.skip("what is measured has no sides")
+    scan = scan_for(chosen, scene, tmp_path)
+    spec = coarser_spec(scene.model.spec, chosen.needs().coarser)
     results = []
     for file in (scan, turned_scan(scan, tmp_path / "turned.nii.gz")):
         case = replace(load_case(file, spec.space, spec.intensity), content="the same noise")
@@ -217,6 +234,23 @@ def test_a_model_of_another_kind_is_refused(pair: tuple[Head, Scene], make_scene
     other = make_scene(scene.model.spec.space.dims, chosen.needs().concat_channels + 1)
     with pytest.raises(TaskError, match="image channels"):
         check_fit(chosen, other.model)
+
+
+def grid_factor(chosen: Head, scene: Scene) -> tuple[int, ...]:
+    return factors(chosen.needs().coarser, scene.model.spec.space.dims)
+
+
+def scan_for(chosen: Head, scene: Scene, folder: Path) -> Path:
+    """A test scan as the head takes it: with larger voxels where it asks for them."""
+    scan, factor = scene.manifest.split("test")[0].images["image"], grid_factor(chosen, scene)
+    if set(factor) == {1}:
+        return scan
+    image = nibabel.load(scan)
+    values = torch.from_numpy(image.get_fdata(dtype=np.float32)).squeeze()[None, None]
+    coarse = BlockAverage(factor).forward(values)[0, 0].numpy()
+    affine = coarser_affine(image.affine, factor)
+    nibabel.save(nibabel.Nifti1Image(coarse, affine), folder / "coarse.nii.gz")
+    return folder / "coarse.nii.gz"
 
 
 def turned_scan(scan: Path, file: Path) -> Path:

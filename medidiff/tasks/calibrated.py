@@ -1,0 +1,81 @@
+"""Whether the spread of posterior samples was found to be right: verdicts kept with a model.
+
+A benchmark that draws samples leaves one a kind of measurement, noise level and sampler, in the
+model's folder; a result is called calibrated where all of its own agree with one that says so.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from medidiff import options
+from medidiff.errors import OutputError
+from medidiff.model import Model
+from medidiff.model_folder import digest, write_json
+from medidiff.tasks.defaults import Posterior
+
+FILE = "calibration.json"
+NEAR = 1.25  # noise levels within this factor of the judged one are covered by its verdict
+
+Uncertainty = Literal["calibrated", "uncalibrated"]
+
+
+def verdict(model: Model, kind: str, levels: Sequence[float], how: Posterior) -> Uncertainty:
+    """Calibrated if a verdict on these weights says so of this measurement, at the noise level of
+    every image, for this sampler."""
+    judged = [
+        item["noise"]
+        for item in _verdicts(model.folder)
+        if item["calibrated"] and item["kind"] == kind and item["posterior"] == _tree(how)
+    ]
+    known = levels and all(any(_near(level, noise) for noise in judged) for level in levels)
+    return "calibrated" if known else "uncalibrated"
+
+
+def keep(model: Model, found: Sequence[Mapping[str, object]]) -> Path | None:
+    """Leave verdicts in a model's folder, in the place of earlier ones of the same measurement;
+    gives the file, None for a model that lies nowhere.
+
+    Errors: OutputError if nothing can be written there.
+    """
+    if model.folder is None or not found:
+        return None
+    new = {_key(item) for item in found}
+    kept = [item for item in _verdicts(model.folder) if _key(item) not in new]
+    file = model.folder / FILE
+    content = {"weights": _weights(model.folder), "verdicts": [*kept, *found]}
+    try:
+        write_json(file, content)
+    except OSError as error:
+        raise OutputError(
+            f"the verdicts on calibration cannot be kept in the model's folder ({error.strerror}): "
+            "copy the model to a folder of your own (medidiff export) and run the benchmark on it"
+        ) from None
+    return file
+
+
+def _verdicts(folder: Path | None) -> list[dict[str, Any]]:
+    """Those on the weights that lie in the folder."""
+    if folder is None or not (folder / FILE).is_file():
+        return []
+    content = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    return content["verdicts"] if content["weights"] == _weights(folder) else []
+
+
+def _key(item: Mapping[str, Any]) -> str:
+    return json.dumps([item["kind"], item["noise"], item["posterior"]], sort_keys=True)
+
+
+def _tree(how: Posterior) -> Any:
+    return json.loads(json.dumps(options.tree(how)))
+
+
+def _near(level: float, noise: float) -> bool:
+    return level == noise or (noise > 0 and 1 / NEAR <= level / noise <= NEAR)
+
+
+def _weights(folder: Path) -> str:
+    return digest(folder / "model.safetensors")

@@ -1,0 +1,296 @@
+"""Cartesian MRI as the head `reconstruct` takes it: k-space, mask, coils and phase of each case,
+and what of them has to be estimated, from the measured samples alone.
+
+The prior knows magnitudes. An image is a magnitude times a phase, which is estimated from the fully
+sampled middle of k-space, so that the unknowns are real; brightness, too, is taken from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from medidiff.data.datasets import Case
+from medidiff.data.intensity import Scale
+from medidiff.errors import TaskError
+from medidiff.model import Model
+from medidiff.physics import (
+    CartesianMRI,
+    ConjugateGradients,
+    LinearOperator,
+    from_kspace,
+)
+from medidiff.physics.coils import ESPIRiT, calibration_box, phase_of_centre
+from medidiff.physics.window import Placed, centred_on
+from medidiff.tasks.base import Measurement, Problem, Signal
+from medidiff.tasks.phase import fitted_phase
+from medidiff.tasks.restoration import WINDOW
+
+BRIGHT = 0.99  # this quantile of a low-resolution magnitude lies at the top of the window
+OUTER = 0.1  # share of the samples, those farthest out, that the noise level is taken from
+MAD_TO_DEVIATION = 0.6744897501960817
+STEPS = ConjugateGradients(tolerance=1e-4, steps=15)  # of one proximal step, begun at the estimate
+EXACT = ConjugateGradients(tolerance=1e-6, steps=50)
+
+
+@dataclass(frozen=True)
+class Cartesian:
+    """k-space on a grid, of one coil or several."""
+
+    kind: Literal["cartesian"] = "cartesian"
+    sigma: float | Literal["estimate"] = "estimate"
+    """Standard deviation of the noise in the real, and in the imaginary, part of a sample, in the
+    units of the k-space; estimated from its outermost samples."""
+    coils: Literal["espirit", "one"] = "espirit"
+    """Where no coil maps are given: estimated from the middle of k-space (several coils), or each
+    coil is taken to see the image evenly."""
+
+    def __post_init__(self) -> None:
+        if self.sigma != "estimate" and not float(self.sigma) > 0:
+            raise ValueError("sigma must be above 0, or be estimate")
+
+    def problem(self, cases: Sequence[Case], model: Model) -> Problem:
+        """The cases' k-space as one measurement in model units.
+
+        Errors: TaskError for k-space without a fully sampled middle, or without samples.
+        """
+        size = model.spec.space.size
+        kspace, mask = stacked(cases, "kspace", model), stacked(cases, "mask", model)
+        mask = mask.to(kspace.real.dtype)
+        kspace = kspace * mask
+        boxes = [_box(each[0]) for each in mask.cpu()]
+        coils = self._coils(cases, kspace, boxes, model)
+        sigma = torch.tensor([*map(self._level, cases, kspace, mask)], dtype=torch.float64)
+        bright = _brightness(kspace, boxes, coils)
+        scaled = tuple(
+            replace(case, scale=scale_of(model, float(top)))
+            for case, top in zip(cases, bright, strict=True)
+        )
+
+        made = _Made(kspace, mask, coils, sigma, scaled, size)
+        known = "phase" in cases[0].beside
+        phase = _phases(cases, kspace, boxes, coils, model)
+        blank = torch.zeros((len(cases), 1, *size), device=kspace.device)
+        levels = tuple((lines(scaled)[0] * sigma / WINDOW).tolist())
+        return Problem(blank, scaled, levels, measurement=made.with_phase(phase, known))
+
+    def _level(self, case: Case, kspace: Tensor, mask: Tensor) -> float:
+        if "sigma" in case.beside:
+            return float(case.beside["sigma"])
+        if self.sigma != "estimate":
+            return float(self.sigma)
+        return noise_level(kspace, mask)
+
+    def _coils(
+        self, cases: Sequence[Case], kspace: Tensor, boxes: Sequence[tuple[int, ...]], model: Model
+    ) -> Tensor | None:
+        """(batch, coil, *grid), their squares summing to 1 where there is signal; None for one."""
+        if "coils" in cases[0].beside:
+            given = stacked(cases, "coils", model).to(kspace.dtype)
+            if given.shape != kspace.shape:
+                raise TaskError(
+                    f"the coil maps have the shape {tuple(given.shape[1:])}, the k-space "
+                    f"{tuple(kspace.shape[1:])}: one map a coil, on the grid of the k-space"
+                )
+            size = given.abs().square().sum(1, keepdim=True).sqrt()
+            return torch.where(size > 0, given / size.clamp_min(1e-12), 0)
+        if kspace.shape[1] == 1:
+            return None
+        if self.coils == "one":
+            return torch.full_like(kspace, kspace.shape[1] ** -0.5)
+        method = ESPIRiT()
+        if any(min(box) < method.kernel for box in boxes):
+            raise TaskError(
+                f"coil maps are estimated from {method.kernel} fully sampled lines in the middle "
+                f"of k-space; found {min(min(box) for box in boxes)}. Give the maps (coils=...)"
+            )
+        found = []
+        for y, box in zip(kspace, boxes, strict=True):  # a calibration region each
+            width = min(min(box), method.calibration)
+            found.append(replace(method, calibration=width).maps(y[None]))
+        return torch.cat(found)
+
+
+@dataclass(frozen=True, eq=False)
+class _Made:
+    """All of a batch's measurement but its phase."""
+
+    kspace: Tensor
+    mask: Tensor
+    coils: Tensor | None
+    sigma: Tensor
+    cases: tuple[Case, ...]
+    size: tuple[int, ...]
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        return tuple(self.kspace.shape[2:])
+
+    def with_phase(self, phase: Tensor, known: bool) -> Measurement:
+        """In model units; a phase that is not known can be refined."""
+        everyone = range(len(self.cases))
+        gain, offset = lines(self.cases)
+
+        def operator(members: Sequence[int]) -> LinearOperator:
+            return self.operator(members, phase)
+
+        ones = torch.ones((len(self.cases), 1, *self.size), device=self.kspace.device)
+        shift = operator(everyone).forward(per_case(offset, ones) * ones)
+        return Measurement(
+            operator,
+            per_case(gain, self.kspace) * self.kspace + shift,
+            gain * self.sigma,
+            2 * self.mask.flatten(1).sum(1).cpu().double() * self.kspace.shape[1],
+            kind_of(self.mask, self.kspace.shape[1]),
+            Signal(self.complex_images, self.kspace, self.sigma),
+            None if known else lambda images: self.with_phase(self.refined(images, phase), False),
+        )
+
+    def operator(self, members: Sequence[int], phase: Tensor) -> LinearOperator:
+        """On real images of the model's grid."""
+        chosen = [*members]
+        coils = None if self.coils is None else self.coils[chosen]
+        found = CartesianMRI(self.mask[chosen], coils, phase[chosen], STEPS)
+        if self.grid == self.size:
+            return found
+        like = torch.zeros((1, 1, *self.size), device=self.kspace.device)
+        return Placed(found, self.size, self.grid, like)
+
+    def complex_images(self, members: Sequence[int]) -> LinearOperator:
+        """On complex images of the measured grid."""
+        chosen = [*members]
+        coils = None if self.coils is None else self.coils[chosen]
+        return CartesianMRI(self.mask[chosen], coils, None, EXACT)
+
+    def refined(self, images: Tensor, phase: Tensor) -> Tensor:
+        """The phases that fit all samples, given images in model units."""
+        signal = torch.stack(
+            [
+                case.scale.inverse(image, axis=0)
+                for case, image in zip(self.cases, images, strict=True)
+            ]
+        )
+        magnitude = centred_on(signal, self.grid)
+        found = [
+            fitted_phase(
+                self.complex_images([index]).forward,
+                self.kspace[index, None],
+                magnitude[index, None],
+                phase[index, None],
+            )
+            for index in range(len(self.cases))
+        ]
+        return torch.cat(found)
+
+
+def stacked(cases: Sequence[Case], name: str, model: Model) -> Tensor:
+    """What lies beside each case, on the model's device.
+
+    Errors: TaskError for cases without it or of different shapes.
+    """
+    found = [case.beside[name] for case in cases if name in case.beside]
+    if len(found) < len(cases) or len({each.shape for each in found}) > 1:
+        raise TaskError(f"the cases of a batch need {name} of one shape each")
+    return torch.stack(found).to(model.device)
+
+
+def noise_level(kspace: Tensor, mask: Tensor) -> float:
+    """The standard deviation of the real numbers of the samples farthest from the middle.
+
+    Shapes: kspace (coil, *space), mask (1 or coil, *space). By the median, which what is left of
+    the image there moves little.
+    Source: Donoho and Johnstone 1994 (doi:10.1093/biomet/81.3.425), section 4, for the median.
+    Errors: TaskError where the outermost samples are all 0.
+    """
+    space = kspace.shape[1:]
+    ends = torch.zeros(space, device=kspace.device)
+    for axis, n in enumerate(space):
+        along = ((torch.arange(n, device=kspace.device) - n // 2).abs() / (n / 2)) ** 2
+        ends = ends + along.reshape([-1 if other == axis else 1 for other in range(len(space))])
+    seen = mask[0] > 0
+    limit = torch.quantile(ends[seen].float().cpu()[:1_000_000], 1 - OUTER)
+    outer = kspace[:, seen & (ends >= limit.to(ends))]
+    values = torch.view_as_real(outer.resolve_conj()).abs().flatten()
+    found = float(values.median()) / MAD_TO_DEVIATION
+    if not found > 0:
+        raise TaskError(
+            "the outermost samples of the k-space are 0, so its noise level is not to be seen; "
+            "state it with measurement.sigma"
+        )
+    return found
+
+
+def scale_of(model: Model, bright: float) -> Scale:
+    """The line between signal and model units where `bright` lies at the top of the window."""
+    typical = model.spec.intensity.typical
+    gain = typical.high[0] / bright
+    return Scale((typical.low[0] / gain,), (typical.high[0] / gain,))
+
+
+def lines(cases: Sequence[Case]) -> tuple[Tensor, Tensor]:
+    """(gain, offset) of each case: model = gain * signal + offset, (batch,) in float64."""
+    low, high = (
+        torch.tensor([ends[0] for ends in pair], dtype=torch.float64)
+        for pair in zip(*((case.scale.low, case.scale.high) for case in cases), strict=True)
+    )
+    gain = 2 / (high - low)
+    return gain, -1 - gain * low
+
+
+def per_case(values: Tensor, like: Tensor) -> Tensor:
+    """(batch,) in a shape that broadcasts over `like`, real and in its precision."""
+    real = values.to(like.device, like.real.dtype if like.is_complex() else like.dtype)
+    return real.reshape(-1, *(1,) * (like.ndim - 1))
+
+
+def kind_of(mask: Tensor, coils: int) -> str:
+    """Such as "mri 8 coils R=4": what is measured, at which acceleration to the nearest whole."""
+    acceleration = mask[0, 0].numel() / max(float(mask[0, 0].sum()), 1.0)
+    return f"mri {coils} {'coil' if coils == 1 else 'coils'} R={round(acceleration)}"
+
+
+def _box(mask: Tensor) -> tuple[int, ...]:
+    box = calibration_box(mask)
+    if min(box) < 1:
+        raise TaskError(
+            "the middle of the k-space (n // 2 along each axis) was not sampled: there is nothing "
+            "to take brightness and phase from. Is zero frequency in the middle?"
+        )
+    return box
+
+
+def _phases(
+    cases: Sequence[Case],
+    kspace: Tensor,
+    boxes: Sequence[tuple[int, ...]],
+    coils: Tensor | None,
+    model: Model,
+) -> Tensor:
+    """(batch, 1, *grid): the given ones, or those of the middle of k-space."""
+    if "phase" in cases[0].beside:
+        return stacked(cases, "phase", model).to(kspace.real.dtype)
+    return torch.cat(
+        [
+            phase_of_centre(kspace[index, None], box, None if coils is None else coils[index, None])
+            for index, box in enumerate(boxes)
+        ]
+    )
+
+
+def _brightness(kspace: Tensor, boxes: Sequence[tuple[int, ...]], coils: Tensor | None) -> Tensor:
+    """The bright end of each magnitude at low resolution, (batch,)."""
+    grid = tuple(kspace.shape[2:])
+    found = []
+    for index, box in enumerate(boxes):
+        middle = centred_on(kspace[index, None], box)
+        images = from_kspace(centred_on(middle, grid))
+        if coils is not None:
+            images = (coils[index, None].conj() * images).sum(1, keepdim=True)
+        values = images.abs().flatten().float().cpu()
+        step = max(1, len(values) // 1_000_000)
+        found.append(torch.quantile(values[::step], BRIGHT))
+    return torch.stack(found)

@@ -1,0 +1,148 @@
+"""What the heads share whose scan was measured through an operator: y = A clean + noise.
+
+A head says what was measured (`Measurement`, in model units); here posterior samples are drawn
+from the prior given that, all images and samples of a batch at once, and what can be told of them
+is told: the residual, the cost, whether the spread was ever found to be right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from medidiff import options
+from medidiff.diffusion import KeyedNoise
+from medidiff.errors import TaskError
+from medidiff.inverse import Drawn, Gaussian
+from medidiff.model import Model, evaluating
+from medidiff.tasks.base import Measurement, Problem, Solution
+from medidiff.tasks.calibrated import verdict
+from medidiff.tasks.defaults import Posterior, chosen_for
+
+MOST_AT_ONCE = 64  # images in a network call; more are drawn in turns
+
+
+class Sampled(Protocol):
+    """The options that such a head has."""
+
+    @property
+    def posterior(self) -> Posterior | None: ...
+
+    @property
+    def result(self) -> Literal["all", "mean", "sample"]: ...
+
+
+def check_image_space(model: Model, what: str) -> None:
+    """Errors: TaskError for a model whose network does not work on images."""
+    if model.spec.codec.kind != "identity":
+        raise TaskError(
+            f"{what} compares images with what was measured at every step, and {model.spec.name} "
+            f"works behind a codec ({model.spec.codec.kind}): use a model of images"
+        )
+
+
+def solved(head: Sampled, problem: Problem, model: Model, n: int, seed: int) -> Solution:
+    """Posterior samples of a problem with a measurement, and what can be said of them.
+
+    With n = 1 the point is the mean of the sampler's own number of draws (`Posterior.draws`), with
+    n > 1 that of the n samples, or the first sample where the head's `result` says so.
+    """
+    assert problem.measurement is not None
+    how = head.posterior or chosen_for(problem.measurement.kind)
+    count = n if n > 1 else (1 if head.result == "sample" else how.draws)
+    with torch.no_grad(), evaluating(model.network):
+        problem, before = piloted(problem, model, how, seed)
+        samples, calls, cost = drawn(problem, model, how, count, seed)
+    point = samples[0] if head.result == "sample" else samples.mean(0)
+    facts = told(problem, model, how, point, n)
+    shown = samples if n > 1 else None
+    return Solution(
+        point,
+        calls * count + round(before),
+        shown,
+        facts=facts,
+        cost=cost * count + before,
+        kept=head.result,
+    )
+
+
+PILOT_NOISE = 4.0  # times the noise: what is not right yet is not to be followed to the letter
+
+
+def piloted(problem: Problem, model: Model, how: Posterior, seed: int) -> tuple[Problem, float]:
+    """The problem with its estimated phase made better by quick samples, and their cost an image.
+
+    Nothing is done where all is known.
+    """
+    quick, total = replace(how, steps=how.pilot_steps, draws=1), 0.0
+    for pilot in range(how.pilots):
+        measurement = problem.measurement
+        if measurement is None or measurement.refined is None:
+            break
+        loose = replace(measurement, noise_std=PILOT_NOISE * measurement.noise_std)
+        rough, _, cost = drawn(replace(problem, measurement=loose), model, quick, 1, seed + pilot)
+        problem = replace(problem, measurement=measurement.refined(rough[0]))
+        total += cost
+    return problem, total
+
+
+def drawn(
+    problem: Problem, model: Model, how: Posterior, n: int, seed: int
+) -> tuple[Tensor, int, float]:
+    """(n, batch, channel, *space) posterior samples; calls and forward-equivalents of each."""
+    measurement = problem.measurement
+    assert measurement is not None
+    members = [(case, sample) for case in range(len(problem.cases)) for sample in range(n)]
+    made: list[Tensor] = []
+    calls, cost = 0, 0.0
+    for first in range(0, len(members), MOST_AT_ONCE):
+        part = members[first : first + MOST_AT_ONCE]
+        found = _part(problem, measurement, model, how, part, seed)
+        made.append(found.images)
+        calls, cost = found.calls, found.forward_equivalents
+    batched = torch.cat(made).unflatten(0, (len(problem.cases), n))
+    return batched.transpose(0, 1), calls, cost
+
+
+def _part(
+    problem: Problem,
+    measurement: Measurement,
+    model: Model,
+    how: Posterior,
+    members: Sequence[tuple[int, int]],
+    seed: int,
+) -> Drawn:
+    cases = [case for case, _ in members]
+    condition = None if problem.condition is None else problem.condition[cases]
+    keys = problem.keys
+    return how.draw(
+        model.denoiser(condition),
+        measurement.operator(cases),
+        measurement.values[cases],
+        Gaussian(measurement.noise_std[cases]),
+        torch.zeros_like(problem.given[cases]),
+        KeyedNoise(seed, [(keys[case], sample) for case, sample in members]),
+        model.spec.schedule,
+    )
+
+
+def told(
+    problem: Problem, model: Model, how: Posterior, point: Tensor, n: int
+) -> dict[str, object]:
+    """What the provenance says of a measured problem."""
+    measurement = problem.measurement
+    assert measurement is not None
+    everyone = range(len(problem.cases))
+    found = {
+        "measurement": measurement.kind,
+        "posterior": options.tree(how),
+        "residual": [round(float(x), 4) for x in measurement.residual(point, everyone)],
+        "sigma": list(problem.levels),
+    }
+    if n > 1:
+        found["uncertainty"] = verdict(model, measurement.kind, problem.levels, how)
+    return found

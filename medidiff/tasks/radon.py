@@ -1,0 +1,172 @@
+"""Tomography as the head `reconstruct` takes it: sinograms of line integrals, and their beam."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medidiff.data.datasets import Case
+from medidiff.data.intensity import Scale
+from medidiff.errors import TaskError
+from medidiff.model import Model
+from medidiff.physics import (
+    ConjugateGradients,
+    FanBeam,
+    LinearOperator,
+    ParallelBeam,
+    Tomography,
+    even_angles,
+    filtered_back_projection,
+)
+from medidiff.physics.window import Weighted
+from medidiff.tasks.base import Measurement, Problem, Signal
+from medidiff.tasks.cartesian import BRIGHT, lines, per_case, scale_of, stacked
+from medidiff.tasks.restoration import WINDOW
+
+STEPS = ConjugateGradients(tolerance=1e-3, steps=15)  # of one proximal step, begun at the estimate
+FEWEST_PHOTONS = 1.0
+MAD_TO_DEVIATION = 0.6744897501960817
+
+
+@dataclass(frozen=True)
+class Radon:
+    """Line integrals along parallel rays or a fan, the centre of rotation in the image's middle."""
+
+    kind: Literal["radon"] = "radon"
+    span: float = 180.0
+    """Degrees over which the views lie evenly, where their angles are not given."""
+    start: float = 0.0
+    """The first view's angle in degrees: 0 looks along the columns of pixels."""
+    pitch_mm: float = 1.0
+    """Between detectors."""
+    shift_mm: float = 0.0
+    """Of the detector along itself."""
+    source_mm: float | None = None
+    """Of a fan: from its source to the centre of rotation; none for parallel rays."""
+    detector_mm: float = 0.0
+    """Of a fan: from the centre of rotation to the detector."""
+    photons: float | None = None
+    """Expected in a ray that meets nothing; then rays that meet much are noisier."""
+    sigma: float | Literal["estimate"] = "estimate"
+    """Without photons: standard deviation of each line integral's noise, estimated from
+    neighbouring detectors."""
+    attenuation: tuple[float, float] | None = None
+    """Attenuation (1/mm) at the ends of the model's intensity window. None: a CT model's
+    intensities are Hounsfield units; of others the brightness is taken from the sinogram."""
+    water: float = 0.02
+    """Attenuation of water (1/mm), which Hounsfield units refer to."""
+
+    def __post_init__(self) -> None:
+        if self.pitch_mm <= 0 or not 0 < self.span <= 360 or self.water <= 0:
+            raise ValueError("pitch_mm and water are above 0, span above 0 and at most 360")
+        if self.photons is not None and not self.photons > 0:
+            raise ValueError("photons must be above 0, or be left out")
+        if self.sigma != "estimate" and not float(self.sigma) > 0:
+            raise ValueError("sigma must be above 0, or be estimate")
+        if self.attenuation is not None and not self.attenuation[0] < self.attenuation[1]:
+            raise ValueError(f"attenuation rises, found {self.attenuation}")
+
+    def problem(self, cases: Sequence[Case], model: Model) -> Problem:
+        """The cases' sinograms as one measurement in model units.
+
+        Errors: TaskError for cases of other views than each other's.
+        """
+        size, spacing = model.spec.space.size, plane_spacing(model)
+        sinogram = stacked(cases, "sinogram", model)
+        angles = self._angles(cases, sinogram.shape[-2])
+        projector = Tomography(
+            self._beam(angles, sinogram.shape[-1]), (size[-2], size[-1]), spacing, STEPS
+        )
+        deviation = self._deviation(sinogram)
+        scaled = self._scaled(cases, model, projector, sinogram)
+        blank = torch.zeros((len(cases), 1, *size), device=sinogram.device)
+        gain, offset = lines(scaled)
+        shift = projector.forward(blank + per_case(offset, blank))
+        # every ray brought to one noise level
+        level = deviation.flatten(1).median(1).values.double().cpu()
+        weight = per_case(level, deviation) / deviation
+
+        def operator(members: Sequence[int]) -> LinearOperator:
+            return Weighted(projector, weight[[*members]], blank[:1], STEPS)
+
+        measurement = Measurement(
+            operator,
+            weight * (per_case(gain, sinogram) * sinogram + shift),
+            gain * level,
+            torch.full((len(cases),), float(sinogram[0].numel()), dtype=torch.float64),
+            f"radon {len(angles)} views over {spanned(angles):.0f}",
+            Signal(operator, weight * sinogram, level),
+        )
+        levels = tuple((gain * level / WINDOW).tolist())
+        return Problem(blank, scaled, levels, measurement=measurement)
+
+    def _angles(self, cases: Sequence[Case], views: int) -> tuple[float, ...]:
+        given = [case.beside["angles"] for case in cases if "angles" in case.beside]
+        if not given:
+            return even_angles(views, self.span, self.start)
+        if any(len(each) != views or not torch.equal(each, given[0]) for each in given):
+            raise TaskError(f"the sinograms of a batch have {views} views of the same angles each")
+        return tuple(given[0].double().tolist())
+
+    def _beam(self, angles: tuple[float, ...], detectors: int) -> ParallelBeam | FanBeam:
+        if self.source_mm is None:
+            return ParallelBeam(angles, detectors, self.pitch_mm, self.shift_mm)
+        return FanBeam(
+            angles, detectors, self.pitch_mm, self.source_mm, self.detector_mm, self.shift_mm
+        )
+
+    def _deviation(self, sinogram: Tensor) -> Tensor:
+        """The noise of each line integral, shaped as the sinogram."""
+        if self.photons is not None:
+            arriving = (self.photons * (-sinogram).exp()).clamp_min(FEWEST_PHOTONS)
+            return arriving.rsqrt()
+        if self.sigma != "estimate":
+            return torch.full_like(sinogram, float(self.sigma))
+        found = torch.stack([detector_noise(each) for each in sinogram])
+        if not bool((found > 0).all()):
+            raise TaskError("this sinogram shows no noise; state it with measurement.sigma")
+        return per_case(found, sinogram).expand_as(sinogram)
+
+    def _scaled(
+        self, cases: Sequence[Case], model: Model, projector: Tomography, sinogram: Tensor
+    ) -> tuple[Case, ...]:
+        """The cases with the line from attenuation (1/mm) to model units."""
+        typical = model.spec.intensity.typical
+        ends = self.attenuation
+        if ends is None and model.spec.modality.upper() == "CT":
+            low, high = (self.water * (1 + hu[0] / 1000) for hu in (typical.low, typical.high))
+            ends = (low, high)
+        if ends is not None:
+            scale = Scale((ends[0],), (ends[1],))
+            return tuple(replace(case, scale=scale) for case in cases)
+        images = filtered_back_projection(projector, sinogram, "hann").flatten(1).cpu().numpy()
+        bright = np.quantile(images, BRIGHT, axis=1)
+        return tuple(
+            replace(case, scale=scale_of(model, float(top)))
+            for case, top in zip(cases, bright, strict=True)
+        )
+
+
+def plane_spacing(model: Model) -> tuple[float, float]:
+    """Pixel height and width in mm; 1 where the model does not say."""
+    spacing = model.spec.space.spacing_mm
+    return (1.0, 1.0) if isinstance(spacing, str) else (spacing[-2], spacing[-1])
+
+
+def detector_noise(sinogram: Tensor) -> Tensor:
+    """The noise's standard deviation by the median second difference along the detectors."""
+    bend = sinogram[..., 2:] - 2 * sinogram[..., 1:-1] + sinogram[..., :-2]
+    return bend.abs().median() / (6**0.5 * MAD_TO_DEVIATION)
+
+
+def spanned(angles: Sequence[float]) -> float:
+    """Degrees that evenly spread views cover."""
+    if len(angles) == 1:
+        return 0.0
+    ordered = sorted(angles)
+    return (ordered[-1] - ordered[0]) * len(ordered) / (len(ordered) - 1)

@@ -1,0 +1,159 @@
+"""The benchmark that measured heads share: simulate, tune the baselines, solve, compare by subject.
+
+A setting says how a scan is measured and by which classical methods it is solved besides. Nothing
+is chosen on the split that is reported: baselines are tuned on validation scans that are simulated
+alike, our own sampler by `benchmarks/tune_inverse.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from medidiff.data.datasets import Case
+from medidiff.diffusion import KeyedNoise
+from medidiff.evaluation.distortion import psnr
+from medidiff.evaluation.regions import head_region
+from medidiff.tasks.base import OURS, Bench, Benchmarked, Head, Problem, Row, Target, noise_key
+from medidiff.tasks.restoration import EXAMPLES, TRUTH, TUNING_CASES, WINDOW, measured
+
+Simulate = Callable[[Sequence[Case], KeyedNoise], list[Case]]
+"""Clean cases -> what the head is given of each; noise is keyed by the case."""
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A classical method: (problem, its parameter) -> images in model units."""
+
+    name: str
+    solve: Callable[[Problem, float], Tensor]
+    grid: tuple[float, ...] = (0.0,)
+    """Parameters to choose from; one where there is nothing to choose."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way of measuring that a head is judged in."""
+
+    name: str
+    head: Head
+    simulate: Simulate
+    rivals: tuple[Rival, ...]
+    targets: tuple[Target, ...] = ()
+    region: Callable[[Problem], Tensor] | None = None
+    """Where else it is judged (`psnr_region`), such as a hole: boolean, (batch, 1, *space)."""
+
+
+def judged(settings: Sequence[Setting], bench: Bench) -> Benchmarked:
+    """One row a test subject, setting and method, and the first cases as examples."""
+    rows: list[Row] = []
+    examples: list[Mapping[str, Tensor]] = []
+    for setting in settings:
+        tuned = [] if bench.baselines == "none" else tune(setting, bench)
+        for first in range(0, len(bench.test), bench.batch):
+            cases = bench.test[first : first + bench.batch]
+            found, shown = _batch(setting, tuned, cases, bench)
+            rows += found
+            examples += shown[: EXAMPLES if first == 0 else 0]
+            done = min(first + bench.batch, len(bench.test))
+            bench.progress(setting.name, done, len(bench.test))
+    targets = [target for setting in settings for target in setting.targets]
+    return Benchmarked(rows, examples, TRUTH, targets)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A rival at its best."""
+
+    rival: Rival
+    parameter: float
+
+
+def simulated(setting: Setting, cases: Sequence[Case], seed: int) -> list[Case]:
+    """What is measured of clean cases; the same of a case in any batch."""
+    noise = KeyedNoise(seed, [(f"measured {noise_key(case)}", 0) for case in cases])
+    return setting.simulate(cases, noise)
+
+
+def as_the_truth(images: Tensor, problem: Problem, given: Sequence[Case]) -> Tensor:
+    """Images in the problem's model units, whose line may be estimated, in those of the truth.
+
+    The line of a problem's case leads to the units of the signal, that of what it was given from
+    there to the truth.
+    """
+    back = [
+        known.scale.normalise(case.scale.inverse(image, axis=0), axis=0)
+        for image, case, known in zip(images.cpu(), problem.cases, given, strict=True)
+    ]
+    return torch.stack(back)
+
+
+def tune(setting: Setting, bench: Bench) -> list[Tuned]:
+    """Each rival at the parameter of the highest mean PSNR in the head on the first validation
+    scans; a best parameter at an end of the grid is followed outwards."""
+    cases = bench.validation[:TUNING_CASES]
+    given = simulated(setting, cases, bench.seed)
+    problem = setting.head.prepare(given, bench.model)
+    clean = torch.stack([case.images for case in cases])
+    region = _region(setting, problem, clean)
+
+    def score(rival: Rival, parameter: float) -> float:
+        estimate = as_the_truth(rival.solve(problem, parameter), problem, given)
+        return float(psnr(estimate, clean, data_range=WINDOW, region=region).mean())
+
+    found = []
+    for index, rival in enumerate(setting.rivals):
+        bench.progress(f"tuning baselines, {setting.name}", index, len(setting.rivals))
+        found.append(Tuned(rival, best_parameter(rival, score)))
+    bench.progress(f"tuning baselines, {setting.name}", len(found), len(found))
+    return found
+
+
+def best_parameter(rival: Rival, score: Callable[[Rival, float], float]) -> float:
+    """The grid's best, or further out where that is better still."""
+    if len(rival.grid) == 1:
+        return rival.grid[0]
+    scores = {parameter: score(rival, parameter) for parameter in rival.grid}
+    best = max(scores, key=lambda parameter: scores[parameter])
+    first, second, *_ = rival.grid
+    *_, before, last = rival.grid
+    factor, highest = {first: first / second, last: last / before}.get(best), scores[best]
+    while factor is not None:
+        further = score(rival, best * factor)
+        if further <= highest:
+            break
+        best, highest = best * factor, further
+    return best
+
+
+def _batch(
+    setting: Setting, tuned: Sequence[Tuned], cases: Sequence[Case], bench: Bench
+) -> tuple[list[Row], list[Mapping[str, Tensor]]]:
+    given = simulated(setting, cases, bench.seed)
+    problem = setting.head.prepare(given, bench.model)
+    clean = torch.stack([case.images for case in cases])
+    solution = setting.head.solve(problem, bench.model, bench.samples, bench.seed)
+    estimates = {each.rival.name: each.rival.solve(problem, each.parameter).cpu() for each in tuned}
+    estimates[OURS] = solution.point.cpu()
+    rows: list[Row] = []
+    for method, estimate in estimates.items():
+        found = measured(estimate, clean, cases, setting.name, method)
+        if setting.region is not None:
+            inside = setting.region(problem).cpu()
+            values = psnr(estimate, clean, data_range=WINDOW, region=inside)
+            for row, value in zip(found, values, strict=True):
+                row["psnr_region"] = float(value)
+        rows += found
+    shown = estimates | {TRUTH: clean}
+    if solution.samples is not None:
+        shown["spread"] = 4 * solution.samples.std(0).cpu() - 1
+    return rows, [
+        {name: images[index] for name, images in shown.items()} for index in range(len(cases))
+    ]
+
+
+def _region(setting: Setting, problem: Problem, clean: Tensor) -> Tensor:
+    return head_region(clean) if setting.region is None else setting.region(problem).cpu()

@@ -1,0 +1,160 @@
+"""Measurements simulated from clean scans, for benchmarks: never called real.
+
+No inverse crime: what is measured is simulated on a grid twice as fine, the image brought to it by
+cubic splines, sinograms with two rays a detector. No Hermitian crime: images have a smooth random
+phase. Every draw is keyed by the case.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medidiff.data.datasets import Case
+from medidiff.data.intensity import Scale
+from medidiff.diffusion import KeyedNoise
+from medidiff.physics import ParallelBeam, Sampling, Tomography, even_angles, to_kspace
+from medidiff.physics.window import centred_on
+
+FINER = 2
+PHASE_KNOTS = 4  # along each axis: phase that a shim leaves
+PHASE_SPREAD = 1.0  # radians
+COIL_RADIUS = 1.3  # of a ring of coils, in half fields of view
+
+
+@dataclass(frozen=True)
+class SimulatedMRI:
+    """k-space of clean images: their phase, coils, sampling and noise."""
+
+    acceleration: float
+    centre_fraction: float
+    coils: int = 1
+    sigma: float = 0.01
+    """Noise in the real and in the imaginary part of a sample, in widths of the window."""
+
+    def __call__(self, cases: Sequence[Case], noise: KeyedNoise) -> list[Case]:
+        """Cases with k-space, mask and (for several coils) maps; the signal is the intensity."""
+        clean = torch.stack([case.scale.inverse(case.images, axis=0) for case in cases])
+        space, dims = tuple(clean.shape[2:]), clean.ndim - 2
+        fine = finer(clean, dims)
+        phase = smooth_phase(fine, noise)
+        maps = ring_of_coils(self.coils, tuple(fine.shape[2:]))
+        whole = to_kspace(maps * torch.polar(fine, phase)) * FINER ** (-dims / 2)
+        kspace = centred_on(whole, space)
+        sigma = self.sigma * torch.tensor([c.scale.high[0] - c.scale.low[0] for c in cases])
+        kspace = kspace + sigma.view(-1, *[1] * (dims + 1)) * _complex(noise, kspace)
+        places = Sampling("gaussian", self.acceleration, self.centre_fraction)
+        made = []
+        for index, case in enumerate(cases):
+            mask = places.mask(space, seed_of(noise.take([index])))[None]
+            beside = {"kspace": kspace[index] * mask, "mask": mask, "sigma": sigma[index]}
+            if self.coils > 1:
+                every = (slice(None), *[slice(None, None, FINER)] * dims)
+                beside["coils"] = maps[0][every]
+            made.append(replace(case, images=torch.zeros_like(case.images), beside=beside))
+        return made
+
+
+@dataclass(frozen=True)
+class SimulatedRadon:
+    """Sinograms of clean images taken for maps of attenuation."""
+
+    views: int
+    span: float = 180.0
+    photons: float = 1e5
+    attenuation: float = 0.02
+    """Of the top of the window, 1/mm; its bottom has none."""
+
+    def __call__(self, cases: Sequence[Case], noise: KeyedNoise) -> list[Case]:
+        """Cases with sinograms, whose signal is the attenuation."""
+        images = torch.stack([case.images for case in cases])
+        fine = finer((images + 1) / 2 * self.attenuation, 2, middle=True)
+        angles = even_angles(self.views, self.span)
+        beam = ParallelBeam(angles, FINER * detectors(tuple(images.shape[-2:])), 1.0 / FINER)
+        shape = (fine.shape[-2], fine.shape[-1])
+        integrals = Tomography(beam, shape, (1.0 / FINER, 1.0 / FINER)).forward(fine)
+        pairs = integrals.unflatten(-1, (-1, FINER)).exp().reciprocal().mean(-1)
+        expected = self.photons * pairs
+        counted = (expected + expected.sqrt() * noise(expected, 0, draw=1)).clamp_min(1.0)
+        sinogram = (self.photons / counted).log()
+        return [
+            replace(
+                case,
+                images=torch.zeros_like(case.images),
+                scale=Scale((0.0,), (self.attenuation,)),
+                beside={"sinogram": values, "angles": torch.tensor(angles, dtype=torch.float64)},
+            )
+            for case, values in zip(cases, sinogram, strict=True)
+        ]
+
+
+def detectors(shape: tuple[int, ...]) -> int:
+    """Detectors 1 mm apart that see the whole of a picture from every side."""
+    return math.ceil(math.hypot(*shape)) + 2
+
+
+def finer(images: Tensor, axes: int, middle: bool = False) -> Tensor:
+    """Images on a grid twice as fine along the last axes, by cubic splines through the voxels.
+
+    Voxel n // 2 lies on voxel n // 2, or with `middle` both grids have the same middle; beyond the
+    last voxel comes the first.
+    """
+    from scipy import ndimage
+
+    kept = images.ndim - axes
+    steps = np.array([*[1.0] * kept, *[1.0 / FINER] * axes])
+    begin: Any = [*[0.0] * kept, *[(1 / FINER - 1) / 2 if middle else 0.0] * axes]
+    shape = (*images.shape[:kept], *(FINER * n for n in images.shape[kept:]))
+    values = images.double().numpy()
+    found = ndimage.affine_transform(
+        values, steps, begin, output_shape=shape, order=3, mode="grid-wrap"
+    )
+    return torch.from_numpy(found).float()
+
+
+def smooth_phase(like: Tensor, noise: KeyedNoise) -> Tensor:
+    """A phase in radians that varies over the whole field of view: (batch, 1, *space)."""
+    from scipy import ndimage
+
+    space = like.shape[2:]
+    knots = noise(torch.zeros(len(like), 1, *[PHASE_KNOTS] * len(space)), 0, draw=2).double()
+    zoom = (1, 1, *(n / PHASE_KNOTS for n in space))
+    phase = ndimage.zoom(knots.numpy(), zoom, order=3, mode="nearest", grid_mode=True)
+    return PHASE_SPREAD * torch.from_numpy(phase).to(like)
+
+
+def ring_of_coils(count: int, space: tuple[int, ...]) -> Tensor:
+    """(1, coil, *space) sensitivities of loops around the last two axes, their squares summing to
+    1; one coil sees evenly. Each falls off with the distance to its loop, with the phase of the
+    direction to it."""
+    if count == 1:
+        return torch.ones((1, 1, *space), dtype=torch.complex64)
+    grid = [torch.linspace(-1, 1, n, dtype=torch.float64) for n in space]
+    places = torch.meshgrid(*grid, indexing="ij")
+    rows, columns = places[-2], places[-1]
+    maps = []
+    for coil in range(count):
+        angle = 2 * math.pi * coil / count
+        down = rows - COIL_RADIUS * math.sin(angle)
+        across = columns - COIL_RADIUS * math.cos(angle)
+        distance = torch.hypot(down, across)
+        maps.append(torch.polar(1 / distance, torch.atan2(down, across)))
+    stacked = torch.stack(maps)
+    total = stacked.abs().square().sum(0).sqrt()
+    return (stacked / total)[None].to(torch.complex64)
+
+
+def seed_of(noise: KeyedNoise) -> int:
+    """A seed for one member's mask."""
+    return int(noise(torch.zeros(1, 1, 1), 0, draw=3).abs() * 2**24)
+
+
+def _complex(noise: KeyedNoise, like: Tensor) -> Tensor:
+    real = noise(like.real.contiguous(), 0, draw=0)
+    return torch.complex(real, noise(like.real.contiguous(), 0, draw=1))
