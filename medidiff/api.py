@@ -32,6 +32,7 @@ from medidiff.data.dicom_out_maps import NO_UNIT, Quantity
 from medidiff.data.dicom_out_origin import Place
 from medidiff.data.dicom_out_patient import Patient
 from medidiff.data.dicom_out_segments import Segment
+from medidiff.data.options import CTWindowName
 from medidiff.data.population import Format, Kind, PopulationOptions
 from medidiff.data.privacy import names_kept_private
 from medidiff.data.splitting import SplitOptions
@@ -55,6 +56,7 @@ from medidiff.jobs.likelihood import LikelihoodOptions, Method
 from medidiff.jobs.manifests import ManifestMade
 from medidiff.jobs.models import export_model, load_model, model_folder, register_model
 from medidiff.jobs.phantoms import write_phantoms
+from medidiff.jobs.plans.planning import Planned, PlanOptions, plan_training
 from medidiff.jobs.prepare import check_data, shape_of
 from medidiff.jobs.pretrained import Shipped, shipped_models
 from medidiff.jobs.privacy import PhiReport
@@ -84,6 +86,7 @@ __all__ = [
     "MedidiffError",
     "Model",
     "PhiReport",
+    "Planned",
     "Result",
     "Shipped",
     "Table",
@@ -104,6 +107,7 @@ __all__ = [
     "load",
     "models",
     "phantoms",
+    "plan",
     "register",
     "run",
     "schema",
@@ -124,6 +128,31 @@ class Checked:
     parameters: int
     memory: Fit | None = None
     """Whether training fits into a GPU's memory, where one was stated."""
+
+
+def plan(
+    manifest: PathLike,
+    out: PathLike = "plan.yaml",
+    *,
+    gpu_memory: float = 24.0,
+    images: Sequence[str] | None = None,
+    method: Literal["whole", "wavelet", "patch"] | None = None,
+    modality: str | None = None,
+    window: CTWindowName | None = None,
+    progress: Progress = "none",
+) -> Planned:
+    """Propose a training for the train split of `manifest`, written to `out` with its reasons.
+
+    What it proposes fits into `gpu_memory` GiB as `check` predicts it. `images`: columns that
+    become channels (None: all that no row lacks). `method`: whole images, a wavelet's bands or
+    patches (None: the first that fits). `modality`: where the scans do not say it. `window`: one of
+    radiologists' CT windows.
+    Errors: ManifestError, DataError, ConfigError, OutputError.
+    """
+    given = None if images is None else tuple(images)
+    asked = PlanOptions(gpu_memory, given, method, modality, window)
+    with _reporting(progress) as report:
+        return plan_training(Path(manifest), Path(out), asked, report)
 
 
 def check(

@@ -68,6 +68,45 @@ Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the re
 
 
 @app.command()
+def plan(
+    manifest: Annotated[Path, typer.Argument(help="Manifest of the scans", metavar="MANIFEST")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="New configuration")] = Path("plan.yaml"),
+    gpu_memory: Annotated[
+        float, typer.Option(help="GiB of the GPU that the training must fit into")
+    ] = 24.0,
+    image: Annotated[
+        list[str] | None,
+        typer.Option(help="Image column, a channel; repeat for more (default: all complete ones)"),
+    ] = None,
+    method: Annotated[
+        Literal["auto", "whole", "wavelet", "patch"],
+        typer.Option(help="Whole images, a wavelet's bands, patches (default: what fits first)"),
+    ] = "auto",
+    modality: Annotated[str | None, typer.Option(help="Where the scans do not say it")] = None,
+    window: Annotated[
+        Literal["full", "brain", "subdural", "soft-tissue", "mediastinum", "lung", "bone"] | None,
+        typer.Option(help="CT window (default: full)"),
+    ] = None,
+) -> None:
+    """Propose a training for a manifest's scans: a configuration with the reason beside each
+    line."""
+    from medidiff import api
+
+    found = api.plan(
+        manifest,
+        out,
+        gpu_memory=gpu_memory,
+        images=image,
+        method=None if method == "auto" else method,
+        modality=modality,
+        window=window,
+        progress="bars",
+    )
+    typer.echo(found.text)
+    typer.echo(f"Next: medidiff check {out} --gpu-memory {gpu_memory:g}")
+
+
+@app.command()
 def check(
     config: ConfigFile,
     change: Changes = None,

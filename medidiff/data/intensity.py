@@ -1,4 +1,4 @@
-"""Intensities to the model's range and back: straight lines fitted once, never clipped."""
+"""Intensities to the model's range and back: straight lines fitted once, clipped only if asked."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medidiff.data.options import AnyIntensity, Window
+from medidiff.data.options import AnyIntensity, CTWindow, Window
 from medidiff.errors import DataError
 
 VOXELS_A_CHANNEL = (
@@ -24,11 +24,14 @@ class Scale:
 
     low: tuple[float, ...]
     high: tuple[float, ...]
+    clip: bool = False
+    """Whether what lies beyond the ends becomes -1 or 1."""
 
     def normalise(self, x: Tensor, *, axis: int = 1) -> Tensor:
         """Intensities to model units. Channels lie along `axis`: 1 in a batch, 0 in one image."""
         low, high = self._along(x, axis)
-        return (x - low) * (2 / (high - low)) - 1
+        scaled = (x - low) * (2 / (high - low)) - 1
+        return scaled.clamp(-1, 1) if self.clip else scaled
 
     def inverse(self, x: Tensor, *, axis: int = 1) -> Tensor:
         """Model units to intensities. Channels lie along `axis`: 1 in a batch, 0 in one image."""
@@ -59,8 +62,8 @@ def unscaled(channels: int) -> Scale:
 class FittedIntensity:
     """What was learnt of the train images' intensities; part of a model.
 
-    Range: `range` is the smallest and largest normalised value of the train images (with the bright
-    tail: nothing was clipped).
+    Range: `range` is the smallest and largest normalised value of the train images, with the bright
+    tail unless it was clipped.
     """
 
     low: tuple[float, ...]
@@ -72,12 +75,14 @@ class FittedIntensity:
     percentiles: tuple[float, float] | None
     """Which percentiles `low` and `high` are; None for a fixed window."""
     range: tuple[float, float]
+    clip: bool = False
+    """Whether intensities beyond a fixed window become its ends."""
 
     @property
     def typical(self) -> Scale:
         """The line of a train image: for images that are made and have no percentiles of their
         own."""
-        return Scale(self.low, self.high)
+        return Scale(self.low, self.high, self.clip)
 
     def scale_of(self, image: Tensor) -> Scale:
         """The line that this image (channel, *space) is normalised with.
@@ -112,8 +117,8 @@ def fit(options: AnyIntensity, images: Iterable[Tensor]) -> FittedIntensity:
     if not kept:
         raise DataError("there are no train images to fit intensities on")
     channels = kept[0][0].shape[0]
-    if isinstance(options, Window):
-        own = [Scale((options.low,) * channels, (options.high,) * channels)]
+    if isinstance(options, Window | CTWindow):
+        own = [Scale((options.low,) * channels, (options.high,) * channels, options.clip)]
         percentiles, scope = None, "train"
     elif options.scope == "train":
         percentiles, scope = (options.low, options.high), "train"
@@ -128,7 +133,9 @@ def fit(options: AnyIntensity, images: Iterable[Tensor]) -> FittedIntensity:
         for end in ("low", "high")
     )
     span = (min(float(end.min()) for end in ends), max(float(end.max()) for end in ends))
-    return FittedIntensity(low, high, cast(Literal["train", "image"], scope), percentiles, span)
+    return FittedIntensity(
+        low, high, cast(Literal["train", "image"], scope), percentiles, span, own[0].clip
+    )
 
 
 def _voxels(image: Tensor) -> np.ndarray:

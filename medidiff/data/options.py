@@ -83,17 +83,56 @@ def _check_orientation(letters: str, dims: int) -> None:
 
 @dataclass(frozen=True)
 class Window:
-    """A fixed window of intensities is mapped to [-1, 1], such as -1000..1000 HU; not clipped."""
+    """A fixed window of intensities is mapped to [-1, 1], such as -1000..1000 HU."""
 
     kind: Literal["window"] = "window"
     low: float = -1000.0
     """Intensity that becomes -1."""
     high: float = 1000.0
     """Intensity that becomes 1."""
+    clip: bool = False
+    """Whether intensities beyond the window become its ends, for good: no result has them."""
 
     def __post_init__(self) -> None:
         if not self.low < self.high:
             raise ValueError(f"low must be below high, not {self.low} and {self.high}")
+
+
+CTWindowName = Literal["full", "brain", "subdural", "soft-tissue", "mediastinum", "lung", "bone"]
+CT_WINDOWS: dict[CTWindowName, tuple[float, float]] = {
+    "full": (-1024.0, 3071.0),
+    "brain": (0.0, 80.0),
+    "subdural": (-20.0, 180.0),
+    "soft-tissue": (-150.0, 250.0),
+    "mediastinum": (-125.0, 225.0),
+    "lung": (-1350.0, 150.0),
+    "bone": (-500.0, 1300.0),
+}
+"""Hounsfield units from low to high, as radiologists set them (level 40 and width 80 for the brain,
+80/200, 50/400, 50/350, -600/1500, 400/1800); full is what 12 bits hold."""
+
+
+@dataclass(frozen=True)
+class CTWindow:
+    """A window of Hounsfield units that radiologists use is mapped to [-1, 1]."""
+
+    kind: Literal["ct-window"] = "ct-window"
+    window: CTWindowName = "full"
+    """full -1024..3071 HU, brain 0..80, subdural -20..180, soft-tissue -150..250, mediastinum
+    -125..225, lung -1350..150, bone -500..1300."""
+    clip: bool = True
+    """Whether Hounsfield units beyond the window become its ends, for good: no result has them.
+    Without it bone is 25 times as bright as the brain's window."""
+
+    @property
+    def low(self) -> float:
+        """Hounsfield units that become -1."""
+        return CT_WINDOWS[self.window][0]
+
+    @property
+    def high(self) -> float:
+        """Hounsfield units that become 1."""
+        return CT_WINDOWS[self.window][1]
 
 
 @dataclass(frozen=True)
@@ -114,7 +153,7 @@ class Percentile:
             raise ValueError(f"percentiles: 0 <= low < high <= 100, not {self.low} and {self.high}")
 
 
-AnyIntensity = Window | Percentile
+AnyIntensity = Window | CTWindow | Percentile
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from medidiff.data.options import (
     AXES,
     AnyIntensity,
     Augment,
+    CTWindow,
     Field,
     Percentile,
     Space,
@@ -34,6 +35,7 @@ from medidiff.errors import DataError
 __all__ = [
     "AnyIntensity",
     "Augment",
+    "CTWindow",
     "FittedIntensity",
     "Percentile",
     "Scale",

@@ -82,6 +82,19 @@ def fit_config(config: Config, shape: NetworkShape, gpu_memory: float, report: R
 
     Errors: ConfigError for a training whose memory cannot be planned.
     """
+    training = training_of(config, shape)
+    return fit(
+        training,
+        gpu_memory,
+        lambda done, total: report.progress("planning memory", done, total),
+    )
+
+
+def training_of(config: Config, shape: NetworkShape) -> Training:
+    """What decides how much memory the training of a configuration takes.
+
+    Errors: ConfigError for a training whose memory cannot be planned.
+    """
     network, objective = config.network, config.diffusion.objective
     if not isinstance(network, UNetOptions) or not isinstance(objective, PLANNED):
         raise ConfigError(
@@ -97,12 +110,7 @@ def fit_config(config: Config, shape: NetworkShape, gpu_memory: float, report: R
         options = check_source(known, config)
         space, coding = options.latent_space(space), (options, known.shape)
     patch = None if config.data.patch is None else config.data.patch.size
-    training = Training(network, shape, space, config.train, patch, coding)
-    return fit(
-        training,
-        gpu_memory,
-        lambda done, total: report.progress("planning memory", done, total),
-    )
+    return Training(network, shape, space, config.train, patch, coding)
 
 
 Step = tuple[tuple[str, ...], Training]

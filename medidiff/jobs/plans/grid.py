@@ -1,0 +1,213 @@
+"""The grid of a training, from where scans lie and what they hold."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from medidiff.data.options import AS_STORED, AXES, Space
+from medidiff.data.survey import Seen, Survey
+from medidiff.errors import DataError
+from medidiff.jobs.plans.lines import Line
+
+SAME = 0.01  # spacings that differ less are the same
+COVERED = 95.0  # percentile of the bodies that the grid covers
+ANISOTROPIC = 3.0  # nnU-Net's: the coarsest spacing over the finest
+LARGEST_2D = 512  # a picture with a known pixel size is not planned larger
+X_RAY = ("CR", "DX", "XR", "XA", "MG", "RF", "PX")
+SHOWN_ROWS = 6
+
+
+@dataclass(frozen=True)
+class Axes:
+    """The cases along one order of axes: arrays (case, axis)."""
+
+    orientation: str
+    shape: np.ndarray
+    body: np.ndarray
+    spacing_mm: np.ndarray | None
+    """None where some files do not state it."""
+
+
+@dataclass(frozen=True)
+class GridChoice:
+    """A grid and its reasons; `levels` that halve it evenly."""
+
+    space: Space
+    levels: int
+    lines: tuple[Line, ...]
+    warnings: tuple[str, ...] = ()
+
+
+def axes_of(found: Survey) -> Axes:
+    """The cases with their axes in one order, the commonest.
+
+    Errors: DataError if slices and volumes, or planes, are mixed.
+    """
+    dims = _one_kind(found.cases)
+    letters = {case.orientation for case in found.cases}
+    if None in letters:
+        return _stacked(found.cases, AS_STORED, [tuple(range(dims))] * len(found.cases))
+    chosen = letters.pop() if len(letters) == 1 else "RAS" if dims == 3 else _commonest(found)
+    assert chosen is not None
+    orders = [_order(case, chosen) for case in found.cases]
+    return _stacked(found.cases, chosen, orders)
+
+
+def _one_kind(cases: Sequence[Seen]) -> int:
+    by_dims = {dims: [case.row for case in cases if case.dims == dims] for dims in (2, 3)}
+    if by_dims[2] and by_dims[3]:
+        few, many = sorted(by_dims, key=lambda dims: len(by_dims[dims]))
+        shown = ", ".join(map(str, by_dims[few][:SHOWN_ROWS]))
+        more = " ..." if len(by_dims[few]) > SHOWN_ROWS else ""
+        raise DataError(
+            f"{len(by_dims[few])} images are {few}-D (rows {shown}{more}) and "
+            f"{len(by_dims[many])} are {many}-D; a model is of one kind: make a manifest of each"
+        )
+    return cases[0].dims
+
+
+def _commonest(found: Survey) -> str:
+    return Counter(str(case.orientation) for case in found.cases).most_common(1)[0][0]
+
+
+def _order(case: Seen, wanted: str) -> tuple[int, ...]:
+    here = [AXES[letter][0] for letter in str(case.orientation)]
+    there = [AXES[letter][0] for letter in wanted]
+    if set(here) != set(there):
+        raise DataError(
+            f"row {case.row}: the slice lies along {case.orientation}, others along {wanted}; a "
+            "2-D model is of one plane: make a manifest of each"
+        )
+    return tuple(here.index(axis) for axis in there)
+
+
+def _stacked(cases: Sequence[Seen], orientation: str, orders: Sequence[tuple[int, ...]]) -> Axes:
+    def along(values: Sequence[Sequence[float]]) -> np.ndarray:
+        pairs = zip(values, orders, strict=True)
+        return np.array([[value[axis] for axis in order] for value, order in pairs])
+
+    spacings = [case.spacing_mm for case in cases if case.spacing_mm is not None]
+    return Axes(
+        orientation,
+        along([case.shape for case in cases]),
+        along([case.body for case in cases]),
+        along(spacings) if len(spacings) == len(cases) else None,
+    )
+
+
+def grid_choice(axes: Axes, modality: str, coarser: float = 1.0) -> GridChoice:
+    """The grid that covers the scans, its voxels `coarser` times the scans'."""
+    dims = axes.shape.shape[1]
+    spacing, why_spacing, warnings = _spacing(axes, coarser)
+    scale = 1.0 if spacing is None or axes.spacing_mm is None else axes.spacing_mm / spacing
+    whole_picture = modality.upper() in X_RAY
+    lengths = (axes.shape if whole_picture else axes.body) * scale
+    wanted = np.percentile(lengths, COVERED, axis=0)
+    levels, size = _size(wanted)
+    kind = "the images are" if whole_picture else "the body takes"
+    low, high = (np.round(end(lengths, axis=0)).astype(int).tolist() for end in (np.min, np.max))
+    shapes = np.round(np.median(axes.shape * scale, axis=0)).astype(int).tolist()
+    spread = _times(high) if low == high else f"{_times(low)} to {_times(high)}"
+    even = 2 ** (levels - 1)
+    why_size = (
+        f"{kind} {spread} voxels of {_times(shapes)} (median): covers 95 % of the cases, in "
+        f"multiples of {even} for {levels} levels"
+    )
+    if spacing is None and (np.max(axes.shape, axis=0) > 1.5 * np.min(axes.shape, axis=0)).any():
+        warnings = (*warnings, _mixed_sizes(axes))
+    stated = AS_STORED if spacing is None else spacing
+    space = Space(dims, size, stated, axes.orientation)  # type: ignore[arg-type]
+    lines = (
+        Line("data.space.dims", dims, _why_dims(axes, dims, spacing)),
+        Line("data.space.size", list(size), why_size),
+        Line("data.space.spacing_mm", stated if spacing is None else list(spacing), why_spacing),
+        Line("data.space.orientation", axes.orientation, _why_orientation(axes)),
+    )
+    return GridChoice(space, levels, lines, warnings)
+
+
+def _mixed_sizes(axes: Axes) -> str:
+    low, high = np.min(axes.shape, axis=0).tolist(), np.max(axes.shape, axis=0).tolist()
+    return (
+        f"sizes run from {_times(low)} to {_times(high)} and the files state no pixel size, so "
+        "images are cropped or padded, not scaled: bring them to one scale first if they show the "
+        "same part of the body"
+    )
+
+
+def _spacing(axes: Axes, coarser: float) -> tuple[tuple[float, ...] | None, str, tuple[str, ...]]:
+    spacing = axes.spacing_mm
+    if spacing is None:
+        return None, "the files do not state it, so nothing is resampled", ()
+    median = np.median(spacing, axis=0)
+    low, high = spacing.min(axis=0), spacing.max(axis=0)
+    same = bool((high <= low * (1 + SAME)).all())
+    why = (
+        "that of all cases: nothing is resampled"
+        if same
+        else (f"median of the cases ({_listed(low)} to {_listed(high)} mm)")
+    )
+    warnings: tuple[str, ...] = ()
+    if same and axes.orientation in ("RAS", "RA") and (median == 1).all():
+        why += "; exactly 1 mm everywhere may mean that it was never recorded"
+    longest = float(np.median(axes.shape, axis=0).max())
+    if len(median) == 2 and longest * coarser > LARGEST_2D * 1.01 and coarser == 1:
+        coarser = longest / LARGEST_2D
+        why = f"{coarser:.2g} times that of the scans: {LARGEST_2D} pixels along the longer side"
+    elif coarser > 1:
+        why = (
+            f"{coarser:g} times that of the scans ({_listed(median)} mm): finer does not fit into "
+            "the GPU"
+        )
+    if coarser > 1:
+        finest = median.min() * coarser
+        median = np.maximum(median, finest)
+        warnings = ("coarser voxels are read without smoothing first, so that fine detail aliases",)
+    return tuple(float(f"{step:.4g}") for step in median), why, warnings
+
+
+def _size(wanted: np.ndarray) -> tuple[int, tuple[int, ...]]:
+    """Levels until the coarsest grid is small, and the grid that they halve evenly."""
+    stop = 24 if len(wanted) == 2 else 12
+    axes = np.sort(wanted)
+    measure = axes[-2] if len(wanted) == 3 else axes[0]
+    levels = 1 + max(0, math.ceil(math.log2(measure / stop)))
+    thin = max(1, 1 + int(math.log2(max(1.0, axes[0] / 2))))  # the thinnest axis keeps 2 voxels
+    levels = max(1, min(levels, thin, 5))
+    even = 2 ** (levels - 1)
+    return levels, tuple(max(even, even * math.ceil(round(n) / even)) for n in wanted.tolist())
+
+
+def _why_dims(axes: Axes, dims: int, spacing: tuple[float, ...] | None) -> str:
+    if dims == 2:
+        return "the images are slices or pictures"
+    step = np.array(spacing) if spacing is not None else np.ones(3)
+    if step.max() / step.min() > ANISOTROPIC:
+        return (
+            f"volumes, anisotropic ({_listed(step)} mm): kept as they are, no slices are invented "
+            "between; the grid has few slices and is halved along them as along rows and columns. "
+            "Where single slices will do, write them as images of their own and plan in 2-D"
+        )
+    depth = int(np.median(axes.shape.min(axis=1)))
+    if depth <= 16:
+        return f"volumes, {depth} voxels deep: too few to see through, but one network sees all"
+    return "volumes with nearly even voxels: planes alone would not agree with each other"
+
+
+def _why_orientation(axes: Axes) -> str:
+    if axes.orientation == AS_STORED:
+        return "some files do not say how the body lies in them"
+    return "as most scans lie; others are turned to it"
+
+
+def _listed(values: Sequence[float] | np.ndarray) -> str:
+    return " x ".join(f"{value:.3g}" for value in values)
+
+
+def _times(values: Sequence[int]) -> str:
+    return " x ".join(map(str, values))

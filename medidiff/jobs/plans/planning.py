@@ -1,0 +1,300 @@
+"""A training planned from a manifest: look at its scans, choose, see that it fits, write it."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from medidiff.config import Config, parse_config
+from medidiff.data.datasets import CaseSet
+from medidiff.data.intensity import fit
+from medidiff.data.manifest import read_manifest
+from medidiff.data.options import AnyIntensity, CTWindowName
+from medidiff.data.rows import Manifest, Row
+from medidiff.data.survey import CASES, Survey, survey
+from medidiff.errors import ConfigError, ManifestError, OutputError
+from medidiff.jobs.codecs import codec_channels
+from medidiff.jobs.fitting import training_of
+from medidiff.jobs.memory import GIB, plan
+from medidiff.jobs.plans.grid import Axes, GridChoice, axes_of, grid_choice
+from medidiff.jobs.plans.intensity import IntensityChoice, intensity_choice, modality_of
+from medidiff.jobs.plans.lines import Line, to_yaml, tree_of
+from medidiff.jobs.plans.network import (
+    FEW,
+    Attempt,
+    Method,
+    Scope,
+    attempts,
+    network_lines,
+    space_lines,
+    train_lines,
+    working_grid,
+)
+from medidiff.jobs.plans.noise import augment_lines, diffusion_lines
+from medidiff.jobs.reporting import Reporter
+from medidiff.jobs.splits import Splits
+from medidiff.networks import NetworkShape
+
+MEASURED = 16  # cases whose root mean square is taken, on the grid
+COARSER = (1.0, 1.5, 2.0, 3.0)  # voxels tried where nothing fits, in units of the scans'
+HOLDOUTS = (0.15, 0.3, 0.5)
+WIDTH_OF_BAND = 1.0  # a wavelet's bands are brought to unit variance
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """What may be asked of a plan."""
+
+    gpu_memory: float = 24.0
+    """GiB that the training must fit into."""
+    images: tuple[str, ...] | None = None
+    """Image columns that become channels; None takes those that no row lacks."""
+    method: Method | None = None
+    """Whole images, a wavelet's bands or patches; None takes the first of these that fits."""
+    modality: str | None = None
+    """Where the files and the manifest do not say it."""
+    window: CTWindowName | None = None
+    """One of radiologists' CT windows."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A training that was planned and written. `text` names no file but the configuration."""
+
+    file: Path
+    config: Config
+    needed: float
+    """GiB, predicted."""
+    warnings: tuple[str, ...]
+    text: str
+
+
+@dataclass(frozen=True)
+class _Data:
+    """What a plan knows of its scans."""
+
+    rows: Sequence[Row]
+    images: tuple[str, ...]
+    found: Survey
+    axes: Axes
+    intensity: IntensityChoice
+    lines: tuple[Line, ...]
+    """What is planned already: name, modality, output, and the data section's beginning."""
+    warnings: tuple[str, ...]
+
+
+def plan_training(manifest: Path, out: Path, options: PlanOptions, report: Reporter) -> Planned:
+    """Write the configuration of a training on the train split of a manifest.
+
+    Errors: OutputError for a place that cannot be used; ManifestError, DataError for scans that no
+    model can be trained on; ConfigError if nothing fits into the memory.
+    """
+    _check_place(out)
+    data = _looked_at(manifest, out, options, report)
+    lines, config, needed, warnings = _fitting(data, options, report)
+    head = _head(data, options, out, warnings)
+    out.write_text(to_yaml(lines, head), encoding="utf-8")
+    told = [f"Plan: {out} (predicted need {needed:.1f} of {options.gpu_memory:g} GiB)"]
+    told += [f"Note: {warning}" for warning in warnings]
+    return Planned(out, config, needed, warnings, "\n".join(told))
+
+
+def _check_place(out: Path) -> None:
+    """Errors: OutputError for a place where no configuration can be written."""
+    if out.suffix not in (".yaml", ".yml"):
+        raise OutputError(f"{out}: a plan is written as .yaml")
+    if out.exists():
+        raise OutputError(f"{out} is there already; choose another name")
+    if not out.absolute().parent.is_dir():
+        raise OutputError(f"{out}: there is no such folder")
+
+
+def _looked_at(file: Path, out: Path, options: PlanOptions, report: Reporter) -> _Data:
+    manifest = read_manifest(file)
+    splits, split_line = _splits(manifest)
+    rows = splits.rows(manifest, splits.train)
+    images, image_line = _images(manifest, rows, options)
+    found = survey(
+        rows, images, progress=lambda done, total: report.progress("looking at scans", done, total)
+    )
+    modality, why = modality_of(found, options.modality)
+    given = file if file.is_absolute() else Path(os.path.relpath(file, out.parent))
+    lines = [
+        Line("name", out.stem, "of the run and the model"),
+        Line("modality", modality, why),
+        Line("output", f"runs/{out.stem}", "relative to the working folder"),
+        Line("data.manifest", str(given), "relative to this file"),
+        *([] if image_line is None else [image_line]),
+        *([] if split_line is None else [split_line]),
+    ]
+    warnings: list[str] = []
+    if found.subjects < FEW:
+        warnings.append(
+            f"{found.subjects} subjects in the train split are few: the network is small, and the "
+            "model may draw training images again; ask `medidiff evaluate --memorisation` before "
+            "samples leave the house"
+        )
+    return _Data(
+        rows,
+        images,
+        found,
+        axes_of(found),
+        intensity_choice(found, modality, options.window),
+        tuple(lines),
+        tuple(warnings),
+    )
+
+
+def _splits(manifest: Manifest) -> tuple[Splits, Line | None]:
+    """The splits, and what is held out where there is no validation split.
+
+    Errors: ManifestError if there is no train split.
+    """
+    plain = Splits()
+    if manifest.split(plain.validation):
+        return plain, None
+    for holdout in HOLDOUTS:
+        splits = Splits(holdout=holdout)
+        try:
+            kept = [splits.rows(manifest, name) for name in (splits.train, splits.validation)]
+        except ManifestError:
+            continue
+        subjects = len({row.subject for row in kept[1]})
+        why = f"the manifest has no split 'val': {subjects} of the train subjects stand in"
+        return splits, Line("data.holdout", holdout, why)
+    plain.rows(manifest, plain.train)
+    raise ManifestError(
+        f"{manifest.path}: split {plain.train!r} has too few subjects to hold any out for "
+        "validation; add a split 'val'"
+    )
+
+
+def _images(
+    manifest: Manifest, rows: Sequence[Row], options: PlanOptions
+) -> tuple[tuple[str, ...], Line | None]:
+    there = manifest.names("image")
+    wanted = options.images or there
+    unknown = [name for name in wanted if name not in there]
+    if unknown or not wanted:
+        raise ConfigError(
+            f"{manifest.path}: no image column {', '.join(map(repr, unknown)) or 'at all'} "
+            f"(image columns: {', '.join(map(repr, there)) or 'none'})"
+        )
+    lacking = {name: sum(name not in row.images for row in manifest.rows) for name in wanted}
+    full = tuple(name for name in wanted if not lacking[name])
+    if (options.images is not None and len(full) < len(wanted)) or not full:
+        listed = ", ".join(f"{name!r} in {count} rows" for name, count in lacking.items() if count)
+        raise ConfigError(
+            f"{manifest.path}: images are missing: {listed}; name complete columns with --image, "
+            "or make a manifest of the complete rows"
+        )
+    left = [f"{name} (missing in {count} rows)" for name, count in lacking.items() if count]
+    if full == ("image",) and not left:
+        return full, None
+    why = "a channel each" + (f"; left out: {', '.join(left)}" if left else "")
+    return full, Line("data.images", list(full), why)
+
+
+def _fitting(
+    data: _Data, options: PlanOptions, report: Reporter
+) -> tuple[list[Line], Config, float, tuple[str, ...]]:
+    """The first plan that fits, the finest voxels first.
+
+    Errors: ConfigError if none does.
+    """
+    modality = next(line.value for line in data.lines if line.key == "modality")
+    tried, least = 0, math.inf
+    factors = COARSER if data.axes.spacing_mm is not None and options.method is None else (1.0,)
+    for coarser in factors:
+        grid = grid_choice(data.axes, modality, coarser)
+        scope = Scope(len(data.rows), data.found.subjects, grid.space.size, grid.levels)
+        for attempt in attempts(scope, options.method):
+            report.progress("planning memory", tried, tried + 1)
+            tried += 1
+            lines = _lines(data, grid, scope, attempt, options, 1.0, 0.0)
+            needed = _needed(parse_config(tree_of(lines), "plan"))
+            least = min(least, needed)
+            if needed > options.gpu_memory:
+                continue
+            report.progress("planning memory", tried, tried)
+            rms = WIDTH_OF_BAND if attempt.method == "wavelet" else _rms(data, grid, report)
+            lines = _lines(data, grid, scope, attempt, options, rms, needed)
+            warnings = (*data.warnings, *grid.warnings)
+            return lines, parse_config(tree_of(lines), "plan"), needed, warnings
+    raise ConfigError(
+        f"no training of these scans was found that fits into {options.gpu_memory:g} GiB (the "
+        f"least needs {least:.1f}); give --gpu-memory more, or train an autoencoder on patches "
+        "first (diffusion.objective of kind autoencoder) and a prior on its latents"
+    )
+
+
+def _lines(
+    data: _Data,
+    grid: GridChoice,
+    scope: Scope,
+    attempt: Attempt,
+    options: PlanOptions,
+    rms: float,
+    needed: float,
+) -> list[Line]:
+    modality = next(str(line.value) for line in data.lines if line.key == "modality")
+    moved = augment_lines(scope.grid, modality, data.intensity.hounsfield, scope.images)
+    codec = space_lines(scope, attempt)
+    return [
+        *data.lines,
+        *grid.lines,
+        data.intensity.line,
+        *moved,
+        *[line for line in codec if line.key.startswith("data.")],
+        *[line for line in codec if not line.key.startswith("data.")],
+        *network_lines(scope, attempt),
+        *diffusion_lines(working_grid(scope, attempt), rms),
+        *train_lines(scope, attempt, options.gpu_memory, needed),
+        Line("sampling.spacing", {"kind": "karras"}, "steps as Karras et al. 2022"),
+    ]
+
+
+def _needed(config: Config) -> float:
+    """GiB, as `medidiff check --gpu-memory` predicts them."""
+    channels, dims = codec_channels(config), config.data.space.dims
+    told = dims if config.data.patch is not None else 0
+    shape = NetworkShape(
+        dims=dims, in_channels=channels, out_channels=channels, concat_channels=told
+    )
+    return plan(training_of(config, shape)).needed / GIB
+
+
+def _rms(data: _Data, grid: GridChoice, report: Reporter) -> float:
+    """The root mean square of scans on the grid, in model units."""
+    count = min(MEASURED, len(data.rows))
+    rows = [data.rows[place * len(data.rows) // count] for place in range(count)]
+    cases = [
+        case.images
+        for case in CaseSet(
+            rows,
+            data.images,
+            grid.space,
+            progress=lambda done, total: report.progress("placing scans", done, total),
+        )
+    ]
+    options: AnyIntensity = data.intensity.options
+    intensity = fit(options, cases)
+    squares = [intensity.normalise(images)[0].square().mean() for images in cases]
+    return float(torch.stack(squares).mean().sqrt())
+
+
+def _head(data: _Data, options: PlanOptions, out: Path, warnings: Sequence[str]) -> list[str]:
+    found = data.found
+    looked = f"{len(found.cases)} of {found.rows}" if found.rows > CASES else f"all {found.rows}"
+    return [
+        f"Planned from {looked} cases ({found.subjects} subjects) of the train split, for a GPU "
+        f"of {options.gpu_memory:g} GiB. Every line may be changed.",
+        f"medidiff check {out.name} --gpu-memory {options.gpu_memory:g}",
+        f"medidiff train {out.name}",
+        *[f"NOTE: {warning}." for warning in warnings],
+    ]
