@@ -14,28 +14,23 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.sr.coding import Code
 from pydicom.uid import (
-    ExplicitVRLittleEndian,
     ParametricMapStorage,
 )
 
 from medidiff.data.dicom_out_modules import (
     LONG,
-    MANUFACTURER,
     SCHEME,
     Making,
     clipped,
     made_of,
-    version,
 )
-from medidiff.data.dicom_out_origin import Origin, series_number
+from medidiff.data.dicom_out_origin import Origin
 from medidiff.data.dicom_out_over import (
-    NO_UID,
     SHORT,
     completed,
     content_label,
-    geometry,
     over,
-    stand_ins,
+    shared,
 )
 from medidiff.data.dicom_out_pixels import SHOWN_PERCENTILES
 from medidiff.errors import DataError
@@ -82,7 +77,7 @@ def parametric_map(
     from highdicom.pm import ParametricMap, RealWorldValueMapping
 
     made = made_of(origin.source, made)
-    planes, source = over(values, affine, origin)
+    planes = over(values, affine, origin)
     array = np.ascontiguousarray(planes.array, np.float32)
     if not np.isfinite(array).all():
         raise DataError("the map holds values that are not finite numbers (nan or infinite)")
@@ -97,7 +92,6 @@ def parametric_map(
         quantity_definition=quantity.concept,
     )
     data = ParametricMap(
-        source_images=stand_ins(planes, source),
         pixel_array=array,
         real_world_value_mappings=[mapping],
         voi_lut_transformations=[
@@ -109,21 +103,8 @@ def parametric_map(
         ],
         contains_recognizable_visual_features=False,
         content_label=content_label(quantity.name),
-        content_description=clipped(made.what, LONG),
-        series_instance_uid=NO_UID,
-        series_number=series_number(origin, index),
-        sop_instance_uid=NO_UID,
-        instance_number=1,
-        manufacturer=MANUFACTURER,
-        manufacturer_model_name=clipped(made.model, LONG),
-        software_versions=version(),
-        device_serial_number=clipped(made.model_digest, LONG),
-        transfer_syntax_uid=ExplicitVRLittleEndian,
-        specific_character_set="ISO_IR 192",
-        content_date=made.when.date(),
-        content_time=made.when.time(),
         derivation=quantity.concept,
-        **geometry(planes),
+        **shared(planes, origin, made, index),
     )
     return completed(data, ParametricMapStorage, planes, origin, made, index)
 

@@ -7,34 +7,42 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
-from pydicom.uid import UID, MRImageStorage, ParametricMapStorage
+from pydicom.uid import UID, ExplicitVRLittleEndian, MRImageStorage, ParametricMapStorage
 
 from medidiff.data.dicom_out import decimal
 from medidiff.data.dicom_out_classes import side_and_part
 from medidiff.data.dicom_out_files import finished
 from medidiff.data.dicom_out_grid import Planes, frames_under, planes_of
 from medidiff.data.dicom_out_modules import (
+    LONG,
+    MANUFACTURER,
     Making,
+    clipped,
     contributors,
     derivation,
+    described,
     description,
     lossy,
     put,
     series_uid,
     sources,
+    version,
 )
-from medidiff.data.dicom_out_origin import Origin, check_place, whose_of
+from medidiff.data.dicom_out_origin import Origin, check_place, series_number, whose_of
 from medidiff.data.dicom_out_patient import NEEDED
 from medidiff.data.dicom_out_source import SourceSeries
 from medidiff.data.dicom_out_uids import uid_of
 from medidiff.errors import DataError
 
+SHORT = 16  # characters of SH and of a code's value
 NO_UID = "2.25.0"  # what stands in until the content is complete
 
 
-def over(
-    array: NDArray[Any], affine: NDArray[np.float64] | None, origin: Origin
-) -> tuple[Planes, SourceSeries]:
+def over(array: NDArray[Any], affine: NDArray[np.float64] | None, origin: Origin) -> Planes:
+    """An array on the planes of the series that it lies over.
+
+    Errors: DataError if there is none, if the array lies elsewhere, or if nobody knows where.
+    """
     if origin.source is None:
         raise DataError("maps and segmentations lie over a DICOM series: name it")
     planes = planes_of(array, affine, origin.source)
@@ -44,10 +52,10 @@ def over(
             "the series says nothing of where it lies, which maps and segmentations must; write "
             "the map as an image"
         )
-    return planes, origin.source
+    return planes
 
 
-def stand_ins(planes: Planes, source: SourceSeries) -> list[Dataset]:
+def _stand_ins(planes: Planes, source: SourceSeries) -> list[Dataset]:
     """Single-frame images on the planes themselves, numbered by their UIDs.
 
     highdicom looks for planes in its source images, refuses many that scanners write, and warns of
@@ -96,10 +104,26 @@ def _refer(data: Dataset, planes: Planes, source: SourceSeries) -> None:
     )
 
 
-def geometry(planes: Planes) -> dict[str, Any]:
+def shared(planes: Planes, origin: Origin, made: Making, index: int) -> dict[str, Any]:
+    """The arguments that highdicom's classes have in common."""
     from highdicom import PixelMeasuresSequence, PlaneOrientationSequence, PlanePositionSequence
 
+    assert origin.source is not None
     return {
+        "source_images": _stand_ins(planes, origin.source),
+        "content_description": clipped(made.what, LONG),
+        "content_date": made.when.date(),
+        "content_time": made.when.time(),
+        "series_instance_uid": NO_UID,
+        "series_number": series_number(origin, index),
+        "sop_instance_uid": NO_UID,
+        "instance_number": 1,
+        "manufacturer": MANUFACTURER,
+        "manufacturer_model_name": clipped(made.model, LONG),
+        "software_versions": version(),
+        "device_serial_number": clipped(made.model_digest, LONG),
+        "transfer_syntax_uid": ExplicitVRLittleEndian,
+        "specific_character_set": "ISO_IR 192",
         "pixel_measures": PixelMeasuresSequence(
             pixel_spacing=planes.spacing,
             slice_thickness=abs(planes.gap),
@@ -116,6 +140,7 @@ def geometry(planes: Planes) -> dict[str, Any]:
 def completed(
     data: Dataset, kind: UID, planes: Planes, origin: Origin, made: Making, index: int
 ) -> Dataset:
+    """What highdicom made, with its true references, patient, description and identity."""
     source = origin.source
     assert source is not None
     _refer(data, planes, source)
@@ -124,9 +149,7 @@ def completed(
     put(
         data,
         {
-            "SeriesDescription": description(
-                made, str(source.first.value("SeriesDescription") or "")
-            ),
+            "SeriesDescription": description(made, described(source)),
             "SeriesDate": made.date,
             "SeriesTime": made.time,
             "ContributingEquipmentSequence": contributors(made, source),
@@ -147,6 +170,3 @@ def content_label(name: str) -> str:
     """A content label is a code string: capitals, digits, spaces and underscores (CS)."""
     plain = "".join(letter if letter.isalnum() else "_" for letter in name.upper())
     return plain.encode("ascii", "replace").decode().replace("?", "_")[:SHORT]
-
-
-SHORT = 16  # characters of SH and of a code's value

@@ -10,26 +10,23 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.sr.coding import Code
-from pydicom.uid import ExplicitVRLittleEndian, SegmentationStorage
+from pydicom.uid import SegmentationStorage
 
 from medidiff.data.dicom_out_modules import (
     LONG,
-    MANUFACTURER,
     SCHEME,
     Making,
     clipped,
     made_of,
     version,
 )
-from medidiff.data.dicom_out_origin import Origin, series_number
+from medidiff.data.dicom_out_origin import Origin
 from medidiff.data.dicom_out_over import (
-    NO_UID,
     SHORT,
     completed,
     content_label,
-    geometry,
     over,
-    stand_ins,
+    shared,
 )
 from medidiff.errors import DataError
 
@@ -71,7 +68,7 @@ def segmentation(
 
     _check_labels(labels, segments)
     made = made_of(origin.source, made)
-    planes, source = over(labels, affine, origin)
+    planes = over(labels, affine, origin)
     by = AlgorithmIdentificationSequence(
         name=clipped(made.model, LONG), family=ARTIFICIAL_INTELLIGENCE, version=version()
     )
@@ -88,25 +85,11 @@ def segmentation(
     ]
     masks = [planes.array == segment.value for segment in segments]
     data = Segmentation(
-        source_images=stand_ins(planes, source),
         pixel_array=np.stack(masks, -1).astype(np.uint8),
         segmentation_type="BINARY",
         segment_descriptions=described,
         content_label=content_label(made.what),
-        content_description=clipped(made.what, LONG),
-        series_instance_uid=NO_UID,
-        series_number=series_number(origin, index),
-        sop_instance_uid=NO_UID,
-        instance_number=1,
-        manufacturer=MANUFACTURER,
-        manufacturer_model_name=clipped(made.model, LONG),
-        software_versions=version(),
-        device_serial_number=clipped(made.model_digest, LONG),
-        transfer_syntax_uid=ExplicitVRLittleEndian,
-        specific_character_set="ISO_IR 192",
-        content_date=made.when.date(),
-        content_time=made.when.time(),
-        **geometry(planes),
+        **shared(planes, origin, made, index),
     )
     return completed(data, SegmentationStorage, planes, origin, made, index)
 

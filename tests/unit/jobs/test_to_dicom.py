@@ -43,7 +43,9 @@ def scan(tmp_path: Path) -> Path:
     values = np.random.default_rng(0).integers(0, 255, (24, 24))
     origin = Origin(patient=Patient("MRN-77", NAME, "19700101", "F"), modality="MR")
     made = Making("AI-PROCESSED", "scan")
-    return written(images(values, np.eye(4), origin, made), tmp_path / "scan")[0]
+    (slice_,) = images(values, np.eye(4), origin, made)
+    slice_.SeriesDescription = "of a phantom"
+    return written([slice_], tmp_path / "scan")[0]
 
 
 @pytest.fixture
@@ -87,6 +89,8 @@ def test_a_run_on_dicom_goes_back_into_the_study(
     assert image.ImageType[:2] == ["DERIVED", "SECONDARY"]
     assert image.SourceImageSequence[0].ReferencedSOPInstanceUID == source.SOPInstanceUID
     assert spread.SOPClassUID == ParametricMapStorage
+    assert image.SeriesDescription == "AI-PROCESSED denoise: of a phantom"
+    assert spread.SeriesDescription == "AI-PROCESSED denoise std: of a phantom"
     names = [only(place / name) for name in ("image", "sample-00", "sample-01", "std")]
     assert len({data.SeriesInstanceUID for data in names}) == 4
     numbers = [data.SeriesNumber for data in names]
