@@ -181,9 +181,13 @@ def test_dates_move_by_one_number_of_days_a_subject() -> None:
 
 def test_what_is_no_date_does_not_pass_as_one() -> None:
     data = scan()
-    for keyword, vr in (("StudyDate", "DA"), ("StudyTime", "TM"), ("AcquisitionDateTime", "DT")):
+    for keyword, vr, start in (
+        ("StudyDate", "DA", "20200101"),
+        ("StudyTime", "TM", "101112"),
+        ("AcquisitionDateTime", "DT", "20200101"),
+    ):
         data.add(DataElement(Tag(keyword), vr, "", already_converted=True))
-        data[keyword]._value = f"2020{NAME}"
+        data[keyword]._value = f"{start}{NAME}"
     kept = cleaned(data, dates="shift")
     assert NAME not in everything(kept)
 
