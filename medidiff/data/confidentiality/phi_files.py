@@ -153,7 +153,7 @@ def _itk(content: bytes, name: str) -> list[Found]:
         if not text:
             break
         key, _, value = text.replace(":=", "=").replace(":", "=").partition("=")
-        if text.startswith("#") and len(text) > 1 and "teem" not in text and "nrrd" not in text:
+        if text.startswith("#") and len(text) > 1 and "nrrd" not in text.lower():
             found.append(Found(FIELD, "comment", text))
         elif value and key.strip().lower() not in ITK_FIELDS and not text.startswith("#"):
             found.append(Found(FIELD, "key of its own", text))
