@@ -21,21 +21,22 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from record import ROOT, Measured, write_result
 
-from medidiff.conformance.oracles import Mixture, posterior
-from medidiff.conformance.posteriors import (
-    Discrepancy,
-    discrepancy,
-    gaussian_posterior,
-    squared_exponential,
+from medidiff.conformance.inverse_cases import (
+    LENGTH,
+    Case,
+    drawn,
+    field_cases,
+    judged,
+    mixture_cases,
 )
-from medidiff.diffusion import DDPM, EDM, Denoise, Karras, KeyedNoise, path
+from medidiff.conformance.posteriors import Discrepancy
+from medidiff.diffusion import DDPM
 from medidiff.inverse import (
     DAPS,
     DDNM,
@@ -44,20 +45,15 @@ from medidiff.inverse import (
     AnyPosterior,
     CSGMLangevin,
     DiffPIR,
-    Gaussian,
     MomentMatching,
     PiGDM,
     Projection,
     REDDiff,
     RePaint,
-    sample_posterior,
 )
-from medidiff.physics import ConjugateGradients, DenseOperator
-from medidiff.types import Tensor
+from medidiff.physics import ConjugateGradients
 
-COUNT, SIGNALS, EACH, STEPS = 64, 40, 40, 120
-LENGTH = 4.0
-"""Of the field's correlation, in values."""
+SIGNALS, EACH, STEPS = 40, 40, 120
 SOLVER = ConjugateGradients(1e-4, 30)
 
 METHODS: dict[str, AnyPosterior | None] = {
@@ -113,120 +109,6 @@ PROTOTYPE = {
 blur not kept: Fourier, quarter, blur."""
 
 
-@dataclass(frozen=True, eq=False)
-class Case:
-    """A prior, what is seen of it, and what is known of its posteriors."""
-
-    name: str
-    prior: Denoise
-    matrix: Tensor
-    noise_std: float
-    truth: Tensor
-    measurement: Tensor
-    mean: Tensor
-    std: Tensor
-    exact: Callable[[Tensor], Tensor]
-    """Draws (each, signals, n) of the posterior from unit Gaussian numbers."""
-    modes: Callable[[Tensor], float] | None = None
-    """Of draws (each, signals, n)."""
-
-
-def field_cases() -> list[Case]:
-    """The Gaussian field, seen in three ways."""
-    generator = torch.Generator().manual_seed(0)
-    prior = squared_exponential(COUNT, LENGTH)
-    seen = torch.randperm(COUNT, generator=generator)[: COUNT // 4].sort().values
-    unit = torch.eye(COUNT, dtype=torch.float64)
-    operators = {
-        "fourier R=4": (fourier_rows(generator), 0.05),
-        "quarter seen": (unit[seen], 0.05),
-        "blur": (circular_blur(), 0.1),
-    }
-    cases = []
-    for name, (matrix, noise_std) in operators.items():
-        truth = prior.draw(torch.randn((SIGNALS, COUNT), generator=generator, dtype=torch.float64))
-        y = measured(truth, matrix, noise_std, generator)
-        known = gaussian_posterior(prior, matrix, y, noise_std)
-        cases.append(
-            Case(name, prior, matrix, noise_std, truth, y, known.mean, known.std, known.draw)
-        )
-    return cases
-
-
-def fourier_rows(generator: torch.Generator) -> Tensor:
-    """Real and imaginary parts of 16 Fourier coefficients of the field times a smooth phase: the
-    five lowest, the others drawn."""
-    place = torch.arange(COUNT, dtype=torch.float64)
-    phase = (2 * torch.pi * place / COUNT + 0.7).sin() + 0.6 * (4 * torch.pi * place / COUNT).cos()
-    lowest = torch.tensor([0, 1, 2, COUNT - 1, COUNT - 2])
-    order = torch.randperm(COUNT, generator=generator)
-    kept = torch.cat((lowest, order[~torch.isin(order, lowest)]))[: COUNT // 4]
-    whole = torch.fft.fft(torch.eye(COUNT, dtype=torch.complex128), norm="ortho")
-    rows = (whole * torch.polar(torch.ones_like(phase), phase))[kept]
-    return torch.cat((rows.real, rows.imag))
-
-
-def circular_blur(width: float = 2.0) -> Tensor:
-    """A Gaussian of `width` values on a circle, of unit sum."""
-    place = torch.arange(COUNT, dtype=torch.float64)
-    apart = (place[:, None] - place).abs()
-    weight = (-(torch.minimum(apart, COUNT - apart) ** 2) / (2 * width**2)).exp()
-    return weight / weight.sum(1, keepdim=True)
-
-
-def mixture_cases() -> list[Case]:
-    """Three Gaussians of which the operator tells one apart from the other two."""
-    place = torch.arange(16, dtype=torch.float64)
-    wave = (2 * torch.pi * place / 16).sin()
-    fine = torch.where(place % 2 == 0, 0.6, -0.6)
-    means = torch.stack((wave + fine, wave - fine, -wave))
-    variances = 0.05 + 0.1 * torch.stack((place, place.flip(0), torch.full_like(place, 8))) / 16
-    weights = torch.tensor([0.5, 0.2, 0.3], dtype=torch.float64)
-    prior = Mixture(weights, means[:, None], variances[:, None])
-    pairs = (torch.eye(8, dtype=torch.float64).repeat_interleave(2, 1)) / 2
-    sampled = torch.eye(16, dtype=torch.float64)[[0, 5, 10, 15]]
-    generator = torch.Generator().manual_seed(1)
-    return [
-        _mixture_case(name, prior, matrix, noise_std, generator)
-        for name, matrix, noise_std in (("pairs", pairs, 0.1), ("four seen", sampled, 0.3))
-    ]
-
-
-def _mixture_case(
-    name: str, prior: Mixture, matrix: Tensor, noise_std: float, generator: torch.Generator
-) -> Case:
-    means, variances = prior.means.flatten(1), prior.variances.flatten(1)
-    part = torch.multinomial(prior.weights, SIGNALS, replacement=True, generator=generator)
-    unit = torch.randn((SIGNALS, means.shape[1]), generator=generator, dtype=torch.float64)
-    truth = means[part] + variances[part].sqrt() * unit
-    y = measured(truth, matrix, noise_std, generator)
-    known = posterior(prior, matrix, y, noise_std)
-
-    def exact(unit: Tensor) -> Tensor:
-        chosen = torch.multinomial(known.weights, len(unit), True, generator=generator).T
-        precision = torch.diag_embed(1 / variances) + matrix.T @ matrix / noise_std**2
-        root = torch.linalg.cholesky(torch.linalg.inv(precision))[chosen]
-        centre = known.means[torch.arange(SIGNALS), chosen]
-        return centre + (root @ unit[..., None])[..., 0]
-
-    def modes(draws: Tensor) -> float:
-        around = (draws[:, :, None] - means) ** 2 / variances + variances.log()
-        nearest = (prior.weights.log() - 0.5 * around.sum(-1)).argmax(-1)
-        share = torch.nn.functional.one_hot(nearest, len(means)).double().mean(0)
-        return float((share - known.weights).abs().sum(1).mean() / 2)
-
-    return Case(
-        f"mixture, {name}", prior, matrix, noise_std, truth, y,
-        known.mean, known.variance.sqrt(), exact, modes,
-    )  # fmt: skip
-
-
-def measured(truth: Tensor, matrix: Tensor, noise_std: float, generator: torch.Generator) -> Tensor:
-    """matrix truth + noise."""
-    y = truth @ matrix.T
-    return y + noise_std * torch.randn(y.shape, generator=generator, dtype=y.dtype)
-
-
 @dataclass(frozen=True)
 class Outcome:
     """A method on a case."""
@@ -240,37 +122,18 @@ class Outcome:
 
 def run(case: Case, name: str, method: AnyPosterior | None) -> Outcome | None:
     """Draw, and compare with what is known; None where the method refuses."""
-    size = case.truth.shape[1]
     if method is None:
         generator = torch.Generator().manual_seed(2)
-        unit = torch.randn((EACH, SIGNALS, size), generator=generator, dtype=torch.float64)
-        draws, cost = case.exact(unit), 0.0
+        shape = (EACH, *case.truth.shape)
+        draws = case.exact(torch.randn(shape, generator=generator, dtype=torch.float64))
+        cost = 0.0
     else:
         try:
-            draws, cost = sampled(case, method, size)
+            draws, cost = drawn(case, method, EACH, STEPS)
         except ValueError:  # the method says that it is not for this
             return None
-    residual = case.measurement - draws @ case.matrix.T
-    found = discrepancy(draws, case.truth, case.mean, case.std, residual, case.noise_std)
     modes = None if case.modes is None else case.modes(draws)
-    return Outcome(case.name, name, found, modes, cost)
-
-
-def sampled(case: Case, method: AnyPosterior, size: int) -> tuple[Tensor, float]:
-    """Draws (each, signals, n) and their cost."""
-    members = [(f"signal {signal}", draw) for draw in range(EACH) for signal in range(SIGNALS)]
-    drawn = sample_posterior(
-        case.prior,
-        DenseOperator(case.matrix, (1, size)),
-        case.measurement.repeat(EACH, 1),
-        Gaussian(case.noise_std),
-        method,
-        torch.zeros((len(members), 1, size), dtype=torch.float64),
-        KeyedNoise(0, members),
-        levels=path(Karras(), EDM(), STEPS),
-        schedule=EDM(),
-    )
-    return drawn.images.reshape(EACH, SIGNALS, size), drawn.forward_equivalents
+    return Outcome(case.name, name, judged(case, draws), modes, cost)
 
 
 def rows_of(outcome: Outcome) -> list[Measured]:
@@ -339,7 +202,7 @@ def main() -> None:
     for name, method in METHODS.items():
         if options.only and not name.startswith(tuple(options.only)):
             continue
-        for case in [*field_cases(), *mixture_cases()]:
+        for case in [*field_cases(SIGNALS), *mixture_cases(SIGNALS)]:
             outcome = run(case, name, method)
             outcomes += [outcome] if outcome else []
             print(f"{time.perf_counter() - began:4.0f} s  {outcome or 'refused'}", flush=True)
