@@ -119,9 +119,8 @@ def test_admm_repeated_solves_the_total_variation_problem() -> None:
 
 def test_the_dual_is_not_the_primal() -> None:
     """A known fault of the method's first code: u was another name of x's memory."""
-    problem = Problem(
-        Mask(torch.ones((1, 4, 2), dtype=torch.float64)), field(1, 1, 4, 2), Gaussian(1)
-    )
+    whole = Mask(torch.ones((1, 4, 2), dtype=torch.float64))
+    problem = Problem(whole, field(1, 1, 4, 2), Gaussian(1.0))
     sampler = DiffusionMBIRSampler(problem, DiffusionMBIR())
     _, memory = sampler.joined(field(1, 1, 4, 2), CLEAN, None)
     assert isinstance(memory, Split)
