@@ -80,7 +80,7 @@ def test_a_run_on_dicom_goes_back_into_the_study(
     source = dcmread(scan)
     place = out / "0001-denoise"
     assert {one.name for one in place.iterdir()} == {
-        "image", "std", "sample-00", "sample-01", "provenance.json",
+        "image", "std", "p05", "p95", "sample-00", "sample-01", "provenance.json",
     }  # fmt: skip
     image, spread = only(place / "image"), only(place / "std")
     for data in (image, spread, only(place / "sample-01")):
