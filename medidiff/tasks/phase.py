@@ -17,7 +17,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-WAVES = {2: 12, 3: 5}  # cosines along each axis, by dimensions
+WAVES = {2: 12, 3: 5}  # cosines along each axis, by dimensions, at most
+SHORTEST = 12  # voxels that a cosine's half period has at least
 AT_ONCE = 16  # waves
 ROUNDS = 4
 DAMPING = 1e-3
@@ -66,7 +67,7 @@ def cosines(space: tuple[int, ...]) -> Tensor:
     products = torch.ones(1, *[1] * len(space))
     for axis, n in enumerate(space):
         angle = math.pi * (torch.arange(n) + 0.5) / n
-        waves = torch.stack([(k * angle).cos() for k in range(min(count, n))])
+        waves = torch.stack([(k * angle).cos() for k in range(min(count, 1 + n // SHORTEST))])
         shape = [1] * (len(space) + 1)
         shape[axis + 1] = n
         products = (products[:, None] * waves.reshape(1, len(waves), *shape[1:])).flatten(0, 1)
