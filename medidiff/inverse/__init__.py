@@ -8,6 +8,9 @@ A method is a frozen option object that makes a plan of a problem, over the core
     Sampler -> Sampler    DPS, RePaint, Projection              changes the step
     Sampler               DDRM, DDNM, DiffPIR, DAPS, REDDiff, CSGMLangevin   is its own step
 
+Priors of slices work on volumes by `of_slices`, `two_planes` and DiffusionMBIR; complex images go
+through `complex_channels`, and by `of_parts` through a prior of magnitudes.
+
 Measurements are in the prior's network units and every norm is an image's own unless an option
 names the batch's.
 """
@@ -20,6 +23,7 @@ from medidiff.inverse.daps import DAPS
 from medidiff.inverse.ddnm import DDNM
 from medidiff.inverse.ddrm import DDRM, DDRMSampler, ddrm_sampler
 from medidiff.inverse.diffpir import DiffPIR
+from medidiff.inverse.diffusion_mbir import DiffusionMBIR
 from medidiff.inverse.dps import DPS, DPSSampler
 from medidiff.inverse.langevin import CSGMLangevin
 from medidiff.inverse.likelihoods import (
@@ -38,6 +42,7 @@ from medidiff.inverse.projection import Projection
 from medidiff.inverse.red_diff import REDDiff
 from medidiff.inverse.repaint import RePaint
 from medidiff.inverse.solve import Drawn, sample_posterior
+from medidiff.inverse.volumes import of_parts, of_slices, two_planes
 
 AnyPosterior: TypeAlias = (
     DPS
@@ -51,6 +56,7 @@ AnyPosterior: TypeAlias = (
     | Projection
     | CSGMLangevin
     | RePaint
+    | DiffusionMBIR
 )
 
 __all__ = [
@@ -64,6 +70,7 @@ __all__ = [
     "DDRMSampler",
     "DPSSampler",
     "DiffPIR",
+    "DiffusionMBIR",
     "Drawn",
     "Gaussian",
     "Likelihood",
@@ -81,6 +88,9 @@ __all__ = [
     "complex_channels",
     "ddrm_sampler",
     "moment_matched",
+    "of_parts",
+    "of_slices",
     "pigdm",
     "sample_posterior",
+    "two_planes",
 ]

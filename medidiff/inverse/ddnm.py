@@ -105,10 +105,10 @@ class DDNMSampler:
         s = operator.singular_values.to(residual.device, residual.dtype.to_real())
         std = image_wise(linear.noise_std, residual)
         alpha, fresh = (image_wise(v, residual) for v in (to.alpha, self.options.eta * to.sigma))
-        brought = torch.where(s > 0, alpha * std / s, 0.0)  # noise of y, in x_to
-        share = torch.where(brought > fresh, fresh / brought, 1.0)
         ridge = self.options.ridge * operator.norm() ** 2
         gain = torch.where(s > 0, s / (s**2 + ridge), 0.0)
+        brought = alpha * std * gain  # noise of y, in x_to
+        share = torch.where(brought > fresh, fresh / brought, 1.0)
         drawn = (fresh**2 - (share * brought) ** 2).clamp_min(0).sqrt()
         noise = operator.image(drawn * operator.spectrum(z))
         return clean + operator.image(share * gain * residual), noise

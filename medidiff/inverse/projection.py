@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
+
 from medidiff.diffusion.levels import Denoise, NoiseLevel, scale
 from medidiff.diffusion.samplers import PredictorCorrector
 from medidiff.diffusion.sampling import Step
@@ -35,8 +37,10 @@ class Projection:
     """
 
     kind: Literal["projection"] = "projection"
-    measurement: Literal["hard", "noised"] = "noised"
-    """hard: the measurement itself; noised: the measurement with the noise of x's level."""
+    measurement: Literal["hard", "noised", "weighed"] = "noised"
+    """hard: the measurement itself; noised: the measurement with the noise of x's level; weighed:
+    the same with (sigma_y / r)^2 more of a ridge, so that below its own noise it moves x no
+    more."""
     strength: float = 1.0
     """Share of the way to the measurement, 0 to 1 (lambda; 1 replaces)."""
     ridge: float = 1e-2
@@ -82,7 +86,12 @@ class ProjectionSampler:
         linear = self.problem.linearised(x)
         operator, y = linear.operator, linear.measurement
         aim = image_wise(level.alpha, y) * y
-        if self.options.measurement == "noised" and not level.is_clean:
+        if self.options.measurement != "hard" and not level.is_clean:
             aim = aim + operator.forward(scale(level.sigma, x) * at.noise(draw))
-        ridge = self.options.ridge * operator.norm() ** 2
-        return x + self.options.strength * operator.pseudo_inverse(aim - operator.forward(x), ridge)
+        residual, ridge = aim - operator.forward(x), self.options.ridge * operator.norm() ** 2
+        if self.options.measurement != "weighed":
+            return x + self.options.strength * operator.pseudo_inverse(residual, ridge)
+        if level.is_clean:
+            return x
+        more = ridge + (linear.noise_std / level.noise_ratio.cpu()) ** 2
+        return x + self.options.strength * operator.prox(torch.zeros_like(x), residual, more)
