@@ -18,10 +18,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import torch
+from numpy.typing import NDArray
 from pydicom.sr.coding import Code
+from torch import Tensor
 
 from medidiff.config import Loaded, load_config, schema
 from medidiff.data.build import BuildOptions
@@ -227,7 +229,7 @@ def load(
 def run(
     task: str,
     model: ModelLike,
-    input: PathLike,
+    input: PathLike | NDArray[Any] | Tensor,
     *,
     n: int = ...,
     seed: int = ...,
@@ -241,7 +243,7 @@ def run(
 def run(
     task: str,
     model: ModelLike,
-    input: list[PathLike] | list[list[PathLike]],
+    input: list[PathLike] | list[list[PathLike]] | list[NDArray[Any]],
     *,
     n: int = ...,
     seed: int = ...,
@@ -254,7 +256,12 @@ def run(
 def run(
     task: str,
     model: ModelLike,
-    input: PathLike | list[PathLike] | list[list[PathLike]],
+    input: PathLike
+    | NDArray[Any]
+    | Tensor
+    | list[PathLike]
+    | list[list[PathLike]]
+    | list[NDArray[Any]],
     *,
     n: int = 1,
     seed: int = 0,
@@ -266,14 +273,16 @@ def run(
 ) -> Result | list[Result]:
     """A head on one scan, or on a list of them (a list gives a list).
 
-    A model of several channels takes a list of files for each case. `n` > 1 asks for posterior
-    samples and maps.
+    A model of several channels takes a list of files for each case; `reconstruct` takes what a
+    scanner measured, as a file or an array. `n` > 1 asks for posterior samples and maps. Some tasks
+    take more that belongs to the input, as a file or an array: `mask`, and `reconstruct` also
+    `coils`, `phase`, `angles`, `affine` and `spacing_mm`.
     Errors: TaskError for an unknown task or option; DataError for input that cannot be read or
     does not fit the model (`mismatch="warn"` warns instead).
     """
     chosen, beside = head_and_beside(task, task_options)
-    single = isinstance(input, str | os.PathLike)
-    cases = [[input]] if single else [_files(item) for item in input]
+    single = not isinstance(input, list)
+    cases = [_files(item) for item in (input if isinstance(input, list) else [input])]
     with _reporting(progress) as report:
         results = run_head(
             chosen,
@@ -756,5 +765,5 @@ def _reporting(progress: Progress) -> Iterator[Reporter]:
             report.close()
 
 
-def _files(item: PathLike | Sequence[PathLike]) -> Sequence[PathLike]:
-    return [item] if isinstance(item, str | os.PathLike) else item
+def _files(item: Any) -> Sequence[Any]:
+    return item if isinstance(item, list | tuple) else [item]

@@ -20,7 +20,9 @@ from medidiff.report.pictures import comparison
 from medidiff.report.tables import (
     Better,
     Difference,
+    Goal,
     Reference,
+    Spread,
     Summary,
     markdown,
     paired_difference,
@@ -29,7 +31,8 @@ from medidiff.report.tables import (
     write_csv,
     write_json,
 )
-from medidiff.tasks.base import OURS, Bench, Benchmarked, Head, Row, check_fit
+from medidiff.tasks.base import OURS, Bench, Benchmarked, Calibrated, Head, Row, check_fit
+from medidiff.tasks.calibrated import keep
 
 PathLike = str | os.PathLike[str]
 
@@ -45,6 +48,10 @@ class Table:
     """Ours minus the best baseline, paired by subject."""
     references: Sequence[Reference]
     """Metrics of our population beside two sets of real images of the same size."""
+    goals: Sequence[Goal]
+    """What was to be reached, and whether it was."""
+    spreads: Sequence[Spread]
+    """Whether posterior samples differ as much as they err."""
     text: str
     """The tables, to be printed."""
 
@@ -107,6 +114,7 @@ def benchmark_head(
     misfits = check_cases(model, manifest, [*train, *bench.validation, *bench.test], mismatch)
     found = head.benchmark(bench)
     table = make_table(head, found)
+    keep(model, [verdict_of(each, split) for each in found.calibrated])
     if out is not None:
         protocol = {"split": split, "seed": seed, "samples": n, "rows_that_do_not_fit": misfits}
         save_table(table, found, head, model, protocol, out)
@@ -129,9 +137,56 @@ def make_table(head: Head, found: Benchmarked) -> Table:
         differences += paired_difference(
             rows, metric, ours=OURS, better=better, baselines=baselines
         )
-    references = beside_real(found)
-    text = plain_text(summaries, differences, references)
-    return Table(rows, summaries, differences, references, text)
+    references, goals = beside_real(found), goals_of(head, found)
+    spreads = [spread_of(each) for each in found.calibrated]
+    text = plain_text(summaries, differences, references, goals, spreads)
+    return Table(rows, summaries, differences, references, goals, spreads, text)
+
+
+def goals_of(head: Head, found: Benchmarked) -> list[Goal]:
+    """Each target beside the difference that was measured, where its baselines were run."""
+    goals = []
+    for target in found.targets:
+        rows = [row for row in found.rows if row["setting"] == target.setting]
+        rivals = [name for name in target.against if any(row["method"] == name for row in rows)]
+        if not rivals or not any(row["method"] == OURS for row in rows):
+            continue
+        better: Better = "higher" if head.metrics()[target.metric].endswith("higher") else "lower"
+        (difference,) = paired_difference(
+            rows, target.metric, ours=OURS, better=better, baselines=rivals
+        )
+        goals.append(Goal(target.metric, target.least, difference))
+    return goals
+
+
+def spread_of(each: Calibrated) -> Spread:
+    """A line of the table of spreads."""
+    found = each.found
+    return Spread(
+        each.setting,
+        each.kind,
+        each.noise,
+        found.coverage,
+        found.spread,
+        found.draws,
+        found.verdict,
+    )
+
+
+def verdict_of(each: Calibrated, split: str) -> dict[str, object]:
+    """What is kept with the model: `run` reads it to call its maps calibrated or not."""
+    found = each.found
+    return {
+        "kind": each.kind,
+        "noise": each.noise,
+        "posterior": options.tree(each.posterior),
+        "calibrated": found.verdict == "calibrated",
+        "coverage": options.tree(found.coverage),
+        "spread": options.tree(found.spread),
+        "histogram": list(found.histogram),
+        "draws": found.draws,
+        "split": split,
+    }
 
 
 def beside_real(found: Benchmarked) -> list[Reference]:
@@ -169,10 +224,15 @@ def save_table(
         table.differences,
         facts,
         table.references,
+        table.goals,
+        table.spreads,
     )
     meanings = "".join(f"- `{name}`: {text}\n" for name, text in head.metrics().items())
     title = f"# {head.kind}: {model.spec.name} on {protocol['split']}\n\n"
-    text = title + markdown(table.summaries, table.differences, table.references) + "\n" + meanings
+    tables = markdown(
+        table.summaries, table.differences, table.references, table.goals, table.spreads
+    )
+    text = title + tables + "\n" + meanings
     (out / "table.md").write_text(text, encoding="utf-8")
     if found.examples:
         comparison(
@@ -180,5 +240,7 @@ def save_table(
             out / "comparison.png",
             window=(-1.0, 1.0),
             truth=found.truth,
+            labels=found.labels or None,
+            maps=found.maps,
             title=f"{head.kind}, {model.spec.name}, split {protocol['split']}",
         )

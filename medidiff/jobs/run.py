@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from medidiff.data.datasets import Case
 from medidiff.data.decode import is_dicom
 from medidiff.data.dicom_out_patient import Patient
 from medidiff.errors import OutputError, TaskError
 from medidiff.jobs.cases import Mismatch, case_of_files, input_digest
+from medidiff.jobs.measurements import open_measurement
 from medidiff.jobs.reporting import Reporter
 from medidiff.model import Model
 from medidiff.model_folder import check_free, sidecar, stem
 from medidiff.tasks.base import Head, check_fit, finish
-from medidiff.tasks.results import Result
+from medidiff.tasks.results import Result, stacked
 
-Files = Sequence[str | os.PathLike[str]]
 Format = Literal["nifti", "dicom"]
+Files = Sequence[Any]
+"""Of one input: a file for each channel, or one measurement as a file or an array."""
+SLICES = 16  # of a measurement at a time
 
 
 def run_head(
@@ -48,16 +51,51 @@ def run_head(
         raise TaskError(f"the number of samples must be at least 1, found {n}")
     results: list[Result] = []
     for index, files in enumerate(inputs):
-        case = case_of_files(model, files, mismatch, index + 1, head.needs(), beside)
-        problem = head.prepare([case], model)
-        solution = head.solve(problem, model, n, seed)
-        digest = input_digest([Path(file) for file in files])
-        results += [
-            replace(result, provenance={**result.provenance, "input_digest": digest})
-            for result in finish(head, problem, solution, model, n, seed)
-        ]
+        if head.needs().measurement:
+            results.append(_measured(head, model, files, beside or {}, n, seed, index, report))
+        else:
+            case = case_of_files(model, files, mismatch, index + 1, head.needs(), beside)
+            results += _solved(head, model, [case], n, seed, _digests(files))
         report.progress(head.kind, index + 1, len(inputs))
     return results
+
+
+def _solved(
+    head: Head, model: Model, cases: Sequence[Case], n: int, seed: int, digest: str
+) -> list[Result]:
+    problem = head.prepare(cases, model)
+    solution = head.solve(problem, model, n, seed)
+    return [
+        replace(result, provenance={**result.provenance, "input_digest": digest})
+        for result in finish(head, problem, solution, model, n, seed)
+    ]
+
+
+def _measured(
+    head: Head,
+    model: Model,
+    given: Sequence[object],
+    beside: Mapping[str, object],
+    n: int,
+    seed: int,
+    index: int,
+    report: Reporter,
+) -> Result:
+    """The image of one measurement: its slices, some at a time, as one volume."""
+    if len(given) != 1:
+        raise TaskError(f"a measurement is one file or array; {len(given)} given")
+    opened = open_measurement(given[0], beside, model, index + 1)
+    digest = opened.cases[0].content.split()[0]
+    slices: list[Result] = []
+    for first in range(0, len(opened.cases), SLICES):
+        part = opened.cases[first : first + SLICES]
+        slices += _solved(head, model, part, n, seed, digest)
+        report.progress(f"{head.kind}, slices", len(slices), len(opened.cases))
+    return stacked(slices, opened.affine)
+
+
+def _digests(files: Sequence[object]) -> str:
+    return input_digest([Path(str(file)) for file in files])
 
 
 def output_files(

@@ -111,11 +111,13 @@ def comparison(
     captions: Sequence[Mapping[str, str]] | None = None,
     title: str = "",
     affine: Array | None = None,
+    maps: Sequence[str] = (),
 ) -> Path:
     """A PNG with a row a case: input, baselines, ours and truth as named, in the order given.
 
     Where `truth` names one of them, a second row shows the error of each other against it, over a
-    quarter of the window to both sides. Of a volume the axial plane is shown.
+    quarter of the window to both sides; `maps` are no estimates and have no error. Of a volume the
+    axial plane is shown.
     Shapes: each image (channel, *space). `captions` adds a line under names, such as a PSNR.
     Errors: ValueError without cases, for cases whose names differ, for an unknown truth.
     """
@@ -141,7 +143,7 @@ def comparison(
             if truth is None:
                 continue
             axis = axes[(rows_a_case * row + 1) * len(names) + column]
-            if name == truth:
+            if name == truth or name in maps:
                 axis.set_axis_off()
                 continue
             error = planes(case[name] - case[truth], affine)[0]

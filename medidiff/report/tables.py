@@ -76,6 +76,33 @@ class Reference:
         return self.real_against_real.low <= self.value <= self.real_against_real.high
 
 
+@dataclass(frozen=True)
+class Goal:
+    """What was to be reached: ours minus the best of some baselines, by the interval's low end."""
+
+    metric: str
+    least: float
+    difference: Difference
+
+    @property
+    def verdict(self) -> Literal["reached", "missed"]:
+        """What the low end of the interval says."""
+        return "reached" if self.difference.interval.low >= self.least else "missed"
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Whether posterior samples differ as much as they err, in one setting."""
+
+    setting: str
+    kind: str
+    noise: float
+    coverage: Interval
+    spread: Interval
+    draws: int
+    verdict: str
+
+
 def summarise(rows: Sequence[Row], metric: str, level: float = 0.95) -> list[Summary]:
     """The mean over subjects and its bootstrap interval, for each setting and method, in row order.
 
@@ -125,9 +152,12 @@ def markdown(
     summary: Sequence[Summary],
     differences: Sequence[Difference] = (),
     references: Sequence[Reference] = (),
+    goals: Sequence[Goal] = (),
+    spreads: Sequence[Spread] = (),
 ) -> str:
     """The same as `plain_text` in Markdown; ends with a newline."""
-    tables = [_markdown_table(*cells) for cells in _all_cells(summary, differences, references)]
+    cells = _all_cells(summary, differences, references, goals, spreads)
+    tables = [_markdown_table(*each) for each in cells]
     return "\n".join([*tables, _note(summary)])
 
 
@@ -135,10 +165,13 @@ def plain_text(
     summary: Sequence[Summary],
     differences: Sequence[Difference] = (),
     references: Sequence[Reference] = (),
+    goals: Sequence[Goal] = (),
+    spreads: Sequence[Spread] = (),
 ) -> str:
     """Methods by metrics with intervals and n, then the differences, then populations beside the
-    scatter of real ones, in aligned columns."""
-    tables = [_plain_table(*cells) for cells in _all_cells(summary, differences, references)]
+    scatter of real ones, goals and the spread of samples, in aligned columns."""
+    cells = _all_cells(summary, differences, references, goals, spreads)
+    tables = [_plain_table(*each) for each in cells]
     return "\n".join([*tables, _note(summary)])
 
 
@@ -163,6 +196,8 @@ def write_json(
     differences: Sequence[Difference] = (),
     facts: Mapping[str, object] | None = None,
     references: Sequence[Reference] = (),
+    goals: Sequence[Goal] = (),
+    spreads: Sequence[Spread] = (),
 ) -> None:
     """Everything in one file: `facts` (versions, hardware, protocol), the tables and the rows.
 
@@ -174,6 +209,8 @@ def write_json(
         "summary": [asdict(item) for item in summary],
         "differences": [asdict(item) | {"verdict": item.verdict} for item in differences],
         "real_against_real": [asdict(item) | {"within": item.within} for item in references],
+        "goals": [asdict(item) | {"verdict": item.verdict} for item in goals],
+        "spreads": [asdict(item) for item in spreads],
         "rows": [dict(row) for row in rows],
     }
     _write(path, json.dumps(_finite(tree), indent=1, allow_nan=False) + "\n")
@@ -229,13 +266,52 @@ def _all_cells(
     summary: Sequence[Summary],
     differences: Sequence[Difference],
     references: Sequence[Reference],
+    goals: Sequence[Goal],
+    spreads: Sequence[Spread],
 ) -> list[Cells]:
     tables = [_summary_cells(summary)]
     if differences:
         tables.append(_difference_cells(differences))
     if references:
         tables.append(_reference_cells(references))
+    if goals:
+        tables.append(_goal_cells(goals))
+    if spreads:
+        tables.append(_spread_cells(spreads))
     return tables
+
+
+def _goal_cells(goals: Sequence[Goal]) -> Cells:
+    header = ["setting", "metric", "target", "difference", "against", "verdict"]
+    body = [
+        [
+            goal.difference.setting,
+            goal.metric,
+            f">= {goal.least:+g}",
+            _shown(goal.difference.interval, "+"),
+            goal.difference.baseline,
+            goal.verdict,
+        ]
+        for goal in goals
+    ]
+    return header, body
+
+
+def _spread_cells(spreads: Sequence[Spread]) -> Cells:
+    header = ["setting", "noise", "coverage of 90 %", "spread over error", "draws", "verdict", "n"]
+    body = [
+        [
+            item.setting,
+            f"{item.noise:.4g}",
+            _shown(item.coverage),
+            _shown(item.spread),
+            str(item.draws),
+            item.verdict,
+            str(item.coverage.n),
+        ]
+        for item in spreads
+    ]
+    return header, body
 
 
 def _reference_cells(references: Sequence[Reference]) -> Cells:

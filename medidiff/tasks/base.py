@@ -20,6 +20,7 @@ from medidiff import options
 from medidiff.data.datasets import Case, inside, restore
 from medidiff.errors import TaskError
 from medidiff.evaluation.bootstrap import Interval
+from medidiff.evaluation.calibration import Calibration
 from medidiff.model import Model
 from medidiff.physics import LinearOperator
 from medidiff.spec import SamplingOptions
@@ -181,6 +182,20 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Calibrated:
+    """What a benchmark found of the spread of samples, and of what they were samples."""
+
+    setting: str
+    kind: str
+    """Of the measurement."""
+    noise: float
+    """Mean level over subjects, in window widths."""
+    posterior: Mapping[str, object]
+    """The sampler's options."""
+    found: Calibration
+
+
+@dataclass(frozen=True)
 class Benchmarked:
     """What a head's benchmark gives."""
 
@@ -191,6 +206,12 @@ class Benchmarked:
     """Which of the examples' images is the truth, where there is one."""
     targets: Sequence[Target] = ()
     """What was to be reached, frozen before anything was measured."""
+    calibrated: Sequence[Calibrated] = ()
+    """Of each setting, what test subjects say of the samples' spread, where several were drawn."""
+    labels: Sequence[str] = ()
+    """Of each example, such as its setting."""
+    maps: tuple[str, ...] = ()
+    """Which of the examples' images are no estimates of the truth."""
     real_against_real: Mapping[str, Interval] = field(default_factory=dict)
     """Metric of a population -> what it is for two sets of real images of the same size: the mean
     over random sets and the middle 95 % of single ones."""

@@ -33,7 +33,7 @@ from medidiff.tasks.restoration import WINDOW
 BRIGHT = 0.99  # this quantile of a low-resolution magnitude lies at the top of the window
 OUTER = 0.1  # share of the samples, those farthest out, that the noise level is taken from
 MAD_TO_DEVIATION = 0.6744897501960817
-STEPS = ConjugateGradients(tolerance=1e-4, steps=15)  # of one proximal step, begun at the estimate
+STEPS = ConjugateGradients(tolerance=1e-6, steps=15)  # of one proximal step, begun at the estimate
 EXACT = ConjugateGradients(tolerance=1e-6, steps=50)
 
 

@@ -24,18 +24,20 @@ class Posterior:
     method: Annotated[AnyPosterior, Field(discriminator="kind")] = DiffPIR()
     steps: int = 25
     """Levels on the way of each sample."""
-    draws: int = 4
+    draws: int = 2
     """Samples whose mean is the result where one result is asked for."""
     spacing: Annotated[AnySpacing, Field(discriminator="kind")] = Karras()
     """Where the levels lie."""
 
-    pilots: int = 2
+    pilots: int = 5
     """Where a phase is estimated: quick samples before, each of which makes it better."""
-    pilot_steps: int = 10
+    pilot_steps: int = 8
+    slack: float = 1.5
+    """Where a phase is estimated: times the noise that is allowed for, for what it leaves wrong."""
 
     def __post_init__(self) -> None:
-        if self.pilots < 0 or self.pilot_steps < 1:
-            raise ValueError("pilots must be at least 0 and pilot_steps at least 1")
+        if self.pilots < 0 or self.pilot_steps < 1 or self.slack < 1:
+            raise ValueError("pilots is at least 0, pilot_steps and slack are at least 1")
         if self.steps < 1 or self.draws < 1:
             raise ValueError("steps and draws must be at least 1")
 

@@ -111,6 +111,10 @@ class Inpainting:
 
     def benchmark(self, bench: Bench) -> Benchmarked:
         """A hole in each test scan, somewhere in the head."""
+        return judged(self.settings_of(bench), bench)
+
+    def settings_of(self, bench: Bench) -> list[Setting]:
+        """The one that its hole says."""
         setting = Setting(
             f"hole {'x'.join(map(str, self._size(bench.test[0])))}",
             self,
@@ -120,7 +124,7 @@ class Inpainting:
         )
         names = ("population mean", "biharmonic")
         target = Target(setting.name, names, 0.0, "psnr_region")
-        return judged([replace(setting, targets=(target,))], bench)
+        return [replace(setting, targets=(target,))]
 
     def simulate(self, cases: Sequence[Case], noise: KeyedNoise) -> list[Case]:
         """Clean cases with the hole's content taken out, and noise where this head expects some."""

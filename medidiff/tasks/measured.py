@@ -8,7 +8,7 @@ is told: the residual, the cost, whether the spread was ever found to be right.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import torch
@@ -55,57 +55,77 @@ def solved(head: Sampled, problem: Problem, model: Model, n: int, seed: int) -> 
     how = head.posterior or chosen_for(problem.measurement.kind)
     count = n if n > 1 else (1 if head.result == "sample" else how.draws)
     with torch.no_grad(), evaluating(model.network):
-        problem, before = piloted(problem, model, how, seed)
-        samples, calls, cost = drawn(problem, model, how, count, seed)
+        problem, first = piloted(problem, model, how, seed)
+        loose = slackened(problem, how.slack if first.calls else 1.0)
+        samples, each = drawn(loose, model, how, count, seed)
     point = samples[0] if head.result == "sample" else samples.mean(0)
     facts = told(problem, model, how, point, n)
     shown = samples if n > 1 else None
     return Solution(
         point,
-        calls * count + round(before),
+        each.calls * count + first.calls,
         shown,
         facts=facts,
-        cost=cost * count + before,
+        cost=each.equivalents * count + first.equivalents,
         kept=head.result,
     )
 
 
-PILOT_NOISE = 4.0  # times the noise: what is not right yet is not to be followed to the letter
+FIRST_SLACK = 32.0  # times the noise: what is not right yet is not to be followed to the letter
 
 
-def piloted(problem: Problem, model: Model, how: Posterior, seed: int) -> tuple[Problem, float]:
-    """The problem with its estimated phase made better by quick samples, and their cost an image.
+@dataclass(frozen=True)
+class Cost:
+    """Of an image."""
 
-    Nothing is done where all is known.
+    calls: int = 0
+    equivalents: float = 0.0
+
+
+def piloted(problem: Problem, model: Model, how: Posterior, seed: int) -> tuple[Problem, Cost]:
+    """The problem with its estimated phase made better by quick samples, and their cost.
+
+    Each pilot allows for less noise than the one before, down to the sampler's own slack. Nothing
+    is done where all is known.
     """
-    quick, total = replace(how, steps=how.pilot_steps, draws=1), 0.0
+    quick, total = replace(how, steps=how.pilot_steps, draws=1), Cost()
+    if problem.measurement is None or problem.measurement.refined is None:
+        return problem, total
     for pilot in range(how.pilots):
+        part = pilot / how.pilots
+        loose = slackened(problem, FIRST_SLACK ** (1 - part) * how.slack**part)
+        rough, cost = drawn(loose, model, quick, 1, seed)
         measurement = problem.measurement
-        if measurement is None or measurement.refined is None:
-            break
-        loose = replace(measurement, noise_std=PILOT_NOISE * measurement.noise_std)
-        rough, _, cost = drawn(replace(problem, measurement=loose), model, quick, 1, seed + pilot)
+        assert measurement is not None
+        assert measurement.refined is not None
         problem = replace(problem, measurement=measurement.refined(rough[0]))
-        total += cost
+        total = Cost(total.calls + cost.calls, total.equivalents + cost.equivalents)
     return problem, total
 
 
-def drawn(
-    problem: Problem, model: Model, how: Posterior, n: int, seed: int
-) -> tuple[Tensor, int, float]:
-    """(n, batch, channel, *space) posterior samples; calls and forward-equivalents of each."""
+def slackened(problem: Problem, factor: float) -> Problem:
+    """The problem with its noise allowed to be larger."""
+    measurement = problem.measurement
+    assert measurement is not None
+    return replace(
+        problem, measurement=replace(measurement, noise_std=factor * measurement.noise_std)
+    )
+
+
+def drawn(problem: Problem, model: Model, how: Posterior, n: int, seed: int) -> tuple[Tensor, Cost]:
+    """(n, batch, channel, *space) posterior samples, and the cost of each."""
     measurement = problem.measurement
     assert measurement is not None
     members = [(case, sample) for case in range(len(problem.cases)) for sample in range(n)]
     made: list[Tensor] = []
-    calls, cost = 0, 0.0
+    cost = Cost()
     for first in range(0, len(members), MOST_AT_ONCE):
         part = members[first : first + MOST_AT_ONCE]
         found = _part(problem, measurement, model, how, part, seed)
         made.append(found.images)
-        calls, cost = found.calls, found.forward_equivalents
+        cost = Cost(found.calls, found.forward_equivalents)
     batched = torch.cat(made).unflatten(0, (len(problem.cases), n))
-    return batched.transpose(0, 1), calls, cost
+    return batched.transpose(0, 1), cost
 
 
 def _part(

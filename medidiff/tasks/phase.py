@@ -17,7 +17,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-WAVES = {2: 12, 3: 5}  # cosines along each axis, by dimensions
+WAVES = {2: 12, 3: 5}  # cosines along each axis, by dimensions, at most
+SHORTEST = 12  # voxels that a cosine's half period has at least
 AT_ONCE = 16  # waves
 ROUNDS = 4
 DAMPING = 1e-3
@@ -32,6 +33,8 @@ def fitted_phase(
     Shapes: `forward` takes complex images (n, 1, *space) to (n, coil, *space); kspace is
     (1, coil, *space), magnitude and phase (1, 1, *space).
     """
+    precision, kspace = phase.dtype, kspace.to(torch.complex128)
+    magnitude, phase = magnitude.double(), phase.double()
     basis = cosines(tuple(phase.shape[2:])).to(phase)
     seen = kspace[0] != 0
     phase = smoothed(magnitude**2 * torch.polar(torch.ones_like(phase), phase)).angle()
@@ -39,14 +42,14 @@ def fitted_phase(
         image = magnitude * torch.polar(torch.ones_like(phase), phase)
         apart = (kspace - forward(image))[0, seen]
         slopes = torch.cat([forward(1j * image * some)[:, seen] for some in basis.split(AT_ONCE)])
-        normal = (slopes.conj() @ slopes.T).real.double()
-        right = (slopes.conj() @ apart).real.double()
+        normal = (slopes.conj() @ slopes.T).real
+        right = (slopes.conj() @ apart).real
         damped = normal + DAMPING * normal.diagonal().mean() * torch.eye(
             len(normal), dtype=normal.dtype, device=normal.device
         )
-        theta = torch.linalg.solve(damped, right).to(phase)
+        theta = torch.linalg.solve(damped, right)
         phase = phase + (theta.reshape(-1, *[1] * (basis.ndim - 1)) * basis).sum(0, keepdim=True)
-    return phase
+    return phase.to(precision)
 
 
 def smoothed(image: Tensor) -> Tensor:
@@ -66,7 +69,7 @@ def cosines(space: tuple[int, ...]) -> Tensor:
     products = torch.ones(1, *[1] * len(space))
     for axis, n in enumerate(space):
         angle = math.pi * (torch.arange(n) + 0.5) / n
-        waves = torch.stack([(k * angle).cos() for k in range(min(count, n))])
+        waves = torch.stack([(k * angle).cos() for k in range(min(count, 1 + n // SHORTEST))])
         shape = [1] * (len(space) + 1)
         shape[axis + 1] = n
         products = (products[:, None] * waves.reshape(1, len(waves), *shape[1:])).flatten(0, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -28,7 +29,7 @@ from medidiff.tasks.base import Measurement, Problem, Signal
 from medidiff.tasks.cartesian import BRIGHT, lines, per_case, scale_of, stacked
 from medidiff.tasks.restoration import WINDOW
 
-STEPS = ConjugateGradients(tolerance=1e-3, steps=15)  # of one proximal step, begun at the estimate
+STEPS = ConjugateGradients(tolerance=1e-6, steps=15)  # of one proximal step, begun at the estimate
 FEWEST_PHOTONS = 1.0
 MAD_TO_DEVIATION = 0.6744897501960817
 
@@ -79,8 +80,8 @@ class Radon:
         size, spacing = model.spec.space.size, plane_spacing(model)
         sinogram = stacked(cases, "sinogram", model)
         angles = self._angles(cases, sinogram.shape[-2])
-        projector = Tomography(
-            self._beam(angles, sinogram.shape[-1]), (size[-2], size[-1]), spacing, STEPS
+        projector = projector_of(
+            self._beam(angles, sinogram.shape[-1]), (size[-2], size[-1]), spacing
         )
         deviation = self._deviation(sinogram)
         scaled = self._scaled(cases, model, projector, sinogram)
@@ -100,7 +101,7 @@ class Radon:
             gain * level,
             torch.full((len(cases),), float(sinogram[0].numel()), dtype=torch.float64),
             f"radon {len(angles)} views over {spanned(angles):.0f}",
-            Signal(operator, weight * sinogram, level),
+            Signal(lambda members: projector, sinogram, level),
         )
         levels = tuple((gain * level / WINDOW).tolist())
         return Problem(blank, scaled, levels, measurement=measurement)
@@ -150,6 +151,14 @@ class Radon:
             replace(case, scale=scale_of(model, float(top)))
             for case, top in zip(cases, bright, strict=True)
         )
+
+
+@lru_cache(maxsize=4)
+def projector_of(
+    beam: ParallelBeam | FanBeam, shape: tuple[int, int], spacing_mm: tuple[float, float]
+) -> Tomography:
+    """The projector of a geometry; its matrix takes seconds and is kept."""
+    return Tomography(beam, shape, spacing_mm, STEPS)
 
 
 def plane_spacing(model: Model) -> tuple[float, float]:

@@ -34,17 +34,18 @@ RADON = {
     "radon 90 degrees": SimulatedRadon(90, span=90.0),
 }
 SETTINGS = (*MRI, *RADON)
-PARALLEL = ("CG-SENSE", "L1-wavelet", "TV")
+TV = "total variation"
+PARALLEL = ("CG-SENSE", "l1-wavelet", TV)
 TARGETS = (
     Target("mri 1 coil R=4", ("zero-filled",), 10.0),
-    Target("mri 1 coil R=4", ("TV",), 8.0),
+    Target("mri 1 coil R=4", (TV,), 8.0),
     Target("mri 1 coil R=8", ("zero-filled",), 9.0),
-    Target("mri 1 coil R=8", ("TV",), 7.0),
+    Target("mri 1 coil R=8", (TV,), 7.0),
     Target("mri 8 coils R=4", PARALLEL, 6.0),
     Target("mri 8 coils R=8", PARALLEL, 8.0),
-    Target("radon 60 views", ("TV",), 3.0),
-    Target("radon 30 views", ("TV",), 4.0),
-    Target("radon 90 degrees", ("TV",), 6.0),
+    Target("radon 60 views", (TV,), 3.0),
+    Target("radon 30 views", (TV,), 4.0),
+    Target("radon 90 degrees", (TV,), 6.0),
 )
 
 

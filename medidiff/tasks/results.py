@@ -94,6 +94,41 @@ class Result:
         return save_series(series, Path(folder), self.provenance, lambda data: data)
 
 
+def stacked(slices: Sequence[Result], affine: NDArray[np.float64]) -> Result:
+    """The volume of slices that follow each other along the third axis of `affine`; of one slice,
+    that slice.
+
+    What provenance says of each slice in a list (noise levels, residuals) is joined.
+    """
+    if len(slices) == 1:
+        return slices[0]
+
+    def joined(images: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        return np.stack(images, axis=-1)
+
+    first = slices[0]
+    provenance = {
+        name: _together([each.provenance[name] for each in slices]) for name in first.provenance
+    }
+    return Result(
+        joined([each.image for each in slices]),
+        affine,
+        provenance,
+        {name: joined([each.maps[name] for each in slices]) for name in first.maps},
+        [joined(each) for each in zip(*(each.samples for each in slices), strict=True)],
+    )
+
+
+def _together(values: Sequence[object]) -> object:
+    """One list of the slices' own, once each batch of slices; what is the same once."""
+    distinct = [value for index, value in enumerate(values) if value not in values[:index]]
+    if len(distinct) == 1:
+        return distinct[0]
+    if all(isinstance(value, list) for value in distinct):
+        return [item for value in distinct for item in value]  # type: ignore[union-attr]
+    return distinct
+
+
 def check_nifti_name(place: Path) -> None:
     """Errors: OutputError for a name that is not NIfTI's."""
     if not place.name.endswith((".nii", ".nii.gz")):

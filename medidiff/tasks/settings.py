@@ -9,16 +9,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from medidiff.data.datasets import Case
 from medidiff.diffusion import KeyedNoise
+from medidiff.evaluation.calibration import calibration
 from medidiff.evaluation.distortion import psnr
 from medidiff.evaluation.regions import head_region
-from medidiff.tasks.base import OURS, Bench, Benchmarked, Head, Problem, Row, Target, noise_key
+from medidiff.tasks.base import (
+    OURS,
+    Bench,
+    Benchmarked,
+    Calibrated,
+    Head,
+    Problem,
+    Row,
+    Solution,
+    Target,
+    noise_key,
+)
 from medidiff.tasks.restoration import EXAMPLES, TRUTH, TUNING_CASES, WINDOW, measured
+
+SPREAD = "standard deviation"
+SPREAD_SHOWN = 8.0  # a deviation of a quarter of the half window is shown white
 
 Simulate = Callable[[Sequence[Case], KeyedNoise], list[Case]]
 """Clean cases -> what the head is given of each; noise is keyed by the case."""
@@ -48,20 +64,42 @@ class Setting:
 
 
 def judged(settings: Sequence[Setting], bench: Bench) -> Benchmarked:
-    """One row a test subject, setting and method, and the first cases as examples."""
+    """One row a test subject, setting and method, and the first cases as examples; where samples
+    are asked for, what their spread is worth."""
     rows: list[Row] = []
     examples: list[Mapping[str, Tensor]] = []
+    calibrated: list[Calibrated] = []
+    labels: list[str] = []
     for setting in settings:
         tuned = [] if bench.baselines == "none" else tune(setting, bench)
+        drawn: list[_Solved] = []
         for first in range(0, len(bench.test), bench.batch):
             cases = bench.test[first : first + bench.batch]
-            found, shown = _batch(setting, tuned, cases, bench)
+            solved = _solved(setting, cases, bench)
+            found, shown = _compared(setting, tuned, cases, solved)
             rows += found
-            examples += shown[: EXAMPLES if first == 0 else 0]
+            kept = shown[: EXAMPLES if first == 0 else 0]
+            examples += kept
+            labels += [setting.name] * len(kept)
+            drawn.append(solved)
             done = min(first + bench.batch, len(bench.test))
             bench.progress(setting.name, done, len(bench.test))
+        if bench.samples > 1:
+            calibrated.append(_calibrated(setting, drawn))
     targets = [target for setting in settings for target in setting.targets]
-    return Benchmarked(rows, examples, TRUTH, targets)
+    shown = same_columns(examples)
+    return Benchmarked(rows, shown, TRUTH, targets, calibrated, labels=labels, maps=(SPREAD,))
+
+
+def same_columns(examples: Sequence[Mapping[str, Tensor]]) -> list[Mapping[str, Tensor]]:
+    """Examples of settings with other methods each, with an empty picture for what one lacks."""
+    names = list(dict.fromkeys(name for example in examples for name in example if name != OURS))
+    ordered = [name for name in names if name not in (TRUTH, SPREAD)]
+    ordered += [name for name in (OURS, TRUTH, SPREAD) if any(name in each for each in examples)]
+    return [
+        {name: each.get(name, torch.full_like(each[TRUTH], -1.0)) for name in ordered}
+        for each in examples
+    ]
 
 
 @dataclass(frozen=True)
@@ -129,30 +167,71 @@ def best_parameter(rival: Rival, score: Callable[[Rival, float], float]) -> floa
     return best
 
 
-def _batch(
-    setting: Setting, tuned: Sequence[Tuned], cases: Sequence[Case], bench: Bench
-) -> tuple[list[Row], list[Mapping[str, Tensor]]]:
+@dataclass(frozen=True, eq=False)
+class _Solved:
+    """A batch of test cases after the head."""
+
+    given: Sequence[Case]
+    problem: Problem
+    solution: Solution
+    clean: Tensor
+    region: Tensor
+    """Where it is judged."""
+    samples: Tensor | None
+    """In the units of the truth."""
+
+
+def _solved(setting: Setting, cases: Sequence[Case], bench: Bench) -> _Solved:
     given = simulated(setting, cases, bench.seed)
     problem = setting.head.prepare(given, bench.model)
     clean = torch.stack([case.images for case in cases])
     solution = setting.head.solve(problem, bench.model, bench.samples, bench.seed)
-    estimates = {each.rival.name: each.rival.solve(problem, each.parameter).cpu() for each in tuned}
-    estimates[OURS] = solution.point.cpu()
+    samples = solution.samples
+    if samples is not None:
+        samples = torch.stack([as_the_truth(each, problem, given) for each in samples])
+    return _Solved(given, problem, solution, clean, _region(setting, problem, clean), samples)
+
+
+def _compared(
+    setting: Setting, tuned: Sequence[Tuned], cases: Sequence[Case], solved: _Solved
+) -> tuple[list[Row], list[Mapping[str, Tensor]]]:
+    problem, given, clean = solved.problem, solved.given, solved.clean
+    estimates = {
+        each.rival.name: as_the_truth(each.rival.solve(problem, each.parameter), problem, given)
+        for each in tuned
+    }
+    estimates[OURS] = as_the_truth(solved.solution.point, problem, given)
     rows: list[Row] = []
     for method, estimate in estimates.items():
         found = measured(estimate, clean, cases, setting.name, method)
         if setting.region is not None:
-            inside = setting.region(problem).cpu()
-            values = psnr(estimate, clean, data_range=WINDOW, region=inside)
+            values = psnr(estimate, clean, data_range=WINDOW, region=solved.region)
             for row, value in zip(found, values, strict=True):
                 row["psnr_region"] = float(value)
         rows += found
     shown = estimates | {TRUTH: clean}
-    if solution.samples is not None:
-        shown["spread"] = 4 * solution.samples.std(0).cpu() - 1
+    if solved.samples is not None:
+        shown[SPREAD] = SPREAD_SHOWN * solved.samples.std(0) - 1
     return rows, [
         {name: images[index] for name, images in shown.items()} for index in range(len(cases))
     ]
+
+
+def _calibrated(setting: Setting, drawn: Sequence[_Solved]) -> Calibrated:
+    """What all test subjects say of the samples."""
+    draws, truths, regions, levels = [], [], [], []
+    for each in drawn:
+        assert each.samples is not None
+        draws += each.samples.unbind(1)
+        truths += each.clean.unbind()
+        regions += each.region.unbind()
+        levels += each.problem.levels
+    first = drawn[0]
+    assert first.problem.measurement is not None
+    posterior = cast(Mapping[str, object], first.solution.facts["posterior"])
+    noise = sum(levels) / len(levels)
+    found = calibration(draws, truths, regions)
+    return Calibrated(setting.name, first.problem.measurement.kind, noise, posterior, found)
 
 
 def _region(setting: Setting, problem: Problem, clean: Tensor) -> Tensor:

@@ -19,8 +19,9 @@ from torch import Tensor
 from medidiff.data.datasets import Case
 from medidiff.data.intensity import Scale
 from medidiff.diffusion import KeyedNoise
-from medidiff.physics import ParallelBeam, Sampling, Tomography, even_angles, to_kspace
+from medidiff.physics import ParallelBeam, Sampling, even_angles, to_kspace
 from medidiff.physics.window import centred_on
+from medidiff.tasks.radon import projector_of
 
 FINER = 2
 PHASE_KNOTS = 4  # along each axis: phase that a shim leaves
@@ -78,7 +79,7 @@ class SimulatedRadon:
         angles = even_angles(self.views, self.span)
         beam = ParallelBeam(angles, FINER * detectors(tuple(images.shape[-2:])), 1.0 / FINER)
         shape = (fine.shape[-2], fine.shape[-1])
-        integrals = Tomography(beam, shape, (1.0 / FINER, 1.0 / FINER)).forward(fine)
+        integrals = projector_of(beam, shape, (1.0 / FINER, 1.0 / FINER)).forward(fine)
         pairs = integrals.unflatten(-1, (-1, FINER)).exp().reciprocal().mean(-1)
         expected = self.photons * pairs
         counted = (expected + expected.sqrt() * noise(expected, 0, draw=1)).clamp_min(1.0)

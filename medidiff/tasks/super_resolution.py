@@ -102,12 +102,15 @@ class SuperResolution:
 
     def benchmark(self, bench: Bench) -> Benchmarked:
         """Test scans averaged over blocks, with this head's noise."""
+        return judged(self.settings_of(bench), bench)
+
+    def settings_of(self, bench: Bench) -> list[Setting]:
+        """The one that its factor says."""
         factor = factors(self.factor, bench.model.spec.space.dims)
         name = "x".join(map(str, sorted(set(factor))))
         rivals = (Rival("cubic spline", interpolated),)
         targets = (Target(f"x{name}", ("cubic spline",), 2.0),)
-        setting = Setting(f"x{name}", self, self.simulate, rivals, targets)
-        return judged([setting], bench)
+        return [Setting(f"x{name}", self, self.simulate, rivals, targets)]
 
     def simulate(self, cases: Sequence[Case], noise: KeyedNoise) -> list[Case]:
         """Clean cases as a scanner with larger voxels sees them."""

@@ -40,6 +40,12 @@ HEADS = sorted(head_classes())
 SCANS = {2: 24, 3: 16}
 GRID = {2: (24, 24), 3: (12, 16, 16)}  # in 3-D less than the scans' own: the rest is filled
 NOISE = 0.05  # of the largest intensity: heads that estimate it find some
+FEW = {"steps": 4, "draws": 2, "pilots": 1, "pilot_steps": 3}
+QUICK = {  # options that spare time: a law holds for few steps, too
+    "super_resolution": {"posterior": FEW},
+    "inpaint": {"posterior": FEW},
+    "reconstruct": {"posterior": FEW, "settings": ["mri 8 coils R=4", "radon 60 views"]},
+}
 NETWORK = UNetOptions(channels=(4, 8), blocks=1, attention=(False, False), groups=2)
 
 
@@ -117,7 +123,7 @@ def pair(
     monkeypatch.setattr(restoration, "single_threaded_processes", lambda: ThreadPoolExecutor(2))
     monkeypatch.setattr(restoration, "TUNING_CASES", 1)
     name, dims = request.param
-    chosen = head(name, {})
+    chosen = head(name, QUICK.get(name, {}))
     return chosen, make_scene(dims, chosen.needs().concat_channels)
 
 

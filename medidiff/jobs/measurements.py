@@ -1,0 +1,194 @@
+"""Cases from what a scanner measured: slices of k-space or of sinograms, on the model's grid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from medidiff.data.datasets import Case
+from medidiff.data.images import Original
+from medidiff.data.intensity import unscaled
+from medidiff.data.privacy import SiteKey
+from medidiff.data.raw import Raw, read_array, read_raw
+from medidiff.errors import DataError
+from medidiff.model import Model
+from medidiff.physics import from_kspace, to_kspace
+from medidiff.physics.window import centred_on
+
+SAME_SPACING = 0.02  # voxels of this relative size are the model's
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The slices of one measurement, and how their results lie in space."""
+
+    cases: tuple[Case, ...]
+    affine: NDArray[np.float64]
+    """Of the first slice's grid, RAS+ mm; further slices follow along its third axis."""
+
+
+def open_measurement(given: object, beside: Mapping[str, object], model: Model, row: int) -> Opened:
+    """The cases of one file or array, with what belongs to it.
+
+    Errors: DataError if it cannot be read, or does not go together.
+    """
+    space = model.spec.space
+    raw = read_raw(given, space.dims)
+    more = {**raw.beside, **{name: read_array(each) for name, each in beside.items()}}
+    spacing = _spacing(raw, more)
+    affine = _affine(more.pop("affine", None), spacing, space.dims)
+    try:
+        values = torch.from_numpy(np.ascontiguousarray(raw.values))
+        if values.is_complex():
+            measured = tuple(values.shape[2:])
+            grid = _grid(measured, spacing, model)
+            slices = _kspace(values.to(torch.complex64), more, grid)
+            ratio = tuple(n / m for n, m in zip(measured, grid, strict=True))
+            shape = raw.kept or measured
+        else:
+            slices = _sinograms(values.float(), more)
+            shape, ratio = space.size, (1.0,) * space.dims
+    except (ValueError, RuntimeError) as error:
+        raise DataError(f"measurement {row}: {error}") from None
+    grid_affine = _model_affine(affine, shape, ratio, space.size)
+    return Opened(_cases(slices, shape, affine, grid_affine, model, raw.content), affine)
+
+
+def _spacing(raw: Raw, more: dict[str, NDArray[Any]]) -> tuple[float, ...] | None:
+    stated = more.pop("spacing_mm", None)
+    if stated is not None:
+        return tuple(float(mm) for mm in np.ravel(stated))
+    if "affine" in more:
+        return tuple(np.linalg.norm(np.asarray(more["affine"])[:3, :3], axis=0).tolist())
+    return raw.spacing_mm
+
+
+def _affine(
+    given: NDArray[Any] | None, spacing: tuple[float, ...] | None, dims: int
+) -> NDArray[np.float64]:
+    """The stated one, or axes with the stated size of voxels around the middle."""
+    if given is not None:
+        if given.shape != (4, 4):
+            raise DataError(f"an affine is 4 x 4, not {given.shape}")
+        return np.asarray(given, np.float64)
+    steps = [*(spacing or ()), 1.0, 1.0, 1.0][:3]
+    return np.diag([*steps, 1.0])
+
+
+def _kspace(
+    values: torch.Tensor,
+    more: Mapping[str, NDArray[Any]],
+    grid: tuple[int, ...],
+) -> list[dict[str, torch.Tensor]]:
+    """K-space, mask and what is given of coils and phase, for each slice, in the model's voxels."""
+    space = tuple(values.shape[2:])
+    if "mask" in more:
+        mask = torch.from_numpy(np.ascontiguousarray(more["mask"])) != 0
+        mask = torch.broadcast_to(mask, (len(values), 1, *space)).float()
+    else:
+        mask = (values != 0).any(1, keepdim=True).float()
+    fields: dict[str, torch.Tensor] = {}
+    for name in ("coils", "phase"):
+        if name in more:
+            each = torch.from_numpy(np.ascontiguousarray(more[name]))
+            wanted = values.shape[1] if name == "coils" else 1
+            fields[name] = torch.broadcast_to(each, (len(values), wanted, *space)).clone()
+    if grid != space:
+        values, mask = (_resized(each, grid) for each in (values, mask))
+        fields = {name: _regridded(each, grid) for name, each in fields.items()}
+    if "phase" in fields:
+        fields["phase"] = fields["phase"].float()
+    found = []
+    for index in range(len(values)):
+        own = {name: each[index] for name, each in fields.items()}
+        found.append({"kspace": values[index], "mask": mask[index], **own})
+    return found
+
+
+def _grid(
+    space: tuple[int, ...], spacing: tuple[float, ...] | None, model: Model
+) -> tuple[int, ...]:
+    """How many of the model's voxels fill the measured field of view."""
+    wanted = model.spec.space.spacing_mm
+    if spacing is None or isinstance(wanted, str):
+        return space
+    return tuple(
+        n if abs(mm / own - 1) < SAME_SPACING else max(1, round(n * mm / own))
+        for n, mm, own in zip(space, spacing, wanted, strict=False)
+    )
+
+
+def _resized(kspace: torch.Tensor, grid: tuple[int, ...]) -> torch.Tensor:
+    """K-space of the same field of view with another number of voxels: cut, or not sampled."""
+    scale = float(np.sqrt(np.prod(grid) / np.prod(kspace.shape[2:])))
+    placed = centred_on(kspace, grid)
+    return placed * scale if kspace.is_complex() else placed
+
+
+def _regridded(field: torch.Tensor, grid: tuple[int, ...]) -> torch.Tensor:
+    """A smooth field over the same field of view on another number of voxels."""
+    phasor = torch.polar(torch.ones_like(field), field) if not field.is_complex() else field
+    ratio = float(np.prod(grid) / np.prod(field.shape[2:])) ** 0.5
+    moved = from_kspace(centred_on(to_kspace(phasor.to(torch.complex64)), grid)) * ratio
+    return moved if field.is_complex() else moved.angle()
+
+
+def _sinograms(
+    values: torch.Tensor, more: Mapping[str, NDArray[Any]]
+) -> list[dict[str, torch.Tensor]]:
+    found = []
+    for each in values:
+        own = {"sinogram": each}
+        if "angles" in more:
+            own["angles"] = torch.from_numpy(np.asarray(more["angles"], np.float64)).flatten()
+        found.append(own)
+    return found
+
+
+def _cases(
+    slices: Sequence[dict[str, torch.Tensor]],
+    shape: tuple[int, ...],
+    affine: NDArray[np.float64],
+    grid_affine: NDArray[np.float64],
+    model: Model,
+    content: str,
+) -> tuple[Case, ...]:
+    space, key = model.spec.space, SiteKey.load()
+    original = Original(shape, affine, True, model.spec.modality, (0.0,))
+    made = []
+    for index, beside in enumerate(slices):
+        made.append(
+            Case(
+                key.pseudonym(content),
+                0,
+                torch.zeros(1, *space.size),
+                {},
+                None,
+                unscaled(1),
+                grid_affine,
+                original,
+                f"{content} slice {index}",
+                beside,
+            )
+        )
+    return tuple(made)
+
+
+def _model_affine(
+    affine: NDArray[np.float64],
+    shape: tuple[int, ...],
+    ratio: tuple[float, ...],
+    size: tuple[int, ...],
+) -> NDArray[np.float64]:
+    """Of the model's grid, whose voxels are `ratio` times those of the images that are shown; both
+    have their voxel n // 2 at one place."""
+    step = np.eye(4)
+    for axis, (shown, times, n) in enumerate(zip(shape, ratio, size, strict=True)):
+        step[axis, axis] = times
+        step[axis, 3] = shown // 2 - times * (n // 2)
+    return affine @ step
