@@ -319,7 +319,7 @@ def test_a_replayed_graph_gives_what_the_call_gives() -> None:
         y = call(x, label)
         y.square().sum().backward()
         gradients.append([weight.grad.clone() for weight in network.parameters()])  # type: ignore[union-attr]
-    # a bias before a norm of single channels has no gradient: rounding of the others' is all there is
+    # a bias before a norm of single channels has no gradient, only the rounding of the others
     rounding = 1e-6 * max(float(two.abs().max()) for two in gradients[2])
     for index in (0, 1):
         for one, two in zip(gradients[index], gradients[2], strict=True):
