@@ -242,6 +242,7 @@ ELSEWHERE = {
     "codec[autoencoder].versions": "test_versions_are_the_latents_of_augmented_images",
     "codec[autoencoder].tiles.size": "test_the_weights_of_tiles_add_up_to_one",
     "codec[autoencoder].tiles.overlap": "test_the_weights_of_tiles_add_up_to_one",
+    "codec[autoencoder].tiles.statistics": "test_norms_that_see_all_tiles_lessen_the_seams",
     "output": "test_an_output_folder_that_holds_results",
     "network[unet].checkpoint_levels": "test_recomputed_levels_give_the_same_gradients",
     "network[unet].beside": "test_a_low_resolution_image_beside_is_interpolated",
