@@ -94,8 +94,12 @@ def test_a_plan_is_checked_and_trained_as_it_is(
     assert (api.train(out, changes=short) / "model").is_dir()
 
 
-def test_every_line_that_was_chosen_says_why_and_nobody_is_named(population: Population) -> None:
-    _, text = planned(population([(24, 28, 20)] * 6, (1, 1, 1)))
+def test_every_line_that_was_chosen_says_why_and_nobody_is_named(
+    population: Population, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scans = population([(24, 28, 20)] * 6, (1, 1, 1))
+    monkeypatch.chdir(scans.parent.parent)
+    _, text = planned(scans.relative_to(scans.parent.parent))
     for key in ("size", "spacing_mm", "intensity", "augment", "channels", "times", "batch"):
         assert re.search(rf"^ *{key}: .+  # \w", text, re.MULTILINE), key
     assert "uster" not in text
