@@ -91,6 +91,12 @@ SHOWN: dict[str, tuple[str, dict[str, str]]] = {
     "data.conditions": ("[sex]", {}),
     "data.intensity[window].low": ("-200", {"data.intensity": "{kind: window, high: 900}"}),
     "data.intensity[window].high": ("800", {"data.intensity": "{kind: window, low: 0}"}),
+    "data.intensity[window].clip": ("true", {"data.intensity": "{kind: window, high: 500}"}),
+    "data.intensity[ct-window].window": ("lung", {"data.intensity": "{kind: ct-window}"}),
+    "data.intensity[ct-window].clip": (
+        "false",
+        {"data.intensity": "{kind: ct-window, window: brain}"},
+    ),
     "data.intensity[percentile].low": ("10", {}),
     "data.intensity[percentile].high": ("80", {}),
     "data.intensity[percentile].scope": ("image", {}),
