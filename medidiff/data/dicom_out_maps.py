@@ -37,8 +37,12 @@ from medidiff.errors import DataError
 
 HOUNSFIELD = Code("[hnsf'U]", "UCUM", "Hounsfield unit")
 NO_UNIT = Code("1", "UCUM", "no units")
-CONCEPTS = {"std": Code("113061", "DCM", "Standard Deviation")}
-"""Maps of results whose quantity DICOM has a code for."""
+CONCEPTS = {
+    "std": Code("113061", "DCM", "Standard Deviation"),
+    "p05": Code("P05", SCHEME, "5th percentile of posterior samples"),
+    "p95": Code("P95", SCHEME, "95th percentile of posterior samples"),
+}
+"""The quantities of the maps of results: DICOM's own code where there is one."""
 
 
 @dataclass(frozen=True)

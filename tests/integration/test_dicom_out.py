@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 import nibabel
 import numpy as np
@@ -25,6 +26,7 @@ from medidiff.data.dicom_out_files import written
 from medidiff.data.dicom_out_maps import Quantity, parametric_map
 from medidiff.data.dicom_out_modules import Making
 from medidiff.data.dicom_out_origin import Origin
+from medidiff.data.dicom_out_protect import protection
 from medidiff.data.dicom_out_segments import Segment, segmentation
 from medidiff.data.dicom_out_source import SourceSeries, open_source, source_of
 from medidiff.data.manifest import read_manifest
@@ -206,6 +208,21 @@ def test_dciodvfy_finds_no_error_in_maps_and_segmentations(
         for name, data in (("std", spread), ("seg", mask)):
             (file,) = written([data], tmp_path / f"{name}-{number}")
             assert beyond(file, known) == []
+
+
+@pytest.mark.parametrize("dates", ["remove", "shift"])
+def test_dciodvfy_finds_no_error_in_what_is_de_identified(
+    dates: Literal["remove", "shift"],
+    volumes: list[Written],
+    checker: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MEDIDIFF_HOME", str(tmp_path / "home"))
+    for number, one in enumerate(volumes):
+        known = source_errors(one.source, tmp_path)
+        (file,) = written(one.objects[:1], tmp_path / str(number), protection(dates))
+        assert beyond(file, known) == []
 
 
 @pytest.mark.parametrize("modality", ["MR", "CT"])

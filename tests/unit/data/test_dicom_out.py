@@ -396,6 +396,21 @@ def test_a_picture_without_place_has_no_frame_of_reference() -> None:
     assert "ImagePositionPatient" not in data
 
 
+def test_a_picture_of_other_pixels_keeps_no_size(tmp_path: Path, write_slice: Slice) -> None:
+    file = tmp_path / "a.dcm"
+    write_slice(file, np.ones((4, 6)), (0, 0, 0), Modality="DX", ImagerPixelSpacing=[0.1, 0.1])
+    data = pydicom.dcmread(file)
+    del data.ImagePositionPatient
+    data.save_as(file)
+    source = open_source(file)
+    same = images(np.ones((4, 6)), None, Origin(source), DENOISED)[0]
+    assert same.PixelSpacing == [2.0, 0.5]
+    with pytest.raises(DataError, match="does not lie on the voxels"):
+        images(np.ones((8, 12)), None, Origin(source), DENOISED)
+    finer = images(np.ones((8, 12)), None, Origin(source, place="source"), DENOISED)[0]
+    assert not [element for element in finer if "Spacing" in element.keyword]
+
+
 def test_a_volume_whose_class_would_lose_its_place_is_refused() -> None:
     with pytest.raises(DataError, match="state the modality"):
         images(np.ones((4, 5, 6)), np.eye(4), Origin(), DRAWN)
