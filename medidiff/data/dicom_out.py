@@ -40,9 +40,10 @@ from medidiff.data.dicom_out_modules import (
 )
 from medidiff.data.dicom_out_origin import Origin, check_place, content_of, series_number, whose_of
 from medidiff.data.dicom_out_pixels import Coded, coded, source_windows, turned, window_of
-from medidiff.data.dicom_out_source import SourceFrame
+from medidiff.data.dicom_out_source import SourceFrame, told_without_values
 
 
+@told_without_values()
 def images(
     array: NDArray[Any],
     affine: NDArray[np.float64] | None,

@@ -12,12 +12,14 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from medidiff.data.dicom_out_modules import Making, add_private, own_scheme, put, version
 from medidiff.data.dicom_out_protect import Protect
+from medidiff.data.dicom_out_source import told_without_values
 from medidiff.data.dicom_out_uids import encoded, uid_of
 from medidiff.errors import OutputError
 
 IMPLEMENTATION = uid_of("medidiff")  # of the program, for the files' meta header
 
 
+@told_without_values()
 def written(
     objects: Sequence[Dataset],
     folder: Path,

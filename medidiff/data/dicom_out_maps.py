@@ -33,6 +33,7 @@ from medidiff.data.dicom_out_over import (
     shared,
 )
 from medidiff.data.dicom_out_pixels import SHOWN_PERCENTILES
+from medidiff.data.dicom_out_source import told_without_values
 from medidiff.errors import DataError
 
 HOUNSFIELD = Code("[hnsf'U]", "UCUM", "Hounsfield unit")
@@ -64,6 +65,7 @@ def unit_of(modality: str) -> Code:
     return HOUNSFIELD if modality == "CT" else NO_UNIT
 
 
+@told_without_values()
 def parametric_map(
     values: NDArray[Any],
     affine: NDArray[np.float64] | None,

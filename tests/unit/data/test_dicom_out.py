@@ -15,6 +15,7 @@ import SimpleITK as sitk  # noqa: N813  (its usual name)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom import Dataset
+from pydicom.dataelem import RawDataElement
 from scipy.spatial.transform import Rotation
 
 from medidiff.data.decode import decode
@@ -441,6 +442,24 @@ def test_nothing_is_overwritten_and_nothing_half_written(tmp_path: Path) -> None
     with pytest.raises(DataError):
         written(objects, tmp_path / "other", failing)
     assert sorted(tmp_path.iterdir()) == [tmp_path / "out"]
+
+
+@pytest.mark.parametrize("damage", ["WindowCenter", "SOPInstanceUID"])
+def test_a_damaged_header_is_told_without_its_values(
+    damage: str, tmp_path: Path, write_series: Series
+) -> None:
+    write_series(tmp_path / "in", [0, 3], WindowCenter=1, WindowWidth=2)
+    scan, source = decode(tmp_path / "in"), open_source(tmp_path / "in")
+    header = source.first.header
+    if damage == "SOPInstanceUID":
+        del header.SOPInstanceUID
+    else:
+        raw = RawDataElement(header[damage].tag, "DS", 8, b"Doe^Jane", 0, False, True)
+        header._dict[header[damage].tag] = raw
+    with pytest.raises(DataError, match="header of the DICOM source") as caught:
+        images(scan.array[0], scan.affine, Origin(source), DENOISED)
+    assert "Doe" not in str(caught.value)
+    assert caught.value.private
 
 
 def test_long_words_are_cut_to_what_dicom_allows(tmp_path: Path, write_series: Series) -> None:
