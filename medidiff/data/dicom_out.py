@@ -79,7 +79,8 @@ def images(
         data.ImageType = image_type(kind, frame)
         put(data, _place(planes, plane, under[plane], kind))
         put(data, _pixels(pixels, plane, kind, frame))
-        shown = source_windows(frame) if frame else {}
+        same_units = source is not None and modality == source.modality
+        shown = source_windows(frame) if frame and same_units else {}
         if not shown:
             window = shown = window or window_of(planes.array, modality)
         put(data, shown)

@@ -266,6 +266,26 @@ def test_sources_are_named_by_file_and_frame(volumes: list[Written]) -> None:
     assert seen >= 6 * 4 + 2 * 32
 
 
+def test_labels_over_enhanced_files_name_their_frames(volumes: list[Written]) -> None:
+    made = Making("AI-PROCESSED", "segmentation", SAID, WHEN)
+    seen = 0
+    for one in volumes:
+        if not one.source.first.enhanced:
+            continue
+        labels = np.ones(one.values.shape, np.uint8)
+        mask = segmentation(labels, one.scan.affine, Origin(one.source), made, [Segment(1, "all")])
+        places = {frame.frame.index + 1: frame.frame.corner for frame in one.source.frames}
+        for frame in mask.PerFrameFunctionalGroupsSequence:
+            (item,) = frame.DerivationImageSequence[0].SourceImageSequence
+            assert item.ReferencedSOPInstanceUID == one.source.first.header.SOPInstanceUID
+            place = [float(value) for value in frame.PlanePositionSequence[0].ImagePositionPatient]
+            corner = places[int(item.ReferencedFrameNumber)]
+            assert corner is not None
+            assert np.allclose(place, corner, atol=1e-4)
+            seen += 1
+    assert seen >= 6 * 4 + 2 * 32
+
+
 def test_no_source_object_is_touched_and_no_name_is_in_a_path(volumes: list[Written]) -> None:
     for one in volumes:
         name = str(one.source.first.header.get("PatientName", ""))

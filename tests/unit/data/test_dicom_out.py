@@ -241,6 +241,14 @@ def test_the_same_content_is_the_same_object_and_any_other_is_another(
     ]
 
 
+def test_another_modality_has_other_windows(tmp_path: Path, write_series: Series) -> None:
+    write_series(tmp_path / "in", [0, 3], Modality="MR", WindowCenter=5000, WindowWidth=9000)
+    scan, source = decode(tmp_path / "in"), open_source(tmp_path / "in")
+    first = images(scan.array[0], scan.affine, Origin(source, modality="CT"), DENOISED)[0]
+    assert (first.Modality, first.RescaleType) == ("CT", "HU")
+    assert (first.WindowCenter, first.WindowWidth) == (40, 400)
+
+
 def test_what_is_drawn_is_nobody() -> None:
     (data,) = channels(np.ones((1, 4, 4)), np.eye(4), "MR", DRAWN)["image"]
     assert data.PatientID.startswith("SYNTHETIC-")
@@ -274,7 +282,7 @@ def test_what_is_made_of_a_synthetic_image_stays_synthetic(tmp_path: Path) -> No
     scan = decode(tmp_path / "drawn")
     first = images(scan.array[0], scan.affine, Origin(source), DENOISED)[0]
     assert first.SyntheticData == "YES"
-    assert first.SeriesDescription.startswith("SYNTHETIC - not for diagnosis")
+    assert first.SeriesDescription == "SYNTHETIC - not for diagnosis: denoise: sample"
     assert first.PatientID == source.first.header.PatientID
 
 
