@@ -33,6 +33,7 @@ from medidiff.data.manifest import read_manifest
 from medidiff.jobs.manifests import build
 from medidiff.jobs.reporting import Quiet
 
+pytestmark = pytest.mark.slow
 WHEN = datetime(2026, 3, 4, tzinfo=UTC)
 SAID = {"model": "prior", "model_digest": "ab12", "seed": 0}
 SAME_MM = 1e-3

@@ -70,7 +70,7 @@ def affines(draw: st.DrawFn) -> np.ndarray:
 
 
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(affine=affines(), shape=st.tuples(*[st.integers(2, 5)] * 3), data=st.data())
 def test_every_orientation_comes_back_where_it_was(
