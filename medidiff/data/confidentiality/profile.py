@@ -104,7 +104,7 @@ def values_of(element: DataElement | None) -> list[str]:
 
 def _state(data: Dataset, options: Confidentiality) -> None:
     data.PatientIdentityRemoved = "YES"
-    data.DeidentificationMethod = f"medidiff: attributes of {EDITION}; not the pixels"
+    data.DeidentificationMethod = [f"medidiff: attributes of {EDITION}", "not the pixels"]
     data.LongitudinalTemporalInformationModified = (
         "MODIFIED" if options.dates == "shift" else "REMOVED"
     )
