@@ -28,7 +28,7 @@ from torch import Tensor
 from medidiff.config import Loaded, load_config, schema
 from medidiff.data.build import BuildOptions
 from medidiff.data.confidentiality.faces import Defacing
-from medidiff.data.confidentiality.profile import Confidentiality
+from medidiff.data.confidentiality.profile import Confidentiality, Identity, protection
 from medidiff.data.dicom import Stacking
 from medidiff.data.dicom_out_maps import NO_UNIT, Quantity
 from medidiff.data.dicom_out_origin import Place
@@ -720,6 +720,7 @@ def to_dicom(
     quantity: str = "map",
     unit: str = "1",
     when: datetime | None = None,
+    identity: Identity = "source",
 ) -> list[Path]:
     """Write an image, label map or map of a file as one DICOM series into the new folder `out`.
 
@@ -727,6 +728,7 @@ def to_dicom(
     its. `place`: how it lies to that: on its voxels ("grid"), in its space ("source"), in another
     ("new"). `kind`: how it was made, where no provenance lies beside it. `labels`: value -> what it
     stands for. `quantity`, `unit` (UCUM): what a map holds. `when`: the time that is stamped.
+    `identity`: the patient as the source says, or a keyed pseudonym and the basic profile.
     Errors: DataError, ConfigError, OutputError.
     """
     asked = Conversion(
@@ -741,7 +743,7 @@ def to_dicom(
         when=when,
     )
     with _reporting("none"):
-        return convert(Path(image), Path(out), asked, lambda data: data)
+        return convert(Path(image), Path(out), asked, protection(identity))
 
 
 def _splits(model: Model, validation: str | None, holdout: float | None) -> Splits:

@@ -273,6 +273,7 @@ def run(
         typer.Option(help="NIfTI files, or a folder a case of derived DICOM series"),
     ] = "nifti",
     patient: cli_dicom.PatientOption = None,
+    identity: cli_dicom.IdentityOption = "source",
 ) -> None:
     """Put a model to work on scans; results lie on the input's grid, with their provenance.
 
@@ -290,7 +291,7 @@ def run(
         results = api.run(
             task, loaded, [case], n=n, seed=seed, mismatch=mismatch, progress="bars", **settings
         )
-        for file in save_result(results[0], case, target, format, whose):
+        for file in save_result(results[0], case, target, format, whose, identity):
             typer.echo(file)
 
 

@@ -16,6 +16,14 @@ PatientOption = Annotated[
         "repeat for more (default: a synthetic patient)"
     ),
 ]
+IdentityOption = Annotated[
+    Literal["source", "pseudonym"],
+    typer.Option(
+        "--identity",
+        help="Of DICOM: the patient as the source says, or a keyed pseudonym and no identifying "
+        "attributes (see medidiff deidentify)",
+    ),
+]
 
 
 def to_dicom(
@@ -58,6 +66,7 @@ def to_dicom(
     ] = None,
     quantity: Annotated[str, typer.Option(help="What a map shows, e.g. std")] = "map",
     unit: Annotated[str, typer.Option(help="Unit of a map in UCUM, e.g. mm2/s; 1 for none")] = "1",
+    identity: IdentityOption = "source",
 ) -> None:
     """Turn an image, a label map or a map into DICOM objects that a PACS takes.
 
@@ -78,5 +87,6 @@ def to_dicom(
         labels=segments_of(pairs(label, "--label")),
         quantity=quantity,
         unit=unit,
+        identity=identity,
     )
     typer.echo(f"{len(files)} DICOM files in {out}")

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from medidiff.data.confidentiality.profile import Identity
 from medidiff.data.datasets import Case
 from medidiff.data.decode import is_dicom
 from medidiff.data.dicom_out_patient import Patient
@@ -127,7 +128,12 @@ def output_files(
 
 
 def save_result(
-    result: Result, files: Files, target: Path, format: Format, patient: Patient
+    result: Result,
+    files: Files,
+    target: Path,
+    format: Format,
+    patient: Patient,
+    identity: Identity = "source",
 ) -> list[Path]:
     """Write one result: as NIfTI, or as DICOM in the study of its input where that is DICOM.
 
@@ -142,4 +148,4 @@ def save_result(
             "some images of this case are DICOM and some are not: whose study the result belongs "
             "to cannot be said. Write NIfTI, or name DICOM series for all of them"
         )
-    return result.save_dicom(target, sources=series, patient=patient)
+    return result.save_dicom(target, sources=series, patient=patient, identity=identity)

@@ -17,6 +17,7 @@ from medidiff.errors import OutputError
 from medidiff.model_folder import check_free, sidecar, stem, write_json
 
 if TYPE_CHECKING:
+    from medidiff.data.confidentiality.profile import Identity
     from medidiff.data.dicom_out_patient import Patient
 
 
@@ -74,14 +75,17 @@ class Result:
         sources: Sequence[str | os.PathLike[str]] = (),
         patient: Patient | None = None,
         when: datetime | None = None,
+        identity: Identity = "source",
     ) -> list[Path]:
         """Write derived DICOM series into a new folder: the image, samples, maps.
 
         `sources`: the DICOM series of the input, one for each channel: their patient, study and
         geometry are kept. Without them the study is new, and of `patient` (default: a synthetic
-        one). `when`: stamped on the objects, and part of what their UIDs are made from.
+        one). `when`: stamped on the objects, and part of what their UIDs are made from. `identity`:
+        the patient as the source says, or a keyed pseudonym and the basic profile's attributes.
         Errors: OutputError if the folder is there already; DataError for what DICOM cannot hold.
         """
+        from medidiff.data.confidentiality.profile import protection
         from medidiff.data.dicom_out_modules import now
         from medidiff.data.dicom_out_origin import Origin
         from medidiff.data.dicom_out_patient import Patient
@@ -91,7 +95,7 @@ class Result:
         origins = [Origin(open_source(Path(source))) for source in sources]
         origins = origins or [Origin(patient=patient or Patient())] * len(self.image)
         series = dicom_series(self, origins, when or now())
-        return save_series(series, Path(folder), self.provenance, lambda data: data)
+        return save_series(series, Path(folder), self.provenance, protection(identity))
 
 
 def stacked(slices: Sequence[Result], affine: NDArray[np.float64]) -> Result:

@@ -12,6 +12,7 @@ days: the time of day stays as it was. Pixels are not looked at: what is burnt i
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from pydicom.sr.codedict import codes
 from pydicom.tag import BaseTag
 
 from medidiff.data.confidentiality.table import EDITION, STEPS, Rule, Step, rules
+from medidiff.data.dicom_out_modules import NOT_FOR_DIAGNOSIS
 from medidiff.data.privacy import SiteKey
 
 OLDEST_YEARS = 90  # ages above are told as this one
@@ -54,6 +56,11 @@ DUMMIES: dict[str, Any] = {
 }
 
 
+MARKS = (NOT_FOR_DIAGNOSIS, "AI-PROCESSED")
+Identity = Literal["source", "pseudonym"]
+"""Whose an object is: as its source says, or a pseudonym's, by the basic profile."""
+
+
 @dataclass(frozen=True)
 class Confidentiality:
     """The options of the profile."""
@@ -78,9 +85,25 @@ def deidentify(data: Dataset, options: Confidentiality, key: SiteKey) -> None:
     subject = str(data.get("PatientID") or f"study {data.get('StudyInstanceUID', '')}")
     identifiers = own_identifiers(data)
     work = _Work(options, key, key.pseudonym(subject), key.days_back(subject), identifiers)
+    mark = next((mark for mark in MARKS if _description(data).startswith(mark)), "")
     work.clean(data)
+    if mark:  # of our own texts this one stays: what is made must say so
+        data.SeriesDescription = mark
     data.PatientID = data.PatientName = work.pseudonym
     _state(data, options)
+
+
+def protection(identity: Identity, key: SiteKey | None = None) -> Callable[[Dataset], Dataset]:
+    """What is done with an object before it is written: nothing, or the basic profile."""
+    if identity == "source":
+        return lambda data: data
+    site = key or SiteKey.load()
+
+    def protected(data: Dataset) -> Dataset:
+        deidentify(data, Confidentiality(), site)
+        return data
+
+    return protected
 
 
 def own_identifiers(data: Dataset) -> frozenset[str]:
@@ -100,6 +123,10 @@ def values_of(element: DataElement | None) -> list[str]:
         return []
     many = element.VM > 1 and not isinstance(element.value, str)
     return [str(one) for one in (element.value if many else [element.value])]
+
+
+def _description(data: Dataset) -> str:
+    return str(data.get("SeriesDescription", "") or "")
 
 
 def _state(data: Dataset, options: Confidentiality) -> None:

@@ -6,6 +6,7 @@ from collections import Counter
 from datetime import datetime
 from pathlib import Path
 
+import nibabel
 import pytest
 from pydicom import DataElement, Dataset, dcmread
 from pydicom.data import get_testdata_file
@@ -16,6 +17,7 @@ from medidiff import api
 from medidiff.data.confidentiality.finding_phi import phi_of
 from medidiff.data.confidentiality.profile import Confidentiality, deidentify
 from medidiff.data.confidentiality.table import STEPS, rules
+from medidiff.data.decode import decode
 from medidiff.data.privacy import SiteKey
 from medidiff.errors import ConfigError, DataError, OutputError
 
@@ -355,3 +357,46 @@ def test_what_cannot_be_written_is_told(tree: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no DICOM image was written"):
         api.deidentify(tmp_path / "empty", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_made_keeps_its_mark_and_no_more_of_the_text() -> None:
+    data = scan()
+    for text, mark in (
+        ("SYNTHETIC - not for diagnosis", "SYNTHETIC - not for diagnosis"),
+        (f"AI-PROCESSED denoise: {NAME}", "AI-PROCESSED"),
+    ):
+        data.SeriesDescription = text
+        assert cleaned(data).SeriesDescription == mark
+
+
+def test_a_result_is_written_as_a_pseudonyms(tree: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    data = scan()
+    data.ReferringPhysicianName = "Roe^Jane"
+    data.save_as(source / "1.dcm")
+    found = decode(source)
+    nibabel.save(nibabel.Nifti1Image(found.array[0], found.affine), tmp_path / "scan.nii.gz")
+    for identity in ("source", "pseudonym"):
+        api.to_dicom(
+            *(tmp_path / "scan.nii.gz", tmp_path / f"of-{identity}"),
+            source=source,
+            kind="processed",
+            identity=identity,  # pyright: ignore
+        )
+    plain, kept = (next((tmp_path / each).iterdir()) for each in ("of-source", "of-pseudonym"))
+    assert b"Doe" in plain.read_bytes()
+    for word in (b"Doe", b"Roe", b"77123"):
+        assert word not in kept.read_bytes()
+    header = dcmread(kept)
+    assert header.PatientID == SiteKey.load().pseudonym("MRN-77123")
+    assert header.SeriesDescription == "AI-PROCESSED"
+    assert header.ImageType[:2] == ["DERIVED", "SECONDARY"]
+    # beside the source that is de-identified with the same key
+    api.deidentify(source, tmp_path / "clean")
+    beside = dcmread(next((tmp_path / "clean").rglob("*.dcm")))
+    assert header.StudyInstanceUID == beside.StudyInstanceUID
+    assert header.FrameOfReferenceUID == beside.FrameOfReferenceUID
+    of = header.SourceImageSequence[0]
+    assert of.ReferencedSOPInstanceUID == beside.SOPInstanceUID
+    assert header.file_meta.MediaStorageSOPInstanceUID == header.SOPInstanceUID
