@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections import Counter
 from datetime import datetime
 from pathlib import Path
@@ -400,3 +402,23 @@ def test_a_result_is_written_as_a_pseudonyms(tree: Path, tmp_path: Path) -> None
     of = header.SourceImageSequence[0]
     assert of.ReferencedSOPInstanceUID == beside.SOPInstanceUID
     assert header.file_meta.MediaStorageSOPInstanceUID == header.SOPInstanceUID
+
+
+@pytest.mark.parametrize("file", ["CT_small.dcm", "MR_small.dcm", "examples_palette.dcm"])
+def test_a_validator_finds_no_fault_that_was_not_there(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEDIDIFF_HOME", str(tmp_path / "home"))
+    if shutil.which("dciodvfy") is None:
+        pytest.skip("dciodvfy (Debian package dicom3tools) is not installed")
+    source = Path(str(get_testdata_file(file, download=False)))
+    for options in ({}, {"dates": "shift", "device": "retain", "patient": "retain"}):
+        out = tmp_path / f"{len(options)}"
+        api.deidentify(source, out, burnt_in="keep", **options)  # pyright: ignore
+        (written,) = out.rglob("*.dcm")
+        assert faults(written) <= faults(source)
+
+
+def faults(file: Path) -> set[str]:
+    done = subprocess.run(["dciodvfy", str(file)], capture_output=True, text=True)
+    return {line for line in done.stderr.splitlines() if line.startswith("Error")}
