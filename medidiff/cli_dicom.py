@@ -90,3 +90,13 @@ def to_dicom(
         identity=identity,
     )
     typer.echo(f"{len(files)} DICOM files in {out}")
+    tell_of_faces(identity)
+
+
+def tell_of_faces(identity: Literal["source", "pseudonym"]) -> None:
+    """What a pseudonym does not hide."""
+    if identity == "pseudonym":
+        typer.echo(
+            "Attributes only: where volumes show heads, a face can be rebuilt and recognised; "
+            "see medidiff deface."
+        )

@@ -14,8 +14,9 @@ from pydicom import DataElement, Dataset, dcmread
 from pydicom.data import get_testdata_file
 from pydicom.datadict import dictionary_VR
 from pydicom.tag import Tag
+from typer.testing import CliRunner
 
-from medidiff import api
+from medidiff import api, cli
 from medidiff.data.confidentiality.finding_phi import phi_of
 from medidiff.data.confidentiality.profile import Confidentiality, deidentify
 from medidiff.data.confidentiality.table import STEPS, rules
@@ -380,12 +381,11 @@ def test_a_result_is_written_as_a_pseudonyms(tree: Path, tmp_path: Path) -> None
     found = decode(source)
     nibabel.save(nibabel.Nifti1Image(found.array[0], found.affine), tmp_path / "scan.nii.gz")
     for identity in ("source", "pseudonym"):
-        api.to_dicom(
-            *(tmp_path / "scan.nii.gz", tmp_path / f"of-{identity}"),
-            source=source,
-            kind="processed",
-            identity=identity,  # pyright: ignore
-        )
+        words = ["to-dicom", str(tmp_path / "scan.nii.gz"), "--source", str(source)]
+        words += ["--kind", "processed", "--identity", identity]
+        done = CliRunner().invoke(cli.app, [*words, "--out", str(tmp_path / f"of-{identity}")])
+        assert done.exit_code == 0
+        assert ("a face can be rebuilt" in done.output) == (identity == "pseudonym")
     plain, kept = (next((tmp_path / each).iterdir()) for each in ("of-source", "of-pseudonym"))
     assert b"Doe" in plain.read_bytes()
     for word in (b"Doe", b"Roe", b"77123"):
