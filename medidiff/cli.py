@@ -293,6 +293,8 @@ def run(
         )
         for file in save_result(results[0], case, target, format, whose, deidentify):
             typer.echo(file)
+    if format == "dicom":
+        cli_dicom.tell_of_faces(deidentify)
 
 
 @app.command()

@@ -89,3 +89,13 @@ def to_dicom(
         deidentify=deidentify,
     )
     typer.echo(f"{len(files)} DICOM files in {out}")
+    tell_of_faces(deidentify)
+
+
+def tell_of_faces(deidentify: Literal["none", "remove", "shift"]) -> None:
+    """What a pseudonym does not hide."""
+    if deidentify != "none":
+        typer.echo(
+            "Attributes only: where volumes show heads, a face can be rebuilt and recognised; "
+            "see medidiff deface."
+        )
