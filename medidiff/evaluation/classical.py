@@ -20,6 +20,7 @@ from torch import Tensor
 from medidiff.evaluation.block_matching import match_blocks
 from medidiff.evaluation.distortion import psnr
 from medidiff.evaluation.rician import invert_mean, stabiliser
+from medidiff.evaluation.tuning import followed
 from medidiff.types import Image
 
 Array = NDArray[np.floating]
@@ -167,15 +168,13 @@ def tune(
 
 def _followed(best: Baseline, highest: float, score: Callable[[Baseline], float]) -> Baseline:
     """The setting after steps beyond the grid, where its strength is the grid's first or last."""
-    factors = {best.grid[0]: 0.8, best.grid[-1]: 1.25}
-    factor = factors.get(best.strength)
-    while factor is not None:
-        further = replace(best, strength=best.strength * factor)
-        found = score(further)
-        if found <= highest:
-            break
-        best, highest = further, found
-    return best
+    factor = {best.grid[0]: 0.8, best.grid[-1]: 1.25}.get(best.strength)
+    if factor is None:
+        return best
+    strength, _ = followed(
+        best.strength, highest, factor, lambda other: score(replace(best, strength=other))
+    )
+    return replace(best, strength=strength)
 
 
 @dataclass(frozen=True)

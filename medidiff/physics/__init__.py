@@ -25,6 +25,7 @@ from medidiff.physics.separable import (
     SeparableOperator,
     bicubic_downsampling,
     gaussian_blur,
+    interpolation,
 )
 
 __all__ = [
@@ -54,6 +55,7 @@ __all__ = [
     "filtered_back_projection",
     "from_kspace",
     "gaussian_blur",
+    "interpolation",
     "phase_of_centre",
     "to_kspace",
 ]

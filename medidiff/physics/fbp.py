@@ -15,7 +15,7 @@ Window = Literal["ramp", "shepp-logan", "cosine", "hamming", "hann"]
 
 
 def filtered_back_projection(
-    operator: Tomography, sinogram: Tensor, window: Window = "ramp"
+    operator: Tomography, sinogram: Tensor, window: Window = "ramp", *, cutoff: float = 1.0
 ) -> Image:
     """The image whose line integrals a sinogram holds, true to scale where the views suffice.
 
@@ -23,6 +23,7 @@ def filtered_back_projection(
     beam needs 180 degrees and a fan 360, or 180 and twice its opening (Parker's weights); of less
     there is no exact inverse by formula, and the result has the streaks of what was not seen.
     Shapes: sinogram (batch, channel, *depth, views, detectors).
+    Units: the window ends at `cutoff` times the detector's highest frequency.
     Source: Kak and Slaney 1988, sections 3.3 (parallel) and 3.4.2 (equispaced fan); Parker 1982
     (doi:10.1118/1.595078) for short scans.
     """
@@ -35,7 +36,7 @@ def filtered_back_projection(
         sinogram = sinogram * distance / (distance**2 + offsets**2).sqrt()
     else:
         sinogram = sinogram * _steps(beam.angles, 180.0).to(sinogram)[:, None]
-    filtered = _ramped(sinogram, float(offsets[1] - offsets[0]), window)
+    filtered = _ramped(sinogram, float(offsets[1] - offsets[0]), window, cutoff)
     flat = filtered.flatten(0, -3)
     return _smeared(operator, flat, offsets).reshape(*sinogram.shape[:-2], *operator.shape)
 
@@ -68,7 +69,7 @@ def _between(values: Tensor, place: Tensor) -> Tensor:
     return mixed * inside
 
 
-def _ramped(sinogram: Tensor, pitch: float, window: Window) -> Tensor:
+def _ramped(sinogram: Tensor, pitch: float, window: Window, cutoff: float) -> Tensor:
     """Each view convolved with the band-limited ramp (Kak and Slaney 1988, eq. 61 of chapter 3)."""
     count = sinogram.shape[-1]
     length = 2 ** math.ceil(math.log2(2 * count))
@@ -77,24 +78,23 @@ def _ramped(sinogram: Tensor, pitch: float, window: Window) -> Tensor:
     kernel[0] = 0.25
     # samples of h times the pitch of the sum over detectors, hence one pitch below
     response = torch.fft.rfft(kernel).real / pitch
-    response = (response * _shape(window, len(response))).to(sinogram.device, sinogram.dtype)
+    response = (response * _shape(window, len(response), cutoff)).to(
+        sinogram.device, sinogram.dtype
+    )
     return torch.fft.irfft(torch.fft.rfft(sinogram, length) * response, length)[..., :count]
 
 
-def _shape(window: Window, count: int) -> Tensor:
-    """The filter's roll-off from 0 to the highest frequency."""
-    f = torch.linspace(0, 1, count, dtype=torch.float64)
-    match window:
-        case "ramp":
-            return torch.ones_like(f)
-        case "shepp-logan":
-            return torch.sinc(f / 2)
-        case "cosine":
-            return torch.cos(f * math.pi / 2)
-        case "hamming":
-            return 0.54 + 0.46 * torch.cos(f * math.pi)
-        case "hann":
-            return 0.5 + 0.5 * torch.cos(f * math.pi)
+def _shape(window: Window, count: int, cutoff: float) -> Tensor:
+    """The filter's roll-off from 0 to the cutoff, and 0 from there to the highest frequency."""
+    f = torch.linspace(0, 1, count, dtype=torch.float64) / cutoff
+    shapes = {
+        "ramp": torch.ones_like(f),
+        "shepp-logan": torch.sinc(f / 2),
+        "cosine": torch.cos(f * math.pi / 2),
+        "hamming": 0.54 + 0.46 * torch.cos(f * math.pi),
+        "hann": 0.5 + 0.5 * torch.cos(f * math.pi),
+    }
+    return torch.where(f <= 1, shapes[window], 0.0)
 
 
 def _steps(angles: tuple[float, ...], period: float) -> Tensor:

@@ -77,6 +77,14 @@ def bicubic_downsampling(shape: tuple[int, ...], factor: tuple[int, ...]) -> Sep
     return SeparableOperator(tuple(_bicubic(n, f) for n, f in zip(shape, factor, strict=True)))
 
 
+def interpolation(shape: tuple[int, ...], factor: tuple[int, ...]) -> SeparableOperator:
+    """Cubic interpolation onto a finer grid, of the coarse image's shape; edges as above.
+
+    Source: Keys 1981.
+    """
+    return SeparableOperator(tuple(_finer(n, f) for n, f in zip(shape, factor, strict=True)))
+
+
 def gaussian_blur(shape: tuple[int, ...], sigma: tuple[float, ...]) -> SeparableOperator:
     """A Gaussian blur of images that are 0 beyond their edges.
 
@@ -92,6 +100,13 @@ def _bicubic(size: int, factor: int) -> Tensor:
     fine = torch.arange(size, dtype=torch.float64) + 0.5
     centre = factor * (torch.arange(size // factor, dtype=torch.float64) + 0.5)
     weights = _keys((fine[None] - centre[:, None]) / factor)
+    return weights / weights.sum(1, keepdim=True)
+
+
+def _finer(size: int, factor: int) -> Tensor:
+    centre = (torch.arange(size * factor, dtype=torch.float64) + 0.5) / factor
+    coarse = torch.arange(size, dtype=torch.float64) + 0.5
+    weights = _keys(coarse[None] - centre[:, None])
     return weights / weights.sum(1, keepdim=True)
 
 
