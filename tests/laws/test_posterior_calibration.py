@@ -46,7 +46,7 @@ def test_exact_draws_have_no_bias_the_right_spread_fit_and_ranks(name: str) -> N
     assert 0.9 < exact.residual < 1.1
     assert exact.rank < 0.2
     if case.modes is not None:
-        assert case.modes(draws) < 0.06
+        assert case.modes(draws) < 0.1  # shares of 25 draws scatter by so much
 
 
 def test_the_oracle_sees_what_is_wrong_with_draws() -> None:

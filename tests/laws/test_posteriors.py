@@ -279,8 +279,10 @@ def other_values() -> list[Any]:
                 continue
             if (method.kind, field.name) == ("csgm-langevin", "balance"):
                 method = replace(method, pull="balanced")
-            if (method.kind, field.name) == ("csgm-langevin", "steps"):
-                changed: Any = 2
+            if field.name == "jump_length":
+                method = replace(method, repeats=2)
+            if field.name in ("inner", "steps") and isinstance(value, int):
+                changed: Any = 1
             elif isinstance(value, int) and field.name != "axis":
                 changed = value + 1
             elif field.name in OTHER:
@@ -308,7 +310,7 @@ def test_every_option_of_every_method_changes_what_is_drawn(
 
 
 def test_where_a_covariance_is_none_moment_matching_stays_finite() -> None:
-    """A trained network's Jacobian has negative directions; conjugate gradients must not run off."""
+    """A trained network's Jacobian has negative directions: conjugate gradients stop there."""
 
     def wrong(x: Tensor, level: Any) -> Any:
         here = PRIOR(x, level)
