@@ -110,7 +110,7 @@ def test_the_prior_sees_the_same_whatever_the_units_of_the_signal(model: Model) 
 def test_slices_of_fastmri_become_a_volume_on_the_grid_that_is_shown(
     model: Model, tmp_path: Path
 ) -> None:
-    """Read-out oversampled twice, the coils known from the file's own name for them."""
+    """Read-out oversampled twice, with coil maps in the file."""
     wide = np.zeros((48, 32), np.float32)
     wide[12:36] = blob()
     slices = np.stack([noisy(kspace_of(wide, 2)), noisy(kspace_of(wide, 2))])
@@ -123,7 +123,7 @@ def test_slices_of_fastmri_become_a_volume_on_the_grid_that_is_shown(
     )
     with h5py.File(tmp_path / "scan.h5", "w") as file:
         file["kspace"], file["mask"] = slices, np.ones(32, np.float32)
-        file["ismrmrd_header"] = header
+        file["ismrmrd_header"], file["coils"] = header, ring_of_coils(2, (48, 32))[0].numpy()
     result = medidiff.run("reconstruct", model, tmp_path / "scan.h5", n=2, posterior=FEW)
     assert result.image.shape == (1, 24, 28, 2)
     assert np.allclose(np.linalg.norm(result.affine[:3, :3], axis=0), (1, 1, 5))
