@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 
@@ -57,19 +58,29 @@ class Tiles:
         ]
 
 
+Window: TypeAlias = Callable[[Tiles, int, int, Tensor], list[Tensor]]
+"""(tiles, length of the axis, voxels a unit, like) -> the weights of each tile, adding up to 1."""
+
+
 def tiled(
-    call: Callable[[Tensor], Tensor], x: Tensor, tiles: Tiles, *, units: tuple[int, int]
+    call: Callable[[Tensor], Tensor],
+    x: Tensor,
+    tiles: Tiles,
+    *,
+    units: tuple[int, int],
+    window: Window = Tiles.weights,
 ) -> Tensor:
     """`call` over the tiles of `x`, blended.
 
-    `units`: voxels for a latent in `x` and in the result: (8, 1) encodes, (1, 8) decodes.
+    `units`: voxels for a latent in `x` and in the result: (8, 1) encodes, (1, 8) decodes. `window`
+    says what the tiles of an axis count.
     Shapes: `x` (batch, channel, *space), its axes multiples of the first unit.
     """
     unit, unit_out = units
     lengths = [size // unit for size in x.shape[2:]]
     if all(length <= tiles.size for length in lengths):
         return call(x)
-    weights = [tiles.weights(length, unit_out, x) for length in lengths]
+    weights = [window(tiles, length, unit_out, x) for length in lengths]
     result: Tensor | None = None
     for numbers in itertools.product(*(range(len(each)) for each in weights)):
         starts = [
