@@ -47,6 +47,9 @@ from medidiff.jobs.bundles.configs import read_bundle
 from medidiff.jobs.bundles.describing import Stated
 from medidiff.jobs.bundles.importing import Imported
 from medidiff.jobs.bundles.importing import import_bundle as import_monai
+from medidiff.jobs.caches import CacheName, Kept
+from medidiff.jobs.caches import clear as clear_one
+from medidiff.jobs.caches import kept as kept_caches
 from medidiff.jobs.cases import Mismatch
 from medidiff.jobs.defacing import write_defaced
 from medidiff.jobs.demo import DemoResult, run_demo
@@ -96,8 +99,10 @@ __all__ = [
     "average",
     "benchmark",
     "build_manifest",
+    "caches",
     "check",
     "check_manifest",
+    "clear_cache",
     "deface",
     "deidentify",
     "demo",
@@ -745,6 +750,19 @@ def to_dicom(
     )
     with _reporting("none"):
         return convert(Path(image), Path(out), asked, protection(deidentify))
+
+
+def caches() -> list[Kept]:
+    """What is kept on this machine to save time: prepared images, facts of files, DICOM headers."""
+    return kept_caches()
+
+
+def clear_cache(name: CacheName, *, unused_days: float = 0.0) -> tuple[int, int]:
+    """Remove one of `caches()`, or what of it was not used for so many days; gives files and bytes.
+
+    Nothing is lost but time.
+    """
+    return clear_one(name, unused_days)
 
 
 def _splits(model: Model, validation: str | None, holdout: float | None) -> Splits:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from medidiff import cli_dicom, cli_manifest, cli_privacy
+from medidiff import cli_cache, cli_dicom, cli_manifest, cli_privacy
 from medidiff.cli_pairs import pairs as _pairs
 from medidiff.errors import ConfigError, MedidiffError
 
@@ -29,6 +29,7 @@ app = typer.Typer(
 app.add_typer(cli_manifest.app, name="manifest")
 app.command()(cli_dicom.to_dicom)
 cli_privacy.add_to(app)
+app.add_typer(cli_cache.app, name="cache")
 
 ConfigFile = Annotated[Path, typer.Argument(help="YAML configuration", metavar="CONFIG")]
 Changes = Annotated[
