@@ -39,7 +39,8 @@ def test_caches_are_shown_and_cleared(tmp_path: Path) -> None:
     shown = CliRunner().invoke(app, ["cache", "show"])
     assert f"5 files, {images.size / 1e6:.1f} MB in {images.place}" in shown.output
     entry = next(images.place.rglob("*.safetensors"))
-    os.utime(entry, (time.time() - 40 * 86400,) * 2)
+    long_ago = time.time() - 40 * 86400
+    os.utime(entry, (long_ago, long_ago))
     assert medidiff.clear_cache("images", unused_days=30)[0] == 1
     assert "4 files removed" in CliRunner().invoke(app, ["cache", "clear", "images"]).output
     assert medidiff.caches()[0].entries == 0
