@@ -43,6 +43,10 @@ class Kind:
     unit: str
 
 
+KEPT: tuple[tuple[str, Literal["persistent", "memory"]], ...] = (
+    ("PersistentDataset", "persistent"),
+    ("CacheDataset", "memory"),
+)
 KINDS = (Kind("2d256", 2, 256, 16, "slices/s"), Kind("3d96", 3, 96, 2, "volumes/s"))
 
 
@@ -154,7 +158,7 @@ def measure(kind: Kind, manifest: Path, place: Path, repeats: int) -> list[Measu
         "memory": ours(kind, manifest, "memory"),
         **{
             f"{name}, {workers} workers": monai(kind, manifest, cache, workers, place / kind.name)
-            for name, cache in (("PersistentDataset", "persistent"), ("CacheDataset", "memory"))
+            for name, cache in KEPT
             for workers in (0, 2)
         },
     }
