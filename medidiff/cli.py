@@ -305,7 +305,7 @@ def run(
 ) -> None:
     """Put a model to work on scans; results lie on the input's grid, with their provenance.
 
-    A model of slices takes volumes slice by slice; --tile takes what is larger than the model's grid.
+    A model of slices takes volumes slice by slice; --tile takes what is larger than the grid.
     As DICOM they belong to the study of a DICOM input; of other inputs a study is made.
     """
     from medidiff import api
