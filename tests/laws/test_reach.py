@@ -274,3 +274,12 @@ def test_what_makes_no_sense_is_said(tmp_path: Path) -> None:
     flat = prior(2, (8, 8))
     with pytest.raises(DataError, match="how the body lies"):
         medidiff.run("denoise", flat, bare, sigma=0.1)
+
+
+def test_a_model_that_is_told_where_it_is_takes_no_more_than_it_was_taught(tmp_path: Path) -> None:
+    model = prior(2, (16, 12), told=True, spacing_mm=(1.0, 1.0), orientation="RA")
+    larger = written(tmp_path / "l.nii.gz", noisy(24, 16, 1))
+    with pytest.raises(DataError, match="field of view"):
+        medidiff.run("denoise", model, larger, sigma=0.1, tile=8)
+    own = written(tmp_path / "o.nii.gz", noisy(16, 12, 1))
+    assert medidiff.run("denoise", model, own, sigma=0.1, tile=8).image.shape == (1, 16, 12)
