@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -251,7 +252,8 @@ class Model:
                 "more and below 1"
             )
         units = size // voxels
-        return Tiles(units, min(units - 1, round(overlap * units)), statistics="tile")
+        # statistics of the whole would cost half a pass for each norm, at every step
+        return Tiles(units, min(units - 1, round(overlap * units)), "tile")
 
     def _tell(self) -> None:
         self._called = self._told(self._bare)
@@ -422,6 +424,12 @@ class Model:
             )
         if guidance_interval is not None:
             check_guidance_interval(guidance, guidance_interval)
+        if self.reach.tiles is not None and not self.spec.coordinates:
+            warnings.warn(
+                f"{self.spec.name} was trained on whole images: by tiles it draws anatomy that "
+                "does not fit together. Draw whole, or train on patches (data.patch)",
+                stacklevel=2,
+            )
         sampling = self.spec.sampling
         sampling = replace(
             sampling,

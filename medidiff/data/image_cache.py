@@ -17,6 +17,7 @@ import stat
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -55,8 +56,7 @@ def entry_key(grid: Grid, images: Sequence[str | None], label: str | None) -> st
 
     The versions of what decodes and resamples enter, for another one may give other values.
     """
-    made_by = {name: version(name) for name in ("medidiff", "monai", "torch")}
-    said = [FORMAT, made_by, asdict(grid), list(images), label]
+    said = [FORMAT, _made_by(), asdict(grid), list(images), label]
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
@@ -159,6 +159,11 @@ class ImageCache:
             with contextlib.suppress(OSError):
                 if file.stat().st_mtime < before:
                     file.unlink()
+
+
+@cache
+def _made_by() -> dict[str, str]:
+    return {name: version(name) for name in ("medidiff", "monai", "torch")}
 
 
 def _number(name: str, count: int) -> int:
