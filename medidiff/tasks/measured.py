@@ -17,7 +17,7 @@ from torch import Tensor
 from medidiff import options
 from medidiff.diffusion import KeyedNoise
 from medidiff.errors import TaskError
-from medidiff.inverse import Drawn, Gaussian
+from medidiff.inverse import Drawn
 from medidiff.model import Model, evaluating
 from medidiff.tasks.base import Measurement, Problem, Solution
 from medidiff.tasks.calibrated import verdict
@@ -143,7 +143,7 @@ def _part(
         model.denoiser(condition),
         measurement.operator(cases),
         measurement.values[cases],
-        Gaussian(measurement.noise_std[cases]),
+        measurement.law(cases),
         torch.zeros_like(problem.given[cases]),
         KeyedNoise(seed, [(keys[case], sample) for case, sample in members]),
         model.spec.schedule,
@@ -160,9 +160,13 @@ def told(
     found = {
         "measurement": measurement.kind,
         "posterior": options.tree(how),
-        "residual": [round(float(x), 4) for x in measurement.residual(point, everyone)],
+        **({} if measurement.likelihood else {"residual": _residual(measurement, point, everyone)}),
         "sigma": list(problem.levels),
     }
     if n > 1:
         found["uncertainty"] = verdict(model, measurement.kind, problem.levels, how)
     return found
+
+
+def _residual(measurement: Measurement, point: Tensor, members: Sequence[int]) -> list[float]:
+    return [round(float(each), 4) for each in measurement.residual(point, members)]
