@@ -20,6 +20,7 @@ three open. Each of 40 signals is drawn 40 times along 120 steps of EDM's levels
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,10 +59,11 @@ SOLVER = ConjugateGradients(1e-4, 30)
 
 METHODS: dict[str, AnyPosterior | None] = {
     "exact draws": None,
-    "moment-matching": MomentMatching(solver=SOLVER),
-    "moment-matching, DDPM": MomentMatching(solver=SOLVER, sampler=DDPM()),
-    "moment-matching, 5 CG steps": MomentMatching(solver=ConjugateGradients(1e-3, 5)),
-    "moment-matching, diagonal": MomentMatching(covariance="diagonal"),
+    "moment-matching": MomentMatching(solver=SOLVER, below=math.inf),
+    "moment-matching, DDPM": MomentMatching(solver=SOLVER, below=math.inf, sampler=DDPM()),
+    "moment-matching, 5 CG steps": MomentMatching(below=math.inf),
+    "moment-matching, diagonal": MomentMatching(covariance="diagonal", below=math.inf),
+    "moment-matching, below 1": MomentMatching(),
     "pigdm": PiGDM(),
     "pigdm, no gradient": PiGDM(gradient="none"),
     "daps": DAPS(),

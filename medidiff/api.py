@@ -33,6 +33,7 @@ from medidiff.data.dicom import Stacking
 from medidiff.data.dicom_out_maps import NO_UNIT, Quantity
 from medidiff.data.dicom_out_origin import Place
 from medidiff.data.dicom_out_patient import Patient
+from medidiff.data.dicom_out_protect import Dates, protection
 from medidiff.data.dicom_out_segments import Segment
 from medidiff.data.options import CTWindowName
 from medidiff.data.population import Format, Kind, PopulationOptions
@@ -719,6 +720,7 @@ def to_dicom(
     labels: Mapping[int, Segment] | None = None,
     quantity: str = "map",
     unit: str = "1",
+    deidentify: Dates = "none",
     when: datetime | None = None,
 ) -> list[Path]:
     """Write an image, label map or map of a file as one DICOM series into the new folder `out`.
@@ -726,7 +728,8 @@ def to_dicom(
     `source`: the DICOM series that it was made from or lies over; patient, study and geometry are
     its. `place`: how it lies to that: on its voxels ("grid"), in its space ("source"), in another
     ("new"). `kind`: how it was made, where no provenance lies beside it. `labels`: value -> what it
-    stands for. `quantity`, `unit` (UCUM): what a map holds. `when`: the time that is stamped.
+    stands for. `quantity`, `unit` (UCUM): what a map holds. `deidentify`: apply the basic profile
+    of PS3.15, with dates removed or shifted. `when`: the time that is stamped.
     Errors: DataError, ConfigError, OutputError.
     """
     asked = Conversion(
@@ -741,7 +744,7 @@ def to_dicom(
         when=when,
     )
     with _reporting("none"):
-        return convert(Path(image), Path(out), asked, lambda data: data)
+        return convert(Path(image), Path(out), asked, protection(deidentify))
 
 
 def _splits(model: Model, validation: str | None, holdout: float | None) -> Splits:

@@ -273,6 +273,7 @@ def run(
         typer.Option(help="NIfTI files, or a folder a case of derived DICOM series"),
     ] = "nifti",
     patient: cli_dicom.PatientOption = None,
+    deidentify: cli_dicom.DeidentifyOption = "none",
 ) -> None:
     """Put a model to work on scans; results lie on the input's grid, with their provenance.
 
@@ -283,15 +284,17 @@ def run(
     from medidiff.jobs.to_dicom import patient_of
 
     cases: list[list[str | os.PathLike[str]]] = [[*item.split(",")] for item in inputs]
-    targets = output_files(cases, out, task, format)
+    targets = output_files(cases, out, task, format, deidentify)
     whose = patient_of(_pairs(patient, "--patient"))
     settings, loaded = _settings(setting), api.load(model, acceleration=acceleration)
     for case, target in zip(cases, targets, strict=True):  # saved one by one: none is lost
         results = api.run(
             task, loaded, [case], n=n, seed=seed, mismatch=mismatch, progress="bars", **settings
         )
-        for file in save_result(results[0], case, target, format, whose):
+        for file in save_result(results[0], case, target, format, whose, deidentify):
             typer.echo(file)
+    if format == "dicom":
+        cli_dicom.tell_of_faces(deidentify)
 
 
 @app.command()

@@ -59,6 +59,12 @@ class Case:
     """Which voxels of `around` the scan fills."""
 
     @property
+    def spacing(self) -> tuple[float, ...]:
+        """Voxel size along each axis of the grid: mm, or 1 where the input has no geometry."""
+        lengths = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return tuple(float(step) for step in lengths[: self.images.ndim - 1])
+
+    @property
     def around(self) -> Tensor:
         """The images with what lies around them, as far as that is known."""
         return self.images if self.wide is None else self.wide

@@ -15,7 +15,7 @@ from medidiff.diffusion.levels import Denoise, Estimate, NoiseLevel
 from medidiff.diffusion.samplers import AnySampler, DPMSolverPP
 from medidiff.inverse.gradients import detached
 from medidiff.inverse.likelihoods import image_wise
-from medidiff.inverse.pigdm import moved
+from medidiff.inverse.pigdm import moved, pigdm
 from medidiff.inverse.problem import LinearProblem, Plan, Problem
 from medidiff.physics.iterative import ConjugateGradients
 from medidiff.types import Image, Tensor
@@ -37,10 +37,16 @@ class MomentMatching:
 
     kind: Literal["moment-matching"] = "moment-matching"
     covariance: Literal["full", "diagonal"] = "full"
-    """full: by conjugate gradients; diagonal: A V A^T replaced by its row sums, for one
-    backward pass more than PiGDM."""
+    """full: by conjugate gradients; diagonal: A V A^T replaced by its row sums, for one backward
+    pass more than PiGDM and for operators of rows without signs (masks, averages): others
+    overshoot."""
     solver: ConjugateGradients = field(default_factory=lambda: ConjugateGradients(1e-3, 5))
-    """When the conjugate gradients end; a step costs up to 3 + 2 steps forward-equivalents."""
+    """When the conjugate gradients end; each of their steps costs two calls, and the whole up to
+    3 + 2 steps. They end, too, where the covariance is found to be none."""
+    below: float = 1.0
+    """Noise ratio up to which the network's covariance is used; above it PiGDM's without gradient.
+    A trained network's Jacobian says little of much noise: at a ratio of 2 and more it was found to
+    have negative variances. An exact denoiser may have inf."""
     sampler: AnySampler = field(default_factory=DPMSolverPP)
     """What walks along the guided estimates."""
 
@@ -55,9 +61,11 @@ def moment_matched(denoise: Denoise, problem: Problem, options: MomentMatching) 
     Errors: ValueError for a noise-free measurement.
     """
 
+    plain = pigdm(denoise, problem, "none")
+
     def guide(x: Image, level: NoiseLevel) -> Estimate:
-        if bool((level.alpha == 0).all()):
-            return denoise(x, level)
+        if not bool((level.noise_ratio <= options.below).any()):
+            return plain(x, level)
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
             here = denoise(leaf, level)
@@ -99,5 +107,9 @@ def _solved(
     if options.covariance == "diagonal":
         rows = spread(torch.ones_like(residual))
         return residual / (rows.real.clamp_min(0) + power)
-    nothing = torch.zeros_like(residual)
-    return options.solver.solve(lambda u: spread(u) + power * u, residual, nothing)
+    nothing, least = torch.zeros_like(residual), 0.99 * linear.noise_std**2
+
+    def normal(u: Tensor) -> Tensor:
+        return nothing if u is nothing else spread(u) + power * u  # no product with the start
+
+    return options.solver.solve(normal, residual, nothing, least)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from medidiff.data.datasets import Case
 from medidiff.data.decode import is_dicom
 from medidiff.data.dicom_out_patient import Patient
+from medidiff.data.dicom_out_protect import Dates
 from medidiff.errors import OutputError, TaskError
 from medidiff.jobs.cases import Mismatch, case_of_files, input_digest
 from medidiff.jobs.measurements import open_measurement
@@ -99,18 +100,31 @@ def _digests(files: Sequence[object]) -> str:
 
 
 def output_files(
-    inputs: Sequence[Files], out: Path, task: str, format: Format = "nifti"
+    inputs: Sequence[Files],
+    out: Path,
+    task: str,
+    format: Format = "nifti",
+    deidentify: Dates = "none",
 ) -> list[Path]:
     """Where the result of each input goes: `out` itself for one input and a NIfTI name, else names
-    inside it; for DICOM a folder for each.
+    inside it; for DICOM a folder for each, which has a number for a name where results are
+    de-identified.
 
     Errors: OutputError if a file is there already or two inputs have one name. Checked before any
     work is done.
     """
+    if format == "nifti" and deidentify != "none":
+        raise OutputError(
+            "results in NIfTI hold nothing of the source's header; --deidentify is for --format "
+            "dicom"
+        )
     if format == "dicom":
         if out.name.endswith((".nii", ".nii.gz")):
             raise OutputError(f"{out} is a NIfTI name; DICOM series are written into a folder")
-        targets = [out / f"{stem(Path(files[0]))}-{task}" for files in inputs]
+        names = [stem(Path(files[0])) for files in inputs]
+        if deidentify != "none":
+            names = [f"case-{number:03d}" for number in range(1, len(inputs) + 1)]
+        targets = [out / f"{name}-{task}" for name in names]
     elif out.name.endswith((".nii", ".nii.gz")):
         if len(inputs) > 1:
             raise OutputError(f"{out} names one file for {len(inputs)} inputs; name a folder")
@@ -127,7 +141,12 @@ def output_files(
 
 
 def save_result(
-    result: Result, files: Files, target: Path, format: Format, patient: Patient
+    result: Result,
+    files: Files,
+    target: Path,
+    format: Format,
+    patient: Patient,
+    deidentify: Dates,
 ) -> list[Path]:
     """Write one result: as NIfTI, or as DICOM in the study of its input where that is DICOM.
 
@@ -142,4 +161,4 @@ def save_result(
             "some images of this case are DICOM and some are not: whose study the result belongs "
             "to cannot be said. Write NIfTI, or name DICOM series for all of them"
         )
-    return result.save_dicom(target, sources=series, patient=patient)
+    return result.save_dicom(target, sources=series, patient=patient, deidentify=deidentify)

@@ -23,12 +23,20 @@ class ConjugateGradients:
     tolerance: float = 1e-6
     steps: int = 100
 
-    def solve(self, normal: Callable[[Image], Image], right: Image, start: Image) -> Image:
+    def solve(
+        self,
+        normal: Callable[[Image], Image],
+        right: Image,
+        start: Image,
+        least: Tensor | None = None,
+    ) -> Image:
         """The x with normal(x) = right, from `start`; from 0 the smallest one of least squares.
 
         Each image has its own step lengths and stops by itself, so that a batch gives what its
         members give. `normal` is symmetric and not negative for the real inner product, which for
-        complex images is that of their real and imaginary parts.
+        complex images is that of their real and imaginary parts. An image whose curvature along a
+        direction is not above `least`, (batch,), stops there: `normal` is then not what it should
+        be, and steps would be without bound (Steihaug 1983, doi:10.1137/0720042).
         Shapes: (batch, channel, *space).
         Source: Hestenes and Stiefel 1952 (doi:10.6028/jres.049.044).
         """
@@ -40,7 +48,11 @@ class ConjugateGradients:
             if not bool(active.any()):
                 break
             applied = normal(direction)
-            length = _ratio(power, real_inner(direction, applied), active)
+            curvature = real_inner(direction, applied)
+            if least is not None:
+                active = active & (curvature > least.to(curvature) * _power(direction))
+                power = torch.where(active, power, 0.0)
+            length = _ratio(power, curvature, active)
             x = x + per_image(length, x) * direction
             residual = residual - per_image(length, x) * applied
             before, power = power, torch.where(active, _power(residual), power)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import fields, replace
 from typing import Any, get_args
 
 import pytest
@@ -10,7 +12,17 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from medidiff.conformance.posteriors import GaussianField, squared_exponential
-from medidiff.diffusion import EDM, Flow, Karras, KeyedNoise, UniformTime, VPLinear, path
+from medidiff.diffusion import (
+    EDM,
+    Flow,
+    Heun,
+    Karras,
+    KeyedNoise,
+    PredictorCorrector,
+    UniformTime,
+    VPLinear,
+    path,
+)
 from medidiff.inverse import (
     DAPS,
     DDNM,
@@ -32,7 +44,13 @@ from medidiff.inverse import (
     complex_channels,
     sample_posterior,
 )
-from medidiff.physics import CartesianMRI, DenseOperator, FourierSampling, Mask
+from medidiff.physics import (
+    CartesianMRI,
+    ConjugateGradients,
+    DenseOperator,
+    FourierSampling,
+    Mask,
+)
 
 SIDE = 4
 SHAPE = (1, SIDE, SIDE)
@@ -50,6 +68,7 @@ METHODS: list[Any] = [
     PiGDM(),
     PiGDM(gradient="none"),
     MomentMatching(),
+    MomentMatching(below=math.inf),
     MomentMatching(covariance="diagonal"),
     DAPS(),
     DAPS(estimate_hops=3, width="noise-ratio"),
@@ -139,7 +158,7 @@ def test_chunks_change_nothing_but_the_cost_of_gradients(method: Any) -> None:
         (DPS(), 8, 8),
         (DPS(gradient="none"), 8, 0),
         (PiGDM(), 8, 8),
-        (MomentMatching(covariance="diagonal"), 8, 16),
+        (MomentMatching(covariance="diagonal", below=100.0), 8, 16),
         (DAPS(), 8, 0),
         (DAPS(estimate_hops=3), 24, 0),
         (DDRM(), 8, 0),
@@ -222,6 +241,86 @@ def test_every_method_comes_back_from_its_own_dictionary() -> None:
     for option in (kind() for kind in get_args(AnyPosterior)):
         assert adapter.validate_python(adapter.dump_python(option)) == option
     assert {type(method) for method in METHODS} == set(get_args(AnyPosterior))
+
+
+OTHER: dict[str, Any] = {
+    "sampler": Heun(),
+    "steps": PredictorCorrector(snr=0.3),
+    "solver": ConjugateGradients(1e-9, 1),
+    "distance": "squared-norm",
+    "norms": "batch",
+    "gradient": "none",
+    "covariance": "diagonal",
+    "width": "noise-ratio",
+    "form": "noise-free",
+    "measurement": "hard",
+    "pull": "balanced",
+    "betas": (0.5, 0.9),
+    "eta_missing": 0.1,
+    "axis": 1,
+    "below": 0.5,
+    "ridge": 0.3,
+}
+"""Another value of an option than its default; numbers that are not here are halved or doubled."""
+NEEDS: dict[tuple[str, str], Any] = {
+    ("daps", "langevin_steps"): Rician(0.3, offset=3.0),
+    ("daps", "langevin_step"): Rician(0.3, offset=3.0),
+    ("diffpir", "inner"): Rician(0.3, offset=3.0),
+}
+
+
+def other_values() -> list[Any]:
+    found = []
+    for kind in get_args(AnyPosterior):
+        method = kind()
+        for field in fields(kind):
+            value = getattr(method, field.name)
+            if field.name == "kind":
+                continue
+            if (method.kind, field.name) == ("csgm-langevin", "balance"):
+                method = replace(method, pull="balanced")
+            if field.name == "jump_length":
+                method = replace(method, repeats=2)
+            if field.name in ("inner", "steps") and isinstance(value, int):
+                changed: Any = 1
+            elif isinstance(value, int) and field.name != "axis":
+                changed = value + 1
+            elif field.name in OTHER:
+                changed = OTHER[field.name]
+            else:
+                changed = value / 2
+            found.append(
+                pytest.param(method, field.name, changed, id=f"{kind.__name__}.{field.name}")
+            )
+    return found
+
+
+@pytest.mark.parametrize(("method", "option", "changed"), other_values())
+def test_every_option_of_every_method_changes_what_is_drawn(
+    method: Any, option: str, changed: Any
+) -> None:
+    likelihood = NEEDS.get((method.kind, option), Gaussian(0.1))
+    y = MASK.forward(images(2).abs()) + 3 * MASK.mask * isinstance(likelihood, Rician)
+    levels = path(Karras(), EDM(), 12)
+    one, two = (
+        drawn(each, MASK, y, likelihood, levels=levels).images
+        for each in (method, replace(method, **{option: changed}))
+    )
+    assert float((one - two).abs().max()) > 1e-6
+
+
+def test_where_a_covariance_is_none_moment_matching_stays_finite() -> None:
+    """A trained network's Jacobian has negative directions: conjugate gradients stop there."""
+
+    def wrong(x: Tensor, level: Any) -> Any:
+        here = PRIOR(x, level)
+        return replace(here, clean=here.clean - 2 * x.roll(1, -1))
+
+    method = MomentMatching(solver=ConjugateGradients(1e-4, 30), below=math.inf)
+    y = MASK.forward(images(2))
+    found = drawn(method, MASK, y, Gaussian(0.05), prior=wrong)
+    assert bool(found.images.isfinite().all())
+    assert found.backwards < 8 * 30
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ Method = Literal["whole", "wavelet", "patch"]
 FEW = 100  # subjects: fewer than this are easily learned by heart
 ATTENDED = 4096  # voxels of a grid that attention is worth its memory on
 SEEN = 900  # times that each image is trained on, as in the project's own priors
-STEPS = (4_000, 100_000)
+STEPS = (2_000, 100_000)
 
 
 @dataclass(frozen=True)
