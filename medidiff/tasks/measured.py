@@ -52,7 +52,7 @@ def solved(head: Sampled, problem: Problem, model: Model, n: int, seed: int) -> 
     n > 1 that of the n samples, or the first sample where the head's `result` says so.
     """
     assert problem.measurement is not None
-    how = head.posterior or chosen_for(problem.measurement.kind)
+    how = head.posterior or chosen_for(problem.measurement.kind, n)
     count = n if n > 1 else (1 if head.result == "sample" else how.draws)
     with torch.no_grad(), evaluating(model.network):
         problem, first = piloted(problem, model, how, seed)
@@ -88,7 +88,8 @@ def piloted(problem: Problem, model: Model, how: Posterior, seed: int) -> tuple[
     Each pilot allows for less noise than the one before, down to the sampler's own slack. Nothing
     is done where all is known.
     """
-    quick, total = replace(how, steps=how.pilot_steps, draws=1), Cost()
+    quick = replace(how, method=how.pilot, steps=how.pilot_steps, draws=1)
+    total = Cost()
     if problem.measurement is None or problem.measurement.refined is None:
         return problem, total
     for pilot in range(how.pilots):
