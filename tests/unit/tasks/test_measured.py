@@ -241,6 +241,21 @@ def test_one_sample_or_the_mean_alone(model: Model, tmp_path: Path) -> None:
     assert np.allclose(one.image, every.samples[0], atol=1e-4)
 
 
+@pytest.mark.parametrize("noise", ["gaussian", "rician"])
+def test_a_scan_is_denoised_by_a_posterior_sampler(
+    model: Model, tmp_path: Path, noise: str
+) -> None:
+    nibabel.save(nibabel.Nifti1Image(blob() + 2.0, np.eye(4)), tmp_path / "scan.nii.gz")
+    result = medidiff.run(
+        "denoise", model, tmp_path / "scan.nii.gz", noise=noise, sigma=0.05, n=2, posterior=FEW,
+        result="mean",
+    )  # fmt: skip
+    assert result.provenance["measurement"] == f"{noise} noise"
+    assert set(result.maps) == {"std", "p05", "p95"}
+    assert not result.samples
+    assert np.abs(result.image[0] - blob()).mean() < 0.1 * 180
+
+
 def test_a_phase_is_found_that_the_middle_does_not_show() -> None:
     image = torch.from_numpy(blob((48, 48)))[None, None] + 20.0
     ramp = torch.linspace(-1, 1, 48)
