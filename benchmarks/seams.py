@@ -95,7 +95,7 @@ def of_gaussian(seeds: int = 4) -> list[Measured]:
     """The closed form, by overlap."""
     rows: list[Measured] = []
     for share in SHARES:
-        tiles = Tiles(TILE, round(TILE * share))
+        tiles = Tiles(TILE, round(TILE * share), "tile")
         ways: dict[str, Call] = {
             "ours": by_ours(wiener, tiles, windows),
             "MultiDiffusion's average": by_ours(wiener, tiles, averaged),
