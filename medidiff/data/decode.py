@@ -66,12 +66,12 @@ def decode(path: str | Path) -> Scan:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether `decode` reads a path as DICOM: files, folders, archives, series lists.
-
-    Errors: DataError if there is nothing there, or nothing that is known.
-    """
-    with told_without_names(path):
+    """Whether `decode` reads a path as DICOM: files, folders, archives, series lists; not what is
+    no image at all, such as k-space."""
+    try:
         return _reader(path) in (_dicom, _series_list)
+    except (OSError, UnusableError):
+        return False
 
 
 @contextmanager

@@ -122,6 +122,7 @@ def stacked(slices: Sequence[Result], affine: NDArray[np.float64]) -> Result:
         provenance,
         {name: joined([each.maps[name] for each in slices]) for name in first.maps},
         [joined(each) for each in zip(*(each.samples for each in slices), strict=True)],
+        first.modality,
     )
 
 

@@ -19,8 +19,9 @@ from medidiff.data.dicom_out_modules import Making
 from medidiff.data.dicom_out_origin import Origin
 from medidiff.data.dicom_out_patient import Patient
 from medidiff.errors import ConfigError, DataError, OutputError, TaskError
+from medidiff.jobs.run import save_result
 from medidiff.jobs.to_dicom import patient_of, segments_of
-from medidiff.tasks.results import Result
+from medidiff.tasks.results import Result, stacked
 
 from .conftest import Make
 
@@ -170,6 +171,22 @@ def test_maps_of_a_picture_without_place_become_images(tmp_path: Path) -> None:
     spread = only(tmp_path / "out" / "std")
     assert spread.SeriesDescription == "AI-PROCESSED result std"
     assert "FrameOfReferenceUID" not in spread
+
+
+def test_slices_of_a_measurement_become_a_volume(tmp_path: Path) -> None:
+    file = tmp_path / "kspace.h5"
+    file.write_bytes(b"no image")
+    slices = [
+        Result(np.full((1, 5, 4), level, np.float32), np.eye(4), {"kind": "AI-PROCESSED"},
+               modality="MR", placed=False)
+        for level in (1, 2, 3)
+    ]  # fmt: skip
+    volume = stacked(slices, np.diag([1.0, 1.0, 3.0, 1.0]))
+    save_result(volume, [file], tmp_path / "out", "dicom", Patient("77"), "none")
+    found = decode(tmp_path / "out" / "image")
+    assert sorted(np.unique(found.array)) == [1, 2, 3]
+    first = dcmread(tmp_path / "out" / "image" / "0001.dcm")
+    assert (first.Modality, first.PatientID, first.SliceThickness) == ("MR", "77", 3)
 
 
 def test_two_channels_are_two_series_of_one_patient(tmp_path: Path) -> None:
