@@ -14,7 +14,12 @@ from typing import Any, Literal
 
 from pydicom import Dataset
 
-from medidiff.data.confidentiality.profile import Confidentiality, deidentify
+from medidiff.data.confidentiality.profile import (
+    Confidentiality,
+    deidentify,
+    own_identifiers,
+    repeats,
+)
 from medidiff.data.dicom_out_modules import (
     CREATOR,
     MANUFACTURER,
@@ -35,6 +40,7 @@ OURS = (
     *("ManufacturerModelName", "DeviceSerialNumber", "SoftwareVersions"),
     *("ContributionDescription", "PurposeOfReferenceCodeSequence"),
 )
+OWN_WORDS = {"synthetic", "ai-processed", "phantom"}  # of which made patients' names are made
 HANDLES = ("input_digest",)  # what would tell the source's file to whoever holds it
 MADE = ("InstanceCreation", "Series", "Content")
 
@@ -62,11 +68,18 @@ def deidentified(data: Dataset, options: Confidentiality, key: SiteKey) -> Datas
     safe = copy.deepcopy(data)  # objects of a series share items, which must change once
     _date_as_the_study(safe)
     deidentify(safe, options, key)
-    put(safe, {word: data[word].value for word in KEPT if word in data})
+    names = own_identifiers(data) - OWN_WORDS
+    put(safe, {word: data[word].value for word in KEPT if _is_free_of(names, data, word)})
     safe.SeriesDescription = _own_words(str(data.get("SeriesDescription", "")))
-    _keep_ourselves(data, safe)
-    _keep_block(data, safe)
+    _keep_ourselves(data, safe, names)
+    _keep_block(data, safe, names)
     return safe
+
+
+def _is_free_of(names: frozenset[str], data: Dataset, word: str) -> bool:
+    """Whether an attribute is there and repeats nothing of its patient: somebody may have written
+    into an object of ours since it was made."""
+    return word in data and not repeats(names, data[word])
 
 
 def is_ours(data: Dataset) -> bool:
@@ -77,7 +90,8 @@ def is_ours(data: Dataset) -> bool:
 def _own_words(description: str) -> str:
     if description.startswith(NOT_FOR_DIAGNOSIS):
         return NOT_FOR_DIAGNOSIS
-    return description.partition(":")[0]
+    own = description.partition(":")[0]
+    return own if own.startswith("AI-PROCESSED") else ""
 
 
 def _date_as_the_study(data: Dataset) -> None:
@@ -90,23 +104,26 @@ def _date_as_the_study(data: Dataset) -> None:
                 setattr(data, word, value)
 
 
-def _keep_ourselves(data: Dataset, safe: Dataset) -> None:
+def _keep_ourselves(data: Dataset, safe: Dataset, names: frozenset[str]) -> None:
     """The items of the Contributing Equipment Sequence that are this program's."""
     before = data.get("ContributingEquipmentSequence") or []
     after = safe.get("ContributingEquipmentSequence") or []
     for item, cleaned in zip(before, after, strict=True):
         if item.get("Manufacturer") == MANUFACTURER:
-            put(cleaned, {word: item[word].value for word in OURS if word in item})
+            put(
+                cleaned, {word: item[word].value for word in OURS if _is_free_of(names, item, word)}
+            )
 
 
-def _keep_block(data: Dataset, safe: Dataset) -> None:
+def _keep_block(data: Dataset, safe: Dataset, names: frozenset[str]) -> None:
     before = data.private_block(PRIVATE_GROUP, CREATOR)
     after = safe.private_block(PRIVATE_GROUP, CREATOR, create=True)
     for number in (0x01, 0x02, 0x03):
-        after.add_new(number, "LO", before[number].value)
-    after.add_new(
-        0x04, "UT", json.dumps(without_handles(_read(before[0x04].value)), sort_keys=True)
-    )
+        if number in before and not repeats(names, before[number]):
+            after.add_new(number, "LO", before[number].value)
+    if 0x04 in before and not repeats(names, before[0x04]):
+        told = json.dumps(without_handles(_read(before[0x04].value)), sort_keys=True)
+        after.add_new(0x04, "UT", told)
 
 
 def without_handles(provenance: Mapping[str, Any]) -> dict[str, Any]:

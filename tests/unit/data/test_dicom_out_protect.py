@@ -22,6 +22,7 @@ from medidiff.data.dicom_out_origin import Origin
 from medidiff.data.dicom_out_protect import deidentified, protection
 from medidiff.data.dicom_out_segments import Segment, segmentation
 from medidiff.data.dicom_out_source import open_source
+from medidiff.data.phantom_files import write_dicom
 from medidiff.data.privacy import SiteKey
 
 SAID = {"model": "prior", "model_digest": "ab12", "seed": 0, "input_digest": "f00d"}
@@ -128,3 +129,18 @@ def test_pixels_and_place_stay(objects: dict[str, list[Dataset]], tmp_path: Path
     one = dcmread(tmp_path / "safe" / "0001.dcm")
     assert one.file_meta.MediaStorageSOPInstanceUID == one.SOPInstanceUID
     assert one.SOPInstanceUID != objects["image"][0].SOPInstanceUID
+
+
+def test_a_name_written_into_an_object_of_ours_goes(tmp_path: Path) -> None:
+    image = np.arange(64, dtype=np.int16).reshape(8, 8)
+    write_dicom(tmp_path / "a", image, np.diag([1.0, 1, 1, 1]), "CT", "phantom0000", {"sex": "F"})
+    data = dcmread(tmp_path / "a" / "0001.dcm")
+    site = SiteKey(b"k" * 32)
+    kept = deidentified(data, Confidentiality(), site)
+    assert kept.DerivationDescription == data.DerivationDescription
+    assert kept.SeriesDescription == "SYNTHETIC - not for diagnosis"
+    data.PatientName = "Zzyzx^Quentin"
+    data.DerivationDescription = "made for Zzyzx"
+    data.SeriesDescription = "Zzyzx"
+    data.private_block(0x0077, "MEDIDIFF")[0x04].value = '{"for": "Zzyzx"}'
+    assert "Zzyzx" not in str(deidentified(data, Confidentiality(), site))
