@@ -74,7 +74,9 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=SAMPLES)
     parser.add_argument("--minutes", type=float, default=6.0)
     parser.add_argument("--settings", nargs="*", help="beginnings of names; all unless told")
-    parser.add_argument("--round", choices=("methods", "numbers", "phase"), default="methods")
+    parser.add_argument(
+        "--round", choices=("methods", "numbers", "fresh", "phase"), default="methods"
+    )
     args = parser.parse_args()
 
     model = api.load(args.model)
@@ -129,6 +131,12 @@ def grid(turn: str, setting: str) -> Iterator[Posterior]:
             for weight in (1.0, 3.0, 7.0, 15.0):
                 for fresh in (0.1, 0.3, 0.6, 1.0):
                     yield replace(base, method=DiffPIR(weight=weight, fresh=fresh))
+        case "fresh":
+            for weight in (1.0, 3.0, 7.0):
+                for fresh in (1.0, 0.6):
+                    yield replace(base, method=DiffPIR(weight=weight, fresh=fresh))
+            yield replace(base, method=DiffPIR(fresh=1.0), steps=50)
+            yield replace(base, method=DiffPIR(fresh=1.0), steps=12)
         case "phase":
             for pilots, slack in ((5, 1.0), (5, 1.5), (5, 3.0), (3, 1.5), (8, 1.5), (0, 1.5)):
                 yield replace(base, pilots=pilots, slack=slack)

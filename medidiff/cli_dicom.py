@@ -16,6 +16,13 @@ PatientOption = Annotated[
         "repeat for more (default: a synthetic patient)"
     ),
 ]
+DeidentifyOption = Annotated[
+    Literal["none", "remove", "shift"],
+    typer.Option(
+        "--deidentify",
+        help="Apply the basic profile of PS3.15 to what is written, dates removed or shifted",
+    ),
+]
 
 
 def to_dicom(
@@ -58,6 +65,7 @@ def to_dicom(
     ] = None,
     quantity: Annotated[str, typer.Option(help="What a map shows, e.g. std")] = "map",
     unit: Annotated[str, typer.Option(help="Unit of a map in UCUM, e.g. mm2/s; 1 for none")] = "1",
+    deidentify: DeidentifyOption = "none",
 ) -> None:
     """Turn an image, a label map or a map into DICOM objects that a PACS takes.
 
@@ -78,5 +86,16 @@ def to_dicom(
         labels=segments_of(pairs(label, "--label")),
         quantity=quantity,
         unit=unit,
+        deidentify=deidentify,
     )
     typer.echo(f"{len(files)} DICOM files in {out}")
+    tell_of_faces(deidentify)
+
+
+def tell_of_faces(deidentify: Literal["none", "remove", "shift"]) -> None:
+    """What a pseudonym does not hide."""
+    if deidentify != "none":
+        typer.echo(
+            "Attributes only: where volumes show heads, a face can be rebuilt and recognised; "
+            "see medidiff deface."
+        )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from medidiff.data.options import Augment, Field
+from medidiff.data.options import Augment, Field, Space
 from medidiff.types import Image
 
 
@@ -28,6 +28,8 @@ class Surroundings:
     """First and one past last voxel of each image's scan along each axis; the rest is padding."""
     size: tuple[int, ...]
     """Of the model's grid."""
+    spacing: Tensor
+    """Of each image's voxels, (batch, dims), in mm or another unit."""
 
     @property
     def on_grid(self) -> Image:
@@ -37,11 +39,15 @@ class Surroundings:
     def to(self, device: torch.device) -> Surroundings:
         """The same on a device."""
         images = self.images.to(device, non_blocking=True)
-        return replace(self, images=images, field=self.field.to(device, non_blocking=True))
+        field = self.field.to(device, non_blocking=True)
+        return replace(self, images=images, field=field, spacing=self.spacing.to(device))
 
 
 def surroundings(
-    images: Sequence[Tensor], fields: Sequence[Field], size: Sequence[int]
+    images: Sequence[Tensor],
+    fields: Sequence[Field],
+    size: Sequence[int],
+    spacings: Sequence[Sequence[float]],
 ) -> Surroundings:
     """Images (channel, *wide) of one model's grid, brought to one width; new voxels lie in no
     field."""
@@ -52,7 +58,8 @@ def surroundings(
         sides = [margin for margin in reversed(margins) for _ in range(2)]
         padded.append(functional.pad(image, sides))
         shifted.append(torch.tensor(field) + torch.tensor(margins)[:, None])
-    return Surroundings(torch.stack(padded), torch.stack(shifted), tuple(size))
+    spacing = torch.tensor(spacings, dtype=torch.float64)
+    return Surroundings(torch.stack(padded), torch.stack(shifted), tuple(size), spacing)
 
 
 def middle(images: Tensor, size: Sequence[int]) -> Tensor:
@@ -62,19 +69,26 @@ def middle(images: Tensor, size: Sequence[int]) -> Tensor:
     return images
 
 
-def margin(options: Augment, size: Sequence[int]) -> tuple[int, ...]:
-    """How many voxels beyond a grid of `size` the movements reach, at most, along each axis."""
+def margin(options: Augment, space: Space) -> tuple[int, ...]:
+    """How many voxels beyond a grid the movements reach, at most, along each axis.
+
+    With a spacing "as stored" that is said for voxels as long as wide.
+    """
+    size = space.size
     if not _moves(options):
         return (0,) * len(size)
-    half = torch.tensor([each / 2 for each in size], dtype=torch.float64)
+    stored = isinstance(space.spacing_mm, str)
+    step = torch.tensor([1.0] * len(size) if stored else space.spacing_mm, dtype=torch.float64)
+    half = torch.tensor([each / 2 for each in size], dtype=torch.float64) * step
     angle = math.radians(min(options.rotate_degrees, 90.0))
     mixed = torch.full((len(size), len(size)), math.sin(angle), dtype=torch.float64)
     mixed.fill_diagonal_(1.0)
     reach = half
     for _ in range(1 if len(size) == 2 else 3):  # each turn's entries are at most these
         reach = mixed @ reach
-    reach = torch.minimum(reach, half.norm()) / (1 - options.scale) + options.shift_voxels
-    return tuple(math.ceil(beyond) for beyond in (reach - half).clamp_min(0).tolist())
+    reach = torch.minimum(reach, half.norm()) / (1 - options.scale)
+    beyond = (reach - half).clamp_min(0) / step + options.shift_voxels
+    return tuple(math.ceil(each) for each in beyond.tolist())
 
 
 def augment(
@@ -85,6 +99,7 @@ def augment(
     *,
     field: Tensor | None = None,
     size: Sequence[int] | None = None,
+    spacing: Tensor | None = None,
 ) -> Image:
     """The batch moved, turned, scaled, mirrored, changed in contrast: a function of `draws`.
 
@@ -94,7 +109,8 @@ def augment(
     in from its surroundings is what lies there. `field` (batch, dims, 2): first and one past last
     voxel of each scan along each axis. Only a scan moves, within its field: what would come from
     beyond it is its mirror image there, and padding stays where it is, so that no border is made
-    or turned. Range: model units; contrast changes about -1, the window's lower end.
+    or turned. `spacing` (batch, dims) of the voxels, so that turns keep lengths (not given: as long
+    as wide). Range: model units; contrast changes about -1, the window's lower end.
     Errors: ValueError for draws of another shape or a mirror axis that the images do not have.
     """
     dims = batch.ndim - 2
@@ -109,7 +125,9 @@ def augment(
     if _moves(options):
         whole = torch.tensor([[0, each] for each in shape]).repeat(len(batch), 1, 1)
         field = (whole if field is None else field).to(batch.device)
-        turned = _moved(batch, options, draws, field, size, kind)
+        step = torch.ones((len(batch), dims)) if spacing is None else spacing
+        matrix = _matrix(options, draws, step.to(draws))
+        turned = _moved(batch, matrix, field, size, kind)
         still = torch.where(_within(field, shape, size), turned, still)
     moved = _mirrored(still, options, draws)
     if kind == "label" or options.intensity == 0:
@@ -137,15 +155,13 @@ def _within(field: Tensor, shape: Sequence[int], size: Sequence[int]) -> Tensor:
 
 def _moved(
     batch: Image,
-    options: Augment,
-    draws: Tensor,
+    matrix: Tensor,
     field: Tensor,
     size: Sequence[int],
     kind: Literal["image", "label"],
 ) -> Image:
     shape, dims = batch.shape[2:], len(size)
-    matrix = _matrix(options, draws, dims)
-    half = torch.tensor(size, dtype=draws.dtype, device=draws.device) / 2
+    half = torch.tensor(size, dtype=matrix.dtype, device=matrix.device) / 2
     # affine_grid's coordinates run from -1 to 1 over each axis, and name the last axis first
     theta = torch.cat([matrix[:, :, :-1] * half, matrix[:, :, -1:]], 2)
     order = list(reversed(range(dims)))
@@ -180,13 +196,14 @@ def _mirrored(batch: Image, options: Augment, draws: Tensor) -> Image:
     return batch
 
 
-def _matrix(options: Augment, draws: Tensor, dims: int) -> Tensor:
+def _matrix(options: Augment, draws: Tensor, spacing: Tensor) -> Tensor:
     """(batch, dims, dims + 1): voxels of the result to voxels of the source, about the centre."""
-    signed = 2 * draws - 1
+    signed, dims = 2 * draws - 1, spacing.shape[1]
     angles = signed[:, 3:6] * math.radians(options.rotate_degrees)
     linear = _turn(angles[:, 0], dims, (0, 1))
     if dims == 3:
         linear = linear @ _turn(angles[:, 1], dims, (0, 2)) @ _turn(angles[:, 2], dims, (1, 2))
+    linear = linear * spacing[:, None] / spacing[:, :, None]  # a turn of lengths, not of voxels
     linear = linear / (1 + options.scale * signed[:, 6]).view(-1, 1, 1)
     return torch.cat([linear, options.shift_voxels * signed[:, :dims, None]], dim=2)
 

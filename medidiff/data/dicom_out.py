@@ -40,9 +40,10 @@ from medidiff.data.dicom_out_modules import (
 )
 from medidiff.data.dicom_out_origin import Origin, check_place, content_of, series_number, whose_of
 from medidiff.data.dicom_out_pixels import Coded, coded, source_windows, turned, window_of
-from medidiff.data.dicom_out_source import SourceFrame
+from medidiff.data.dicom_out_source import SourceFrame, told_without_values
 
 
+@told_without_values()
 def images(
     array: NDArray[Any],
     affine: NDArray[np.float64] | None,
@@ -78,7 +79,8 @@ def images(
         data.ImageType = image_type(kind, frame)
         put(data, _place(planes, plane, under[plane], kind))
         put(data, _pixels(pixels, plane, kind, frame))
-        shown = source_windows(frame) if frame else {}
+        same_units = source is not None and modality == source.modality
+        shown = source_windows(frame) if frame and same_units else {}
         if not shown:
             window = shown = window or window_of(planes.array, modality)
         put(data, shown)

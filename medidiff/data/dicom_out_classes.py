@@ -109,9 +109,16 @@ def facts_of(kind: UID, frame: SourceFrame | None, on_source: bool) -> dict[str,
     del found["AcquisitionNumber"]
     if kind == ComputedRadiographyImageStorage:
         needed = {"BodyPartExamined": "", "ViewPosition": "", "PatientOrientation": ""}
-        return found | needed | _kept(frame, (*needed, *CR, *PICTURE[:3]))
+        kept = _kept(frame, (*needed, *CR, *PICTURE[:3]))
+        return found | needed | (kept if on_source else _without_sizes(kept))
     own = {"ConversionType": "WSD", "PatientOrientation": ""}
-    return found | own | _kept(frame, ("PatientOrientation", *PICTURE))
+    kept = _kept(frame, ("PatientOrientation", *PICTURE))
+    return found | own | (kept if on_source else _without_sizes(kept))
+
+
+def _without_sizes(kept: dict[str, Any]) -> dict[str, Any]:
+    """A picture on another grid than its source has pixels of another size."""
+    return {word: value for word, value in kept.items() if "Spacing" not in word}
 
 
 def side_and_part(frame: SourceFrame, asked: bool) -> dict[str, Any]:

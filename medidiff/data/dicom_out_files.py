@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydicom import Dataset
@@ -11,16 +11,19 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from medidiff.data.dicom_out_modules import Making, add_private, own_scheme, put, version
+from medidiff.data.dicom_out_protect import Protect
+from medidiff.data.dicom_out_source import told_without_values
 from medidiff.data.dicom_out_uids import encoded, uid_of
 from medidiff.errors import OutputError
 
 IMPLEMENTATION = uid_of("medidiff")  # of the program, for the files' meta header
 
 
+@told_without_values()
 def written(
     objects: Sequence[Dataset],
     folder: Path,
-    protect: Callable[[Dataset], Dataset] = lambda data: data,
+    protect: Protect = lambda data: data,
 ) -> list[Path]:
     """Objects as files 0001.dcm, 0002.dcm, ... in a new folder, all of them or none.
 

@@ -81,17 +81,12 @@ class Planes:
 def planes_of(array: NDArray[Any], affine: Matrix | None, source: SourceSeries | None) -> Planes:
     """An array of two or three space axes with its affine (RAS+, mm), as planes.
 
-    Errors: DataError for rows and columns that are not at right angles, and for a size other than
-    that of a source without geometry.
+    Errors: DataError for rows and columns that are not at right angles.
     """
     volume = array if array.ndim == 3 else array[None]
     if source is not None and not source.placed:
-        if volume.shape != (len(source.frames), *source.first.frame.shape):
-            raise DataError(
-                f"the image is {_times(array.shape)}, and the series that it is said to come from "
-                f"{_times(source.first.frame.shape)} without saying where it lies"
-            )
-        return Planes(volume, None, True)
+        same = volume.shape == (len(source.frames), *source.first.frame.shape)
+        return Planes(volume, None, same)
     if affine is None:
         return Planes(volume, None)
     # a slice's third column says what lies across it, which here comes first
@@ -108,11 +103,11 @@ def planes_of(array: NDArray[Any], affine: Matrix | None, source: SourceSeries |
 def frames_under(planes: Planes, source: SourceSeries) -> list[list[SourceFrame]]:
     """For each plane the frames of the source that it was made from: the one that lies there, else
     those on both sides of it, else, for planes in another direction, all of them."""
-    if planes.affine is None:
-        return [[one] for one in source.frames]
     if planes.on_source:
         return [[one] for one in source.frames]
     every = [*source.frames]
+    if planes.affine is None:
+        return [every] * len(planes.array)
     parallel = 1 - abs(float(normal_of(source.first.frame) @ planes.normal)) < SAME_DIRECTION
     if not source.placed or not parallel:
         return [every] * len(planes.array)
@@ -209,7 +204,3 @@ def _check_right_angles(planes: Planes) -> None:
             f"rows and columns are not at right angles (cosine {cosine:.4f}), which DICOM cannot "
             "say; resample the image to a straight grid first"
         )
-
-
-def _times(shape: Sequence[int]) -> str:
-    return " x ".join(map(str, shape))

@@ -33,12 +33,17 @@ from medidiff.data.dicom_out_over import (
     shared,
 )
 from medidiff.data.dicom_out_pixels import SHOWN_PERCENTILES
+from medidiff.data.dicom_out_source import told_without_values
 from medidiff.errors import DataError
 
 HOUNSFIELD = Code("[hnsf'U]", "UCUM", "Hounsfield unit")
 NO_UNIT = Code("1", "UCUM", "no units")
-CONCEPTS = {"std": Code("113061", "DCM", "Standard Deviation")}
-"""Maps of results whose quantity DICOM has a code for."""
+CONCEPTS = {
+    "std": Code("113061", "DCM", "Standard Deviation"),
+    "p05": Code("P05", SCHEME, "5th percentile of posterior samples"),
+    "p95": Code("P95", SCHEME, "95th percentile of posterior samples"),
+}
+"""The quantities of the maps of results: DICOM's own code where there is one."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,7 @@ def unit_of(modality: str) -> Code:
     return HOUNSFIELD if modality == "CT" else NO_UNIT
 
 
+@told_without_values()
 def parametric_map(
     values: NDArray[Any],
     affine: NDArray[np.float64] | None,

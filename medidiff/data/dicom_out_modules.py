@@ -85,16 +85,18 @@ def version() -> str:
 
 def description(made: Making, of: str) -> str:
     """A series' description: what it is comes first, so that no list of a viewer cuts it off."""
-    head = f"AI-PROCESSED {made.what}" if made.kind == "AI-PROCESSED" else NOT_FOR_DIAGNOSIS
-    tail = of if made.kind == "AI-PROCESSED" else of or made.what
-    return clipped(f"{head}: {tail}" if tail else head, LONG)
+    head = f"AI-PROCESSED {made.what}"
+    if made.kind == "SYNTHETIC":
+        head = f"{NOT_FOR_DIAGNOSIS}: {made.what}"
+    return clipped(f"{head}: {of}" if of else head, LONG)
 
 
 def described(source: SourceSeries) -> str:
     """What a source calls itself, without what we put before that."""
     text = str(source.first.value("SeriesDescription") or "")
-    ours = text.startswith(("AI-PROCESSED", NOT_FOR_DIAGNOSIS))
-    return text.partition(": ")[2] if ours else text
+    if text.startswith(NOT_FOR_DIAGNOSIS):
+        return text.rpartition(": ")[2]
+    return text.partition(": ")[2] if text.startswith("AI-PROCESSED") else text
 
 
 def clipped(text: str, most: int) -> str:

@@ -28,6 +28,7 @@ from medidiff.data.dicom_out_over import (
     over,
     shared,
 )
+from medidiff.data.dicom_out_source import told_without_values
 from medidiff.errors import DataError
 
 STRUCTURE = Code("123037004", "SCT", "Anatomical Structure")
@@ -50,6 +51,7 @@ class Segment:
         return self.kind or Code(f"LABEL_{self.value}"[:SHORT], SCHEME, self.name[:LONG])
 
 
+@told_without_values()
 def segmentation(
     labels: NDArray[Any],
     affine: NDArray[np.float64] | None,

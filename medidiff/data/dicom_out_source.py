@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from medidiff.data import decode
 from medidiff.data.frames import Frame
 from medidiff.data.functional import group
 from medidiff.data.pixels import KINDS, RETIRED_JPEG
+from medidiff.errors import DataError, MedidiffError
 
 LOSSY = {
     # transfer syntax -> the compression's defined term (PS3.3, C.7.6.1.1.5.1)
@@ -73,6 +75,22 @@ class SourceSeries:
     def headers(self) -> list[Dataset]:
         """The headers of the files, each once."""
         return [*{id(one.header): one.header for one in self.frames}.values()]
+
+
+@contextmanager
+def told_without_values() -> Iterator[None]:
+    """What a source's header makes impossible becomes a DataError; its values are in `.private`
+    only."""
+    try:
+        yield
+    except MedidiffError:
+        raise
+    except Exception as error:  # pydicom converts values when they are asked for, and quotes them
+        raise DataError(
+            "the header of the DICOM source holds values that are damaged or lacks ones that every "
+            f"object has, so that nothing can be made of it ({type(error).__name__})",
+            private=repr(error),
+        ) from None
 
 
 def open_source(path: Path) -> SourceSeries:

@@ -22,7 +22,7 @@ from medidiff.data.anatomy import FIELD_OF_VIEW_MM
 from medidiff.data.coils import coil_sensitivities, complex_noise, multi_coil, smooth_phase
 from medidiff.data.face import with_face
 from medidiff.data.lesions import AnyLesion, Contrast, MassEffect, SameIntensity, insert_lesion
-from medidiff.data.phantom_files import DrawnSubject, write_dicom, write_nifti
+from medidiff.data.phantom_files import write_dicom, write_nifti
 from medidiff.data.phantoms import FINE, Subject, affine_of, draw_subject, keyed_generator
 from medidiff.data.scanners import averaged, ct_image, mr_magnitude
 from medidiff.data.shapes import Array, Axes
@@ -236,9 +236,9 @@ def _written(
     name, modality = f"phantom{index:04d}", MODALITY[options.kind]
     image, label = f"images/{name}", f"labels/{name}.nii.gz"
     if format == "dicom":
-        key = f"{options}/{index}/{split}"
-        subject = DrawnSubject(name, made.subject.age, made.subject.sex, key)
-        write_dicom(folder / image, made.image, made.affine, modality, subject)
+        said = {"sex": made.subject.sex, "age": made.subject.age, "lesion": made.lesion}
+        said |= {"kind": options.kind, "seed": options.seed, "subject": index}
+        write_dicom(folder / image, made.image, made.affine, modality, name, said)
     else:
         image += ".nii.gz"
         write_nifti(folder / image, made.image, made.affine)

@@ -181,6 +181,10 @@ def _without_oversampling(
     images = _transformed(values, axis, np.fft.ifft)
     start = read // 2 - shown // 2
     cut = np.take(images, range(start, start + shown), axis=axis)
+    beside = {
+        name: np.take(each, range(start, start + shown), axis=-2) if name == "coils" else each
+        for name, each in beside.items()
+    }
     x_mm, y_mm, z_mm = header.encoded_mm
     spacing = (x_mm / read, y_mm / lines, z_mm)
     return Raw(

@@ -86,7 +86,7 @@ def reverse(
 class BerDiff:
     """Ancestral sampling of masks.
 
-    Source: Chen et al. 2023 (arXiv:2304.04429), algorithm 2, and their DDIM form.
+    Source: Chen et al. 2023 (arXiv:2304.04429), and their DDIM form.
     """
 
     kind: Literal["berdiff"] = "berdiff"

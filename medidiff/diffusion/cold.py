@@ -60,7 +60,7 @@ class Blur:
 class Cold:
     """Restore and degrade again, a little less each time. One call a hop; no noise is drawn.
 
-    Source: Bansal et al. 2022 (arXiv:2208.09392), algorithm 1 ("naive") and 2 ("improved"), whose
+    Source: Bansal et al. 2022 (arXiv:2208.09392), the "naive" and the "improved" sampling, whose
     errors of restoration cancel to first order where the degradation is smooth in t.
     """
 

@@ -100,7 +100,7 @@ def classifier_guided(denoise: Denoise, gradient: Gradient, guidance_scale: floa
 
     From pure noise (alpha = 0), where x says nothing of the condition, it is `denoise`. Here
     scale 0 is none: the classifier is added, not extrapolated to.
-    Source: Dhariwal & Nichol 2021 (arXiv:2105.05233), algorithm 2; the clean estimate is not
+    Source: Dhariwal & Nichol 2021 (arXiv:2105.05233), section 4; the clean estimate is not
     clipped again.
     """
 

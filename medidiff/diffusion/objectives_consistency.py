@@ -31,7 +31,7 @@ FlowStep: TypeAlias = Callable[[Image, NoiseLevel, NoiseLevel], Image]
 class ConsistencyLoss:
     """The distance of a consistency model's answers at two neighbouring levels.
 
-    Source: Song et al. 2023 (arXiv:2303.01469), algorithms 2 (distillation) and 3 (training); Song
+    Source: Song et al. 2023 (arXiv:2303.01469), sections 4 (distillation) and 5 (training); Song
     & Dhariwal 2024 (arXiv:2310.14189), section 3, for the distance, the weight and the levels.
     """
 

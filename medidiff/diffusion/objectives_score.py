@@ -38,7 +38,7 @@ class SigmaPower:
 class LikelihoodWeight:
     """lambda = g^2, under which the loss bounds the negative log-likelihood.
 
-    Source: Song, Durkan, Murray & Ermon 2021 (arXiv:2101.09258), theorem 1.
+    Source: Song, Durkan, Murray & Ermon 2021 (arXiv:2101.09258).
     """
 
     kind: Literal["likelihood"] = "likelihood"

@@ -165,7 +165,7 @@ def clock_of(half_log_snr: Tensor, power: float) -> Tensor:
 class Displacement:
     """The network says how far x lies from the clean image: clean = x - unit prediction.
 
-    Source: Li et al. 2023 (arXiv:2205.07680), algorithm 1 (unit 1); Liu et al. 2023
+    Source: Li et al. 2023 (arXiv:2205.07680) (unit 1); Liu et al. 2023
     (arXiv:2302.05872; unit "deviation": that of the Brownian motion since the clean
     image, sigma / sqrt(alpha)).
     """
@@ -230,7 +230,7 @@ class ProcessLoss:
     """The mean squared error of the network's prediction of a process towards an endpoint.
 
     Source: Li et al. 2023 (arXiv:2205.07680); Liu et al. 2023 (arXiv:2302.05872);
-    Han et al. 2022 (arXiv:2206.07275), algorithm 1 (target `Eps`).
+    Han et al. 2022 (arXiv:2206.07275) (target `Eps`).
     """
 
     target: Target
@@ -269,8 +269,8 @@ def translate(
 
     `denoise` is of residuals, such as a `ResidualDenoiser`. DDPM is the papers' own sampler (their
     posterior is that of the residual's diffusion); any other will do.
-    Source: Li et al. 2023 (arXiv:2205.07680), algorithm 2; Liu et al. 2023 (arXiv:2302.05872),
-    algorithm 2; Han et al. 2022 (arXiv:2206.07275), algorithm 2.
+    Source: Li et al. 2023 (arXiv:2205.07680); Liu et al. 2023 (arXiv:2302.05872);
+    Han et al. 2022 (arXiv:2206.07275): their sampling.
     """
     x = start(levels[0], noise, endpoint)
     return endpoint + sample(denoise, x, levels, sampler, noise, schedule)

@@ -2,7 +2,7 @@
 
 Liu et al. 2023, "More control for free! Image synthesis with semantic diffusion guidance"
 (arXiv:2112.05744). Each aim is a function F of the noisy image and its level; the sampler's mean is
-shifted by its variance times the gradient of F (algorithm 1).
+shifted by its variance times the gradient of F.
 """
 
 from __future__ import annotations
@@ -124,8 +124,8 @@ def large_variance(x: Image, now: NoiseLevel, to: NoiseLevel) -> Tensor:
 class Guided:
     """`sampler` with its mean shifted by its variance times the gradient of an aim at x.
 
-    Source: Liu et al. 2023 (arXiv:2112.05744), algorithm 1; Dhariwal & Nichol 2021
-    (arXiv:2105.05233), algorithm 1, for an aim log p(class | x), which makes it class guidance.
+    Source: Liu et al. 2023 (arXiv:2112.05744); Dhariwal & Nichol 2021
+    (arXiv:2105.05233), section 4, for an aim log p(class | x), which makes it class guidance.
     Differs: the gradient is taken at x and not at the mean, as in both papers' code. The reference
     is noised anew on each hop, by a draw of its own. Without a variance, as with DDIM, there is
     nothing to scale the gradient by: guide the denoiser there.

@@ -262,7 +262,7 @@ def optimal_steps(
     A Gamma above 1 (an estimate's error at high noise) makes costs that mean nothing: "split" takes
     twice that part of the table out and walks it in even steps, as the authors do; "clamp" holds
     Gamma at 1.
-    Source: Bao et al. 2022 (arXiv:2201.06503), algorithm 1, after Watson et al. 2021
+    Source: Bao et al. 2022 (arXiv:2201.06503), section 4, after Watson et al. 2021
     (arXiv:2106.03802).
     Errors: ValueError if more than half of the table would be taken out, or if steps does not fit.
     """

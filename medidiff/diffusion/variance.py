@@ -42,9 +42,9 @@ class Transition:
 class OptimalVariance:
     """The variance that is best for the bound, from what is known of Cov[clean | x].
 
-    Source: Bao et al. 2022 (arXiv:2201.06503), theorem 1 ("gamma"); Bao et al. 2022
+    Source: Bao et al. 2022 (arXiv:2201.06503), section 3 ("gamma"); Bao et al. 2022
     (arXiv:2206.07309) ("sn", "npr"); their code's "heuristic" has 1 for E[eps^2].
-    The covariance is held within [0, half_range^2], theorem 2's bounds.
+    The covariance is held within [0, half_range^2], Bao's bounds.
     Errors: ValueError at a step if the model gives no spread and the source needs one.
     """
 

@@ -79,13 +79,13 @@ class Rician:
 
     offset is a voxel's value without signal, its sign turned: 1 for a range of -1 to 1. The
     measurement is in A x's units but 0 where a is.
-    Shapes: noise_std a number or (batch,).
+    Shapes: noise_std a number or (batch,); offset a number or broadcasts over the measurement.
     Errors: ValueError unless noise_std > 0.
     Source: Gudbjartsson & Patz 1995 (doi:10.1002/mrm.1910340618).
     """
 
     noise_std: float | Tensor
-    offset: float = 0.0
+    offset: float | Tensor = 0.0
 
     def __post_init__(self) -> None:
         if not bool((self.std > 0).all()) or self.std.ndim > 1:

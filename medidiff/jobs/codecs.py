@@ -133,7 +133,9 @@ def check_codec(codec: AnyCodec, parent: ModelSpec) -> None:
 
 
 def _said(tiles: Tiles | None) -> str:
-    return "none" if tiles is None else f"{tiles.size} with an overlap of {tiles.overlap}"
+    if tiles is None:
+        return "none"
+    return f"{tiles.size} with an overlap of {tiles.overlap}, statistics of the {tiles.statistics}"
 
 
 def fit_codec(

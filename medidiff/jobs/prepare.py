@@ -160,7 +160,7 @@ def prepare(loaded: Loaded, parent: Model | None, report: Reporter) -> Prepared:
     manifest = data.manifest
     device = choose_device(config.train.device)
 
-    moved, size = config.data.augment, config.data.space.size
+    moved = config.data.augment
 
     def raw(rows: Sequence[Row], what: str, beyond: Sequence[int] | None = None) -> CaseSet:
         return CaseSet(
@@ -173,7 +173,7 @@ def prepare(loaded: Loaded, parent: Model | None, report: Reporter) -> Prepared:
             margin=beyond,
         )
 
-    wide = None if moved == Augment() else margin(moved, size)
+    wide = None if moved == Augment() else margin(moved, config.data.space)
     train = raw(data.train, "reading training scans", wide)
     validation = raw(data.validation, "reading validation scans")
     if parent is not None:
@@ -222,12 +222,13 @@ def training_set(
     encoded = encode_rows(manifest, cases.rows, conditions)
 
     def images(indices: Sequence[int]) -> torch.Tensor:
-        return torch.stack([intensity.normalise(case.images)[0] for case in cases.at(indices)])
+        return intensity.batch([case.images for case in cases.at(indices)])
 
     def around(indices: Sequence[int]) -> Surroundings:
         found = cases.at(indices)
         wide = [intensity.scale_of(c.images).normalise(c.around, axis=0) for c in found]
-        return surroundings(wide, [case.field for case in found], cases.space.size)
+        fields, spacings = [case.field for case in found], [case.spacing for case in found]
+        return surroundings(wide, fields, cases.space.size, spacings)
 
     rows = [row.number for row in cases.rows]
     return TrainingSet(images, encoded, rows, None if cases.margin is None else around)

@@ -10,15 +10,18 @@ from typing import Any, Literal
 from medidiff.data.datasets import Case
 from medidiff.data.decode import is_dicom
 from medidiff.data.dicom_out_patient import Patient
+from medidiff.data.dicom_out_protect import Dates
 from medidiff.errors import OutputError, TaskError
 from medidiff.jobs.cases import Mismatch, case_of_files, input_digest
 from medidiff.jobs.measurements import open_measurement
+from medidiff.jobs.reaching import Reaching, fitted_to, on_tiles
 from medidiff.jobs.reporting import Reporter
 from medidiff.model import Model
 from medidiff.model_folder import check_free, sidecar, stem
 from medidiff.tasks.base import Head, check_fit, finish
 from medidiff.tasks.results import Result, stacked
 
+AS_IT_IS = Reaching()
 Format = Literal["nifti", "dicom"]
 Files = Sequence[Any]
 """Of one input: a file for each channel, or one measurement as a file or an array."""
@@ -35,10 +38,12 @@ def run_head(
     mismatch: Mismatch,
     report: Reporter,
     beside: Mapping[str, object] | None = None,
+    how: Reaching = AS_IT_IS,
 ) -> list[Result]:
     """One result for each input, which is a file for each channel of the model.
 
-    `beside`: what belongs to each input, such as a mask, as a file or an array.
+    `beside`: what belongs to each input, such as a mask, as a file or an array. `how`: by tiles, or
+    slice by slice, for inputs that are larger than the model's grid.
 
     Errors: TaskError if head and model do not go together; DataError for input that cannot be used.
     """
@@ -52,10 +57,12 @@ def run_head(
     results: list[Result] = []
     for index, files in enumerate(inputs):
         if head.needs().measurement:
-            results.append(_measured(head, model, files, beside or {}, n, seed, index, report))
+            parts = on_tiles(model, how)
+            results.append(_measured(head, parts, files, beside or {}, n, seed, index, report))
         else:
-            case = case_of_files(model, files, mismatch, index + 1, head.needs(), beside)
-            results += _solved(head, model, [case], n, seed, _digests(files))
+            fitted = fitted_to(model, files, how, index + 1)
+            case = case_of_files(fitted, files, mismatch, index + 1, head.needs(), beside)
+            results += _solved(head, fitted, [case], n, seed, _digests(files))
         report.progress(head.kind, index + 1, len(inputs))
     return results
 
@@ -99,18 +106,31 @@ def _digests(files: Sequence[object]) -> str:
 
 
 def output_files(
-    inputs: Sequence[Files], out: Path, task: str, format: Format = "nifti"
+    inputs: Sequence[Files],
+    out: Path,
+    task: str,
+    format: Format = "nifti",
+    deidentify: Dates = "none",
 ) -> list[Path]:
     """Where the result of each input goes: `out` itself for one input and a NIfTI name, else names
-    inside it; for DICOM a folder for each.
+    inside it; for DICOM a folder for each, which has a number for a name where results are
+    de-identified.
 
     Errors: OutputError if a file is there already or two inputs have one name. Checked before any
     work is done.
     """
+    if format == "nifti" and deidentify != "none":
+        raise OutputError(
+            "results in NIfTI hold nothing of the source's header; --deidentify is for --format "
+            "dicom"
+        )
     if format == "dicom":
         if out.name.endswith((".nii", ".nii.gz")):
             raise OutputError(f"{out} is a NIfTI name; DICOM series are written into a folder")
-        targets = [out / f"{stem(Path(files[0]))}-{task}" for files in inputs]
+        names = [stem(Path(files[0])) for files in inputs]
+        if deidentify != "none":
+            names = [f"case-{number:03d}" for number in range(1, len(inputs) + 1)]
+        targets = [out / f"{name}-{task}" for name in names]
     elif out.name.endswith((".nii", ".nii.gz")):
         if len(inputs) > 1:
             raise OutputError(f"{out} names one file for {len(inputs)} inputs; name a folder")
@@ -127,7 +147,12 @@ def output_files(
 
 
 def save_result(
-    result: Result, files: Files, target: Path, format: Format, patient: Patient
+    result: Result,
+    files: Files,
+    target: Path,
+    format: Format,
+    patient: Patient,
+    deidentify: Dates,
 ) -> list[Path]:
     """Write one result: as NIfTI, or as DICOM in the study of its input where that is DICOM.
 
@@ -142,4 +167,4 @@ def save_result(
             "some images of this case are DICOM and some are not: whose study the result belongs "
             "to cannot be said. Write NIfTI, or name DICOM series for all of them"
         )
-    return result.save_dicom(target, sources=series, patient=patient)
+    return result.save_dicom(target, sources=series, patient=patient, deidentify=deidentify)

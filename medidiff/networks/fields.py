@@ -9,8 +9,8 @@ the way back can make again from the field. Both compute the same function.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
@@ -31,7 +31,11 @@ Resampling = Literal["keep", "down", "up"]
 Filter = Literal["box", "fir"]
 
 
+Normalise = Callable[[Tensor, nn.GroupNorm], Tensor]
+"""What a group normalisation makes of a field, (batch, C, *space) -> the same."""
+
 _CHECKPOINTED: ContextVar[bool] = ContextVar("checkpointed", default=False)
+_NORMALISE: ContextVar[Normalise | None] = ContextVar("normalise", default=None)
 
 
 @dataclass(eq=False)
@@ -75,6 +79,16 @@ def checkpointed(call: Callable[..., Result]) -> Callable[..., Result]:
     return without_own
 
 
+@contextmanager
+def normalised_by(normalise: Normalise) -> Iterator[None]:
+    """Within the block, every group normalisation is this function's."""
+    token = _NORMALISE.set(normalise)
+    try:
+        yield
+    finally:
+        _NORMALISE.reset(token)
+
+
 def convolve(x: Tensor, layer: Conv) -> Field:
     """The convolution of a tensor."""
     if not usable(x):
@@ -99,10 +113,11 @@ def norm_silu(
     Shapes: parts (batch, C_i, *space); scale_shift (batch, 2 sum C_i), scales first.
     Source: adaptive group normalisation, Dhariwal and Nichol 2021 (arXiv:2105.05233), section 3.1.
     """
-    if usable(parts[0].data):
+    if _fusable(parts[0]):
         return _fused_norm(parts, norm, scale_shift, act)[0]
-    x = parts[0].data if len(parts) == 1 else torch.cat([part.data for part in parts], dim=1)
-    x = _group_norm(x, norm)
+    data = [part.settled() for part in parts]
+    x = data[0] if len(data) == 1 else torch.cat(data, dim=1)
+    x = (_NORMALISE.get() or group_norm)(x, norm)
     if scale_shift is not None:
         scale, shift = _spread(scale_shift, x).to(x.dtype).chunk(2, dim=1)
         x = torch.addcmul(shift, x, 1 + scale)
@@ -120,7 +135,7 @@ def norm_silu_convolve(
 
     The fused way keeps nothing of what the convolution reads: the way back makes it again.
     """
-    if not usable(parts[0].data):
+    if not _fusable(parts[0]):
         return convolve(F.dropout(norm_silu(parts, norm, scale_shift), dropout, dropout > 0), layer)
     y, again = _fused_norm(parts, norm, scale_shift, act=True)
     if dropout > 0:
@@ -131,7 +146,7 @@ def norm_silu_convolve(
 
 def norm_silu_project(x: Field, norm: nn.GroupNorm, layer: Conv) -> Tensor:
     """The convolution of `norm_silu` to a few channels, as a tensor."""
-    if not (usable(x.data) and _is_thin(x.data, layer, layer.out_channels)):
+    if not (_fusable(x) and _is_thin(x.data, layer, layer.out_channels)):
         return layer(norm_silu([x], norm))
     from medidiff.networks.kernels.norm import fold
     from medidiff.networks.kernels.thin import narrow
@@ -415,7 +430,12 @@ def _field_of(rows: Tensor, like: Tensor) -> Tensor:
     return rows.reshape(len(like), *like.shape[2:], -1).movedim(-1, 1)
 
 
-def _group_norm(x: Tensor, norm: nn.GroupNorm) -> Tensor:
+def _fusable(x: Field) -> bool:
+    """Whether a kernel normalises the field."""
+    return _NORMALISE.get() is None and usable(x.data)
+
+
+def group_norm(x: Tensor, norm: nn.GroupNorm) -> Tensor:
     """Group normalisation in the dtype of `x`.
 
     Autocast would write the whole field in float32, although the kernel sums in float32 anyhow.

@@ -21,6 +21,7 @@ from medidiff.data.datasets import Case, inside, restore
 from medidiff.errors import TaskError
 from medidiff.evaluation.bootstrap import Interval
 from medidiff.evaluation.calibration import Calibration
+from medidiff.inverse import AnyLikelihood, Gaussian
 from medidiff.model import Model
 from medidiff.physics import LinearOperator
 from medidiff.spec import SamplingOptions
@@ -84,6 +85,14 @@ class Measurement:
     signal: Signal | None = None
     refined: Callable[[Tensor], Measurement] | None = None
     """Images -> the measurement with what was estimated of it (a phase) estimated anew."""
+    likelihood: Callable[[Sequence[int]], AnyLikelihood] | None = None
+    """The law of the noise of some members, where it is not Gaussian of `noise_std`."""
+
+    def law(self, members: Sequence[int]) -> AnyLikelihood:
+        """Of the noise of some members."""
+        if self.likelihood is None:
+            return Gaussian(self.noise_std[[*members]])
+        return self.likelihood(members)
 
     def residual(self, clean: Tensor, members: Sequence[int]) -> Tensor:
         """||A clean - y|| / (noise_std sqrt(count)) of images of some members, (images,) on the

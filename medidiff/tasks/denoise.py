@@ -31,9 +31,13 @@ from medidiff.errors import TaskError
 from medidiff.evaluation.classical import DENOISERS, GAUSSIAN, RICIAN
 from medidiff.evaluation.noise_level import estimate_gaussian, estimate_rician
 from medidiff.evaluation.rician import invert_mean
+from medidiff.inverse import Rician
 from medidiff.model import Model, evaluating
+from medidiff.physics import Mask
 from medidiff.spec import SamplingOptions
-from medidiff.tasks.base import Bench, Benchmarked, Needs, Problem, Solution, stack
+from medidiff.tasks.base import Bench, Benchmarked, Measurement, Needs, Problem, Solution, stack
+from medidiff.tasks.defaults import Posterior
+from medidiff.tasks.measured import check_image_space, solved
 from medidiff.tasks.restoration import RESTORATION_METRICS, TRUTH, WINDOW, restored, signal_zero
 
 PHASE_POINTS = 129  # of the table that a von Mises angle is looked up in
@@ -51,6 +55,11 @@ class Denoising:
     """Rician only: draws of the phase, a network call each."""
     steps: int = 20
     """Ancestral steps of each posterior sample (used when n > 1)."""
+    posterior: Posterior | None = None
+    """Samples by this sampler from the law of the noise itself (of Rician noise its own); None:
+    from the level of the diffusion that matches the noise."""
+    result: Literal["all", "mean", "sample"] = "all"
+    """With n > 1: the mean with every sample, the mean alone, or one sample."""
 
     def __post_init__(self) -> None:
         if isinstance(self.sigma, float | int) and not 0 < self.sigma < 10:
@@ -76,6 +85,8 @@ class Denoising:
     def solve(self, problem: Problem, model: Model, n: int, seed: int) -> Solution:
         """The posterior mean: one network call for n = 1, the mean of n posterior samples
         otherwise."""
+        if self.posterior is not None:
+            return solved(self, self._as_measured(problem, model), model, n, seed)
         with torch.no_grad(), evaluating(model.network):
             point, calls = self._point(problem, model, seed)
             facts = {"sigma": list(problem.levels)}
@@ -83,7 +94,14 @@ class Denoising:
                 return Solution(point, calls, facts=facts)
             starts = self._starts(problem, point, n, seed)
             samples, nfe = self._samples(starts, problem, model, seed)
-        return Solution(samples.mean(0), calls + nfe * n, samples, self._sampling(), facts)
+        return Solution(
+            samples[0] if self.result == "sample" else samples.mean(0),
+            calls + nfe * n,
+            samples,
+            self._sampling(),
+            facts,
+            kept=self.result,
+        )
 
     def baselines(self) -> tuple[str, ...]:
         return tuple(baseline.name for baseline in DENOISERS)
@@ -123,6 +141,29 @@ class Denoising:
         zero = signal_zero(cases, clean)
         imaginary = WINDOW * sigma * noise(clean, 0, draw=1)
         return torch.hypot(real - zero, imaginary) + zero
+
+    def _as_measured(self, problem: Problem, model: Model) -> Problem:
+        """The scans as measurements of themselves.
+
+        Errors: TaskError for a model behind a codec.
+        """
+        check_image_space(model, "denoising by a posterior sampler")
+        given, count = problem.given, float(problem.given[0].numel())
+        spread = WINDOW * torch.tensor(problem.levels, dtype=torch.float64)
+        zero = signal_zero(problem.cases, given)
+        magnitude = (given - zero).clamp_min(0)
+        rician = self.noise == "rician"
+        measurement = Measurement(
+            lambda members: Mask(torch.ones_like(given[[*members]])),
+            magnitude if rician else given,
+            spread,
+            torch.full((len(given),), count, dtype=torch.float64),
+            f"{self.noise} noise",
+            likelihood=(
+                (lambda members: Rician(spread[[*members]], -zero[[*members]])) if rician else None
+            ),
+        )
+        return replace(problem, measurement=measurement)
 
     def _level(self, image: Tensor, case: Case) -> float:
         if self.sigma != "estimate":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +15,7 @@ from medidiff.data.dicom_out_files import written
 from medidiff.data.dicom_out_maps import Quantity, parametric_map, unit_of
 from medidiff.data.dicom_out_modules import Making
 from medidiff.data.dicom_out_origin import Origin
+from medidiff.data.dicom_out_protect import Protect
 from medidiff.data.dicom_out_source import source_of
 from medidiff.errors import TaskError
 from medidiff.model_folder import check_free, write_json
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from medidiff.tasks.results import Result
 
 PROVENANCE = "provenance.json"
-Protect = Callable[[Dataset], Dataset]
 Series = dict[str, list[Dataset]]
 """Folder -> the objects that go into it."""
 

@@ -17,7 +17,7 @@ from medidiff.data.datasets import Case, inside, restore
 from medidiff.diffusion import KeyedNoise
 from medidiff.diffusion.noise import uniforms
 from medidiff.errors import TaskError
-from medidiff.evaluation.interpolation import biharmonic
+from medidiff.evaluation.classical_inverse import Solve, biharmonic, population_mean
 from medidiff.evaluation.regions import head_region
 from medidiff.model import Model
 from medidiff.physics import Mask
@@ -160,17 +160,19 @@ def hole_of(problem: Problem) -> Tensor:
 
 def mean_of(bench: Bench) -> Callable[[Problem, float], Tensor]:
     """The mean of the validation scans in the holes."""
-    mean = torch.stack([case.images for case in bench.validation]).mean(0)
-
-    def solve(problem: Problem, parameter: float) -> Tensor:
-        return torch.where(hole_of(problem), mean.to(problem.given), problem.given)
-
-    return solve
+    fill = population_mean(torch.stack([case.images for case in bench.validation]).mean(0)[None])
+    return lambda problem, strength: _filled(fill, problem, strength)
 
 
-def smoothest(problem: Problem, parameter: float) -> Tensor:
+def smoothest(problem: Problem, strength: float) -> Tensor:
     """The biharmonic surface in the holes."""
-    return biharmonic(problem.given, hole_of(problem))
+    return _filled(biharmonic, problem, strength)
+
+
+def _filled(solve: Solve, problem: Problem, strength: float) -> Tensor:
+    assert problem.measurement is not None
+    operator = problem.measurement.operator(range(len(problem.cases)))
+    return solve(operator, problem.measurement.values, strength)
 
 
 def filled_in(case: Case, hole: Tensor) -> Filled | None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from medidiff import options
 from medidiff.diffusion import KeyedNoise
 from medidiff.errors import TaskError
-from medidiff.inverse import Drawn, Gaussian
+from medidiff.inverse import Drawn
 from medidiff.model import Model, evaluating
 from medidiff.tasks.base import Measurement, Problem, Solution
 from medidiff.tasks.calibrated import verdict
@@ -52,7 +52,7 @@ def solved(head: Sampled, problem: Problem, model: Model, n: int, seed: int) -> 
     n > 1 that of the n samples, or the first sample where the head's `result` says so.
     """
     assert problem.measurement is not None
-    how = head.posterior or chosen_for(problem.measurement.kind)
+    how = head.posterior or chosen_for(problem.measurement.kind, n)
     count = n if n > 1 else (1 if head.result == "sample" else how.draws)
     with torch.no_grad(), evaluating(model.network):
         problem, first = piloted(problem, model, how, seed)
@@ -88,7 +88,8 @@ def piloted(problem: Problem, model: Model, how: Posterior, seed: int) -> tuple[
     Each pilot allows for less noise than the one before, down to the sampler's own slack. Nothing
     is done where all is known.
     """
-    quick, total = replace(how, steps=how.pilot_steps, draws=1), Cost()
+    quick = replace(how, method=how.pilot, steps=how.pilot_steps, draws=1)
+    total = Cost()
     if problem.measurement is None or problem.measurement.refined is None:
         return problem, total
     for pilot in range(how.pilots):
@@ -143,7 +144,7 @@ def _part(
         model.denoiser(condition),
         measurement.operator(cases),
         measurement.values[cases],
-        Gaussian(measurement.noise_std[cases]),
+        measurement.law(cases),
         torch.zeros_like(problem.given[cases]),
         KeyedNoise(seed, [(keys[case], sample) for case, sample in members]),
         model.spec.schedule,
@@ -160,9 +161,13 @@ def told(
     found = {
         "measurement": measurement.kind,
         "posterior": options.tree(how),
-        "residual": [round(float(x), 4) for x in measurement.residual(point, everyone)],
+        **({} if measurement.likelihood else {"residual": _residual(measurement, point, everyone)}),
         "sigma": list(problem.levels),
     }
     if n > 1:
         found["uncertainty"] = verdict(model, measurement.kind, problem.levels, how)
     return found
+
+
+def _residual(measurement: Measurement, point: Tensor, members: Sequence[int]) -> list[float]:
+    return [round(float(each), 4) for each in measurement.residual(point, members)]

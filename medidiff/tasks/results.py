@@ -18,6 +18,7 @@ from medidiff.model_folder import check_free, sidecar, stem, write_json
 
 if TYPE_CHECKING:
     from medidiff.data.dicom_out_patient import Patient
+    from medidiff.data.dicom_out_protect import Dates
 
 
 @dataclass(frozen=True)
@@ -73,25 +74,30 @@ class Result:
         *,
         sources: Sequence[str | os.PathLike[str]] = (),
         patient: Patient | None = None,
+        deidentify: Dates = "none",
         when: datetime | None = None,
     ) -> list[Path]:
         """Write derived DICOM series into a new folder: the image, samples, maps.
 
         `sources`: the DICOM series of the input, one for each channel: their patient, study and
         geometry are kept. Without them the study is new, and of `patient` (default: a synthetic
-        one). `when`: stamped on the objects, and part of what their UIDs are made from.
+        one). `deidentify`: apply the basic profile of PS3.15, with dates removed or shifted.
+        `when`: stamped on the objects, and part of what their UIDs are made from.
         Errors: OutputError if the folder is there already; DataError for what DICOM cannot hold.
         """
         from medidiff.data.dicom_out_modules import now
         from medidiff.data.dicom_out_origin import Origin
         from medidiff.data.dicom_out_patient import Patient
+        from medidiff.data.dicom_out_protect import protection, without_handles
         from medidiff.data.dicom_out_source import open_source
         from medidiff.tasks.dicom_results import dicom_series, save_series
 
-        origins = [Origin(open_source(Path(source))) for source in sources]
+        # a result may have finer voxels than its source, but lies in its space
+        origins = [Origin(open_source(Path(source)), place="source") for source in sources]
         origins = origins or [Origin(patient=patient or Patient())] * len(self.image)
         series = dicom_series(self, origins, when or now())
-        return save_series(series, Path(folder), self.provenance, lambda data: data)
+        said = self.provenance if deidentify == "none" else without_handles(self.provenance)
+        return save_series(series, Path(folder), said, protection(deidentify))
 
 
 def stacked(slices: Sequence[Result], affine: NDArray[np.float64]) -> Result:

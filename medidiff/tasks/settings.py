@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import torch
@@ -19,6 +20,7 @@ from medidiff.diffusion import KeyedNoise
 from medidiff.evaluation.calibration import calibration
 from medidiff.evaluation.distortion import psnr
 from medidiff.evaluation.regions import head_region
+from medidiff.evaluation.tuning import best_strength
 from medidiff.tasks.base import (
     OURS,
     Bench,
@@ -145,26 +147,10 @@ def tune(setting: Setting, bench: Bench) -> list[Tuned]:
     found = []
     for index, rival in enumerate(setting.rivals):
         bench.progress(f"tuning baselines, {setting.name}", index, len(setting.rivals))
-        found.append(Tuned(rival, best_parameter(rival, score)))
+        strength = best_strength(partial(score, rival), rival.grid)
+        found.append(Tuned(rival, strength))
     bench.progress(f"tuning baselines, {setting.name}", len(found), len(found))
     return found
-
-
-def best_parameter(rival: Rival, score: Callable[[Rival, float], float]) -> float:
-    """The grid's best, or further out where that is better still."""
-    if len(rival.grid) == 1:
-        return rival.grid[0]
-    scores = {parameter: score(rival, parameter) for parameter in rival.grid}
-    best = max(scores, key=lambda parameter: scores[parameter])
-    first, second, *_ = rival.grid
-    *_, before, last = rival.grid
-    factor, highest = {first: first / second, last: last / before}.get(best), scores[best]
-    while factor is not None:
-        further = score(rival, best * factor)
-        if further <= highest:
-            break
-        best, highest = best * factor, further
-    return best
 
 
 @dataclass(frozen=True, eq=False)

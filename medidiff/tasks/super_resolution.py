@@ -19,7 +19,7 @@ from medidiff.data.datasets import Case
 from medidiff.data.images import Original
 from medidiff.diffusion import KeyedNoise
 from medidiff.errors import TaskError
-from medidiff.evaluation.interpolation import cubic
+from medidiff.evaluation.classical_inverse import bicubic
 from medidiff.model import Model
 from medidiff.physics import BlockAverage, LinearOperator
 from medidiff.physics.window import Window
@@ -95,7 +95,7 @@ class SuperResolution:
         return solved(self, problem, model, n, seed)
 
     def baselines(self) -> tuple[str, ...]:
-        return ("cubic spline",)
+        return ("bicubic",)
 
     def metrics(self) -> Mapping[str, str]:
         return RESTORATION_METRICS
@@ -108,8 +108,8 @@ class SuperResolution:
         """The one that its factor says."""
         factor = factors(self.factor, bench.model.spec.space.dims)
         name = "x".join(map(str, sorted(set(factor))))
-        rivals = (Rival("cubic spline", interpolated),)
-        targets = (Target(f"x{name}", ("cubic spline",), 2.0),)
+        rivals = (Rival("bicubic", interpolated),)
+        targets = (Target(f"x{name}", ("bicubic",), 2.0),)
         return [Setting(f"x{name}", self, self.simulate, rivals, targets)]
 
     def simulate(self, cases: Sequence[Case], noise: KeyedNoise) -> list[Case]:
@@ -122,13 +122,13 @@ class SuperResolution:
         return [coarsened(case, image, factor) for case, image in zip(cases, coarse, strict=True)]
 
 
-def interpolated(problem: Problem, parameter: float) -> Tensor:
-    """Cubic splines; behind the last whole block the last voxel goes on."""
+def interpolated(problem: Problem, strength: float) -> Tensor:
+    """Cubic interpolation; behind the last whole block the last voxel goes on."""
     assert problem.measurement is not None
-    coarse, size = problem.measurement.values, problem.given.shape[2:]
-    factor = tuple(n // c for n, c in zip(size, coarse.shape[2:], strict=True))
-    fine = cubic(coarse, factor)
-    for axis, n in enumerate(size, start=2):
+    whole = problem.measurement.operator([0])
+    blocks = whole.operator if isinstance(whole, Window) else whole
+    fine = bicubic(blocks, problem.measurement.values, strength)
+    for axis, n in enumerate(problem.given.shape[2:], start=2):
         places = torch.arange(n, device=fine.device).clamp_max(fine.shape[axis] - 1)
         fine = fine.index_select(axis, places)
     return fine

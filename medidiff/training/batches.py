@@ -121,7 +121,14 @@ def augmented(batch: Batch, options: Augment, seed: int, step: int, key: str = "
     around = batch.around
     if around is None:
         return replace(batch, clean=augment(batch.clean, options, draws))
-    clean = augment(around.images, options, draws, field=around.field, size=around.size)
+    clean = augment(
+        around.images,
+        options,
+        draws,
+        field=around.field,
+        size=around.size,
+        spacing=around.spacing,
+    )
     return replace(batch, clean=clean, around=None)
 
 

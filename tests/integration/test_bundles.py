@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 import medidiff
 from medidiff.cli import app
+from medidiff.config import load_config
 from medidiff.data.intensity import FittedIntensity
 from medidiff.data.options import Space
 from medidiff.diffusion import (
@@ -41,9 +42,11 @@ from medidiff.diffusion import (
 )
 from medidiff.errors import ModelError
 from medidiff.jobs.bundles.configs import read_bundle
+from medidiff.jobs.bundles.exporting import check_grid
 from medidiff.model import Model
 from medidiff.networks import ClassCondition, NetworkShape, UNetOptions, build
 from medidiff.networks.codec import Standard
+from medidiff.networks.interop_options import monai_arguments
 from medidiff.spec import ModelSpec, SamplingOptions
 
 pytest.importorskip("einops")
@@ -166,6 +169,32 @@ def test_the_metadata_passes_monais_own_check_and_fails_it_when_a_field_is_missi
     file.write_text(json.dumps(content))
     with pytest.raises(ValueError, match="num_channels"):
         verify_metadata(meta_file=str(file), filepath=str(schema))
+
+
+@pytest.mark.slow
+def test_the_shipped_configuration_of_monais_network_trains_and_leaves_as_a_bundle(
+    flat: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("jsonschema")
+    from monai.bundle import verify_metadata
+
+    small = ["network.channels=[32, 32]", "network.attention=[false, true]", "network.blocks=1"]
+    small += ["network.head_channels=32"]
+    short = ["train.steps=3", "train.batch=2", "train.warmup_steps=0", "train.sample_every=0"]
+    place = [f"data.manifest={flat}", f"output={tmp_path / 'run'}", "data.space.size=[32, 32]"]
+    file = Path(__file__).resolve().parents[2] / "configs" / "brain-t1-2d-monai.yaml"
+    run = medidiff.train(file, changes=[*small, *short, *place])
+    bundle = medidiff.export(run, tmp_path / "bundle", format="monai-bundle")
+    schema, meta = bundle / "docs" / "metadata_schema.json", bundle / "configs" / "metadata.json"
+    verify_metadata(meta_file=str(meta), filepath=str(schema))
+    before, after = medidiff.load(run, "cpu"), medidiff.load(bundle, "cpu")
+    x, label = torch.randn(2, 1, 32, 32), torch.tensor([3.0, 700.0])
+    expected = before.network(x, label)
+    assert (after.network(x, label) - expected).abs().max() < 1e-5 * expected.abs().max()
+    whole = load_config(file, [f"data.manifest={flat}"]).config
+    assert isinstance(whole.network, UNetOptions)
+    monai_arguments(whole.network, NetworkShape())
+    check_grid(dataclasses.replace(before.spec, space=whole.data.space), whole.network)
 
 
 @pytest.mark.parametrize(

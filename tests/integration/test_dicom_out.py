@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 import nibabel
 import numpy as np
@@ -25,12 +26,14 @@ from medidiff.data.dicom_out_files import written
 from medidiff.data.dicom_out_maps import Quantity, parametric_map
 from medidiff.data.dicom_out_modules import Making
 from medidiff.data.dicom_out_origin import Origin
+from medidiff.data.dicom_out_protect import protection
 from medidiff.data.dicom_out_segments import Segment, segmentation
 from medidiff.data.dicom_out_source import SourceSeries, open_source, source_of
 from medidiff.data.manifest import read_manifest
 from medidiff.jobs.manifests import build
 from medidiff.jobs.reporting import Quiet
 
+pytestmark = pytest.mark.slow
 WHEN = datetime(2026, 3, 4, tzinfo=UTC)
 SAID = {"model": "prior", "model_digest": "ab12", "seed": 0}
 SAME_MM = 1e-3
@@ -208,6 +211,21 @@ def test_dciodvfy_finds_no_error_in_maps_and_segmentations(
             assert beyond(file, known) == []
 
 
+@pytest.mark.parametrize("dates", ["remove", "shift"])
+def test_dciodvfy_finds_no_error_in_what_is_de_identified(
+    dates: Literal["remove", "shift"],
+    volumes: list[Written],
+    checker: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MEDIDIFF_HOME", str(tmp_path / "home"))
+    for number, one in enumerate(volumes):
+        known = source_errors(one.source, tmp_path)
+        (file,) = written(one.objects[:1], tmp_path / str(number), protection(dates))
+        assert beyond(file, known) == []
+
+
 @pytest.mark.parametrize("modality", ["MR", "CT"])
 @pytest.mark.parametrize("shape", [(1, 6, 5, 4), (2, 6, 5)])
 def test_dciodvfy_finds_no_error_in_what_is_drawn(
@@ -245,6 +263,26 @@ def test_sources_are_named_by_file_and_frame(volumes: list[Written]) -> None:
             (item,) = plane.SourceImageSequence
             assert item.ReferencedSOPInstanceUID == frame.header.SOPInstanceUID
             assert item.ReferencedFrameNumber == frame.frame.index + 1
+            seen += 1
+    assert seen >= 6 * 4 + 2 * 32
+
+
+def test_labels_over_enhanced_files_name_their_frames(volumes: list[Written]) -> None:
+    made = Making("AI-PROCESSED", "segmentation", SAID, WHEN)
+    seen = 0
+    for one in volumes:
+        if not one.source.first.enhanced:
+            continue
+        labels = np.ones(one.values.shape, np.uint8)
+        mask = segmentation(labels, one.scan.affine, Origin(one.source), made, [Segment(1, "all")])
+        places = {frame.frame.index + 1: frame.frame.corner for frame in one.source.frames}
+        for frame in mask.PerFrameFunctionalGroupsSequence:
+            (item,) = frame.DerivationImageSequence[0].SourceImageSequence
+            assert item.ReferencedSOPInstanceUID == one.source.first.header.SOPInstanceUID
+            place = [float(value) for value in frame.PlanePositionSequence[0].ImagePositionPatient]
+            corner = places[int(item.ReferencedFrameNumber)]
+            assert corner is not None
+            assert np.allclose(place, corner, atol=1e-4)
             seen += 1
     assert seen >= 6 * 4 + 2 * 32
 

@@ -25,7 +25,7 @@ CUT_AT_FRONT, CUT_AT_MIDDLE = 0.62, 0.76
 """Depth of the cut below the vertex, in lengths of the head: between the orbits' roofs and the
 nasion at the front, under the temporal lobes at mid-length. Taken from an adult head of about 205
 mm whose frontal lobes end 117 mm, temporal poles 137 mm and nasion 130 mm below its vertex."""
-AROUND_MM, LEAST_AIR, MOST_TURNED = 25.0, 0.1, 1.5
+AROUND_MM, LEAST_AIR, MOST_TURNED = 25.0, 0.12, 1.7
 LEAST_MM = (80.0, 80.0, 60.0)  # across, from front to back, from top to bottom
 
 
@@ -113,7 +113,7 @@ def darkest_tissue(volume: Array) -> float:
 
 def check_front(volume: Array, head: Mask, spacing_mm: Array) -> None:
     """Errors: DataError if the lower back of the head holds much more air than its lower front, as
-    if the sinuses lay there: then the affine says the wrong way. It finds most such volumes, not
+    if the sinuses lay there: then the affine says the wrong way. It finds many such volumes, not
     all."""
     dark = volume <= darkest_tissue(volume)
     inner = np.asarray(ndimage.binary_erosion(head, iterations=2), dtype=bool)

@@ -23,6 +23,7 @@ from medidiff.data.confidentiality.profile import (
     TEMPORAL,
     TEXTS,
     own_identifiers,
+    repeats,
     values_of,
 )
 from medidiff.data.confidentiality.table import rules
@@ -38,7 +39,7 @@ BURNT_IN = "text may be burnt into the pixels"
 CATEGORIES = (ATTRIBUTE, DATE, UID, PRIVATE, TEXT, FIELD, PATH, BURNT_IN)
 
 SECONDARY_CAPTURES = "1.2.840.10008.5.1.4.1.1.7"
-WRITTEN = TEXTS - {"OB", "OW", "OD", "OF", "OL", "OV", "UN", "UR"}
+WRITTEN = TEXTS - {"OB", "OW", "OD", "OF", "OL", "OV", "UN", "UR", "CS"}
 OURS = {"DeidentificationMethod", "CodeValue", "CodeMeaning", "SoftwareVersions"}
 WITH_TEXT = ("US", "IVUS", "ES", "XC", "GM", "OP", "OT", "DG", "RF", "XA")
 PSEUDONYM = re.compile(r"S-[0-9a-f]{12}")
@@ -50,7 +51,7 @@ PATTERNS = tuple(
         r"(?<!\d)(0?[1-9]|[12]\d|3[01])[./-](0?[1-9]|1[0-2])[./-](19|20)?\d\d(?!\d)",
         r"(?<![\d.])\d{6,}(?![\d.])",
         r"[^\W\d_]{2,}\^[^\W\d_]+",
-        r"\b[A-Z][a-z]+, ?[A-Z][a-z]+\b",
+        r"\b[A-Z][a-z]+, ?(?!Inc|Ltd|Corp|Gmbh|Co\b)[A-Z][a-z]+\b",
         r"\b(Mr|Mrs|Ms|Dr|Prof|Frau|Herr)\b\.? ?[A-Z]",
         r"[\w.+-]+@[\w-]+\.\w+",
     )
@@ -112,10 +113,10 @@ def _told(element: DataElement, identifiers: set[str], moved: bool) -> Iterator[
                 yield Found(UID, where, value)
         elif listed:
             yield Found(ATTRIBUTE, where, value)
-        elif element.VR in WRITTEN and where not in OURS:
-            repeated = any(word in value.lower() for word in identifiers)
-            if repeated or looks_identifying(value):
-                yield Found(TEXT, where, value)
+        elif element.VR not in WRITTEN or where in OURS:
+            continue
+        elif looks_identifying(value) or repeats(identifiers, element):
+            yield Found(TEXT, where, value)
 
 
 def _is_dummy(value: str) -> bool:

@@ -14,8 +14,10 @@ from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
 
 from medidiff.data.confidentiality.finding_phi import burnt_in_risk
-from medidiff.data.confidentiality.profile import Confidentiality, deidentify
+from medidiff.data.confidentiality.profile import Confidentiality
 from medidiff.data.dicom import is_dicom_content
+from medidiff.data.dicom_out_protect import deidentified
+from medidiff.data.pixels import KINDS
 from medidiff.data.privacy import SiteKey
 from medidiff.data.sources import ArchiveError, Source, files_under, is_archive, members_of
 
@@ -95,7 +97,7 @@ def _one(
             if reason:
                 return done.leave_out(reason, name)
             risky = bool(burnt_in_risk(data))
-            deidentify(data, options, key)
+            data = deidentified(data, options, key)
             place = _place(out, data, key)
             if place.exists():
                 return done.leave_out("another file has the same SOP instance UID", name)
@@ -111,7 +113,7 @@ def _one(
 
 
 def _unfit(data: Dataset, burnt_in: Literal["leave-out", "keep"]) -> str:
-    if str(data.get("Modality", "")) in DOCUMENTS or "PixelData" not in data:
+    if str(data.get("Modality", "")) in DOCUMENTS or not any(kind in data for kind in KINDS):
         return "no image: documents, plans and measurements are not handled"
     if burnt_in == "leave-out":
         return burnt_in_risk(data)

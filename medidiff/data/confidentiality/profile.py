@@ -5,13 +5,15 @@ characteristics, modified dates, and private attributes that are known to be saf
 Differs: conditional actions take the variant that keeps objects of every type complete (X/Z is
 empty, X/D and Z/D are a dummy); whole overlay groups go, not only their data and comments;
 person names that the table does not list are emptied; texts of attributes that no dictionary knows
-go, and so does any text that repeats the patient's own name or identifiers. Dates move by whole
-days: the time of day stays as it was. Pixels are not looked at: what is burnt into them stays.
+go, and so does any text but codes (CS) that repeats the patient's own name or identifiers. Dates
+move by whole days: the time of day stays as it was. Pixels are not looked at: what is burnt into
+them stays.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -22,6 +24,7 @@ from pydicom.sr.codedict import codes
 from pydicom.tag import BaseTag
 
 from medidiff.data.confidentiality.table import EDITION, STEPS, Rule, Step, rules
+from medidiff.data.dicom_out_modules import NOT_FOR_DIAGNOSIS
 from medidiff.data.privacy import SiteKey
 
 OLDEST_YEARS = 90  # ages above are told as this one
@@ -32,7 +35,7 @@ TEMPORAL = {"DA", "DT", "TM"}
 BIRTH = {0x00100030, 0x00100032, 0x00100033, 0x00100034, 0x00100035}
 PATIENT_ID, AGE = 0x00100020, 0x00101010
 IDENTIFIERS = (0x00100010, PATIENT_ID, 0x00100030, 0x00101000, 0x00101001, 0x00101005, 0x00101060)
-LEAST_LETTERS = 3
+LEAST_LETTERS, LONG_WORD = 3, 5
 WHOLE = {
     "DA": r"\d{8}",
     "DT": r"\d{8}(\d{2}){0,3}(\.\d{1,6})?([+-]\d{4})?\s*",
@@ -52,6 +55,9 @@ DUMMIES: dict[str, Any] = {
     "UR": "urn:anonymized",
     "AT": 0,
 }
+
+
+MARKS = (NOT_FOR_DIAGNOSIS, "AI-PROCESSED")
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,10 @@ def deidentify(data: Dataset, options: Confidentiality, key: SiteKey) -> None:
     subject = str(data.get("PatientID") or f"study {data.get('StudyInstanceUID', '')}")
     identifiers = own_identifiers(data)
     work = _Work(options, key, key.pseudonym(subject), key.days_back(subject), identifiers)
+    mark = next((mark for mark in MARKS if _description(data).startswith(mark)), "")
     work.clean(data)
+    if mark:  # of our own texts this one stays: what is made must say so
+        data.SeriesDescription = mark
     data.PatientID = data.PatientName = work.pseudonym
     _state(data, options)
 
@@ -94,6 +103,14 @@ def own_identifiers(data: Dataset) -> frozenset[str]:
     return frozenset(word for word in found if len(word) >= LEAST_LETTERS)
 
 
+def repeats(identifiers: Iterable[str], element: DataElement) -> bool:
+    """Whether an element's text holds one of a patient's identifiers: short ones as words of their
+    own, longer ones anywhere."""
+    text = " ".join(values_of(element)).lower()
+    words = set(re.split(r"[\W_]+", text))
+    return any(word in (text if len(word) >= LONG_WORD else words) for word in identifiers)
+
+
 def values_of(element: DataElement | None) -> list[str]:
     """An element's values as texts; none of a sequence."""
     if element is None or element.value is None or element.VR == "SQ":
@@ -102,9 +119,13 @@ def values_of(element: DataElement | None) -> list[str]:
     return [str(one) for one in (element.value if many else [element.value])]
 
 
+def _description(data: Dataset) -> str:
+    return str(data.get("SeriesDescription", "") or "")
+
+
 def _state(data: Dataset, options: Confidentiality) -> None:
     data.PatientIdentityRemoved = "YES"
-    data.DeidentificationMethod = f"medidiff: attributes of {EDITION}; not the pixels"
+    data.DeidentificationMethod = [f"medidiff: attributes of {EDITION}", "not the pixels"]
     data.LongitudinalTemporalInformationModified = (
         "MODIFIED" if options.dates == "shift" else "REMOVED"
     )
@@ -209,13 +230,9 @@ class _Work:
             return self._cleaned(element)
         elif element.tag == AGE:
             element.value = _capped(str(element.value or ""))
-        elif element.VR in TEXTS and self._repeats_identifiers(element):
+        elif element.VR in TEXTS - {"CS"} and repeats(self.identifiers, element):
             element.value = self._dummy(element)
         return element
-
-    def _repeats_identifiers(self, element: DataElement) -> bool:
-        text = " ".join(values_of(element)).lower()
-        return any(word in text for word in self.identifiers)
 
     def _sequence(self, element: DataElement, step: Step) -> DataElement:
         if step == "empty":

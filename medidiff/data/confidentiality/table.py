@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal, cast, get_args
 
-EDITION = "DICOM PS3.15 2026c, table E.1-1"
+EDITION = "PS3.15 2026c table E.1-1"
 FILE = Path(__file__).with_name("table_e1_1.csv")
 
 Action = Literal["D", "Z", "X", "K", "C", "U", "Z/D", "X/Z", "X/D", "X/Z/D", "X/Z/U*"]

@@ -16,7 +16,7 @@ from medidiff.types import Image, Tensor
 class ClassifierGuided:
     """DDPM with its mean moved by variance * scale * grad log p(condition | x).
 
-    Source: Dhariwal & Nichol 2021 (arXiv:2105.05233), algorithm 1.
+    Source: Dhariwal & Nichol 2021 (arXiv:2105.05233), section 4.
     Differs: the gradient is taken at x and not at the mean, as in the authors' code. The last hop
     adds no noise but is moved too, by the model's last variance (0 for "small"); a learned range
     has there the beta-tilde of the hop before as its lower end.

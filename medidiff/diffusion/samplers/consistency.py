@@ -14,8 +14,8 @@ from medidiff.types import Image
 class Consistency:
     """The model's clean image with fresh noise up to the next level. One call a hop.
 
-    Source: Song et al. 2023 (arXiv:2303.01469), algorithm 1; Luo et al. 2023 (arXiv:2310.04378),
-    algorithm 3 with `floor` 0 (latent consistency).
+    Source: Song et al. 2023 (arXiv:2303.01469), algorithm 1; Luo et al. 2023 (arXiv:2310.04378)
+    with `floor` 0 (latent consistency).
     Differs: for any alpha, through x / alpha.
     """
 

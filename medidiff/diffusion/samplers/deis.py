@@ -127,7 +127,7 @@ class DEIS:
 class RhoRK:
     """A Runge-Kutta method in rho = noise_ratio, on x / alpha. 1 to 4 calls a hop.
 
-    Source: Zhang & Chen 2023 (arXiv:2204.13902), section 4 (rhoRK) and algorithm 3.
+    Source: Zhang & Chen 2023 (arXiv:2204.13902), section 4 (rhoRK).
     Differs: a hop from pure noise is DDIM's.
     """
 

@@ -31,8 +31,8 @@ class DPMSolver:
     One step of the solver is a group of `order` hops: the levels inside a group are its stages,
     and only at the end of a group is the image of the solver's order. `SingleStepLogSNR` puts them
     where the paper does (r = 1/2; 1/3 and 2/3), but any path will do.
-    Source: Lu et al. 2022 (arXiv:2206.00927), algorithms 1, 2 and D.1 (basis "eps");
-    (arXiv:2211.01095), algorithm 1 and appendix A (basis "clean", DPM-Solver++ 2S and 3S).
+    Source: Lu et al. 2022 (arXiv:2206.00927), section 3 and appendix D (basis "eps");
+    (arXiv:2211.01095), section 4 and appendix A (basis "clean", DPM-Solver++ 2S and 3S).
     Differs: a group that would begin at pure noise is one hop of first order.
     """
 

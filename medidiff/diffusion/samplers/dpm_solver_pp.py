@@ -23,7 +23,7 @@ class Past:
 class DPMSolverPP:
     """An exponential integrator that remembers up to two predictions. One call a hop.
 
-    Source: Lu et al. 2022 (arXiv:2211.01095), algorithm 2 (2M); section 5 (the SDE forms); order 1
+    Source: Lu et al. 2022 (arXiv:2211.01095), section 4 (2M); section 5 (the SDE forms); order 1
     is DDIM (section 4.1); the authors' code for order 3 and for the basis "eps".
     A hop from pure noise has an infinite gap: it is of first order and so is the one after it.
     """

@@ -131,7 +131,7 @@ class DPM2:
     """The midpoint method in the logarithm of the noise ratio. Two network calls a hop.
 
     Source: Karras et al. 2022 (arXiv:2206.00364), algorithm 2 with the second call at the geometric
-    mean, after Lu et al. 2022 (arXiv:2206.00927), algorithm 1 (DPM-Solver-2); k-diffusion's "dpm_2"
+    mean, after Lu et al. 2022 (arXiv:2206.00927) (DPM-Solver-2); k-diffusion's "dpm_2"
     and, with eta 1, "dpm_2_ancestral".
     From pure noise the hop is of first order.
     """

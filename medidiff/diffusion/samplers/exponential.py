@@ -201,7 +201,7 @@ def second_order(
 
     `slope` is the difference of two predictions whose half-log-SNRs lie `ratio` hops apart.
     midpoint: gain w_1 / 2; taylor: gain w_2. Equal to second order.
-    Source: Lu et al. 2022 (arXiv:2206.00927), algorithm 1; (arXiv:2211.01095), alg. 1.
+    Source: Lu et al. 2022 (arXiv:2206.00927), DPM-Solver-2; (arXiv:2211.01095), 2S.
     """
     weight = hop.weight(1) / 2 if rule == "midpoint" else hop.weight(2)
     return scale(hop.higher(weight / ratio), slope) * slope

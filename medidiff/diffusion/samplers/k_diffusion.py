@@ -2,7 +2,7 @@
 
     now --first order--> middle --estimate there--> to: from `now` by that estimate, and noise
 
-Both follow Lu et al. 2022 (arXiv:2211.01095), algorithm 1 (2S), whose second estimate stands for
+Both follow Lu et al. 2022 (arXiv:2211.01095), DPM-Solver++ 2S, whose second estimate stands for
 the whole hop. The multistep relatives (2M SDE, 3M SDE) are `DPMSolverPP` with eta.
 """
 
@@ -21,7 +21,7 @@ from medidiff.types import Image, Tensor
 class DPMSolverPPAncestral:
     """DPM-Solver++ 2S down to where the kept noise stands, then fresh noise. Two calls a hop.
 
-    Source: Lu et al. 2022 (arXiv:2211.01095), algorithm 1, with the ancestral step of k-diffusion's
+    Source: Lu et al. 2022 (arXiv:2211.01095), with the ancestral step of k-diffusion's
     "dpmpp_2s_ancestral"; eta 0 is 2S itself.
     From pure noise the hop is of first order.
     """
@@ -55,7 +55,7 @@ class DPMSolverPPSDE:
     """A two-stage solver of the reverse SDE: the stage, too, gets its noise. Two calls a hop.
 
     Source: k-diffusion's "dpmpp_sde" (Crowson 2022), the stochastic form of Lu et al. 2022
-    (arXiv:2211.01095), algorithm 1; with `BrownianNoise` the noise of the stage is a part of the
+    (arXiv:2211.01095), their 2S; with `BrownianNoise` the noise of the stage is a part of the
     hop's, as there.
     From pure noise the hop is of first order.
     """

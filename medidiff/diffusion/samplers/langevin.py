@@ -18,7 +18,7 @@ from medidiff.types import Image, Tensor
 class AnnealedLangevin:
     """Langevin steps at each level of a path, each size in proportion to sigma^2.
 
-    Source: Song & Ermon 2019 (arXiv:1907.05600), algorithm 1; the last denoise is that of Song &
+    Source: Song & Ermon 2019 (arXiv:1907.05600), section 4.3; the last denoise is that of Song &
     Ermon 2020 (arXiv:2006.09011), section 3.5, and of Jolicoeur-Martineau et al. 2020
     (arXiv:2009.05475).
     Differs: on levels with alpha < 1 the size goes with sigma^2 as it does for x / alpha, and x is
@@ -35,7 +35,7 @@ class AnnealedLangevin:
     """Langevin steps at each level (the papers' T); version 2 has 5."""
     convention: Literal["code", "paper"] = "code"
     """code: x + a score + sqrt(2 a) z, as the authors ran it; paper: x + a/2 score + sqrt(a) z, as
-    algorithm 1 is printed. At the same size the code's step is twice as long."""
+    the paper prints it. At the same size the code's step is twice as long."""
     last: Literal["denoise", "noisy"] = "denoise"
     """After the steps at the last level: a plain denoise (version 2) or nothing (version 1)."""
 
@@ -84,7 +84,7 @@ class LangevinInpainting:
     """`langevin` with what is known pasted into x, noised to the level.
 
     Shapes: clean as x; mask broadcasts to x, 1 where clean is known.
-    Source: Song & Ermon 2019 (arXiv:1907.05600), algorithm 2 (appendix B.3).
+    Source: Song & Ermon 2019 (arXiv:1907.05600), appendix B.3.
     """
 
     langevin: AnnealedLangevin
@@ -147,7 +147,7 @@ class InterpolatedNoise:
 def largest_distance(images: Tensor) -> float:
     """The largest Euclidean distance between two images: version 2's first sigma.
 
-    Shapes: images (count, channel, *space). Source: arXiv:2006.09011, technique 1.
+    Shapes: images (count, channel, *space). Source: arXiv:2006.09011, section 3.
     """
     return float(torch.pdist(images.flatten(1).double()).max())
 
@@ -156,7 +156,7 @@ def level_ratio(dimensions: int, overlap: float = 0.5) -> float:
     """The ratio of one sigma to the next that leaves `overlap` between neighbouring shells.
 
     The root of Phi(sqrt(2 D)(r - 1) + 3 r) - Phi(sqrt(2 D)(r - 1) - 3 r) = overlap.
-    Source: Song & Ermon 2020 (arXiv:2006.09011), technique 2.
+    Source: Song & Ermon 2020 (arXiv:2006.09011), section 3.
     """
 
     def excess(ratio: float) -> float:
@@ -173,7 +173,7 @@ def level_ratio(dimensions: int, overlap: float = 0.5) -> float:
 
 
 def level_count(sigma_first: float, sigma_last: float, dimensions: int) -> int:
-    """How many geometric levels technique 2 asks for between two sigmas, ends included."""
+    """How many geometric levels `level_ratio` asks for between two sigmas, ends included."""
     steps = math.log(sigma_first / sigma_last) / math.log(level_ratio(dimensions))
     return math.ceil(steps) + 1
 
@@ -183,7 +183,7 @@ def step_size_for(sigma_last: float, ratio: float, steps: int) -> float:
 
     A step scales the score's Gaussian by 1 - c, c = step_size / sigma_last^2, and adds 2 c, so that
     the variance over sigma^2 goes from ratio^2 to (1 - c)^(2 T) (ratio^2 - s) + s, s = 2 / (2 - c).
-    Source: Song & Ermon 2020 (arXiv:2006.09011), technique 4 (the code's convention).
+    Source: Song & Ermon 2020 (arXiv:2006.09011), section 3 (the code's convention).
     """
 
     def excess(share: float) -> float:

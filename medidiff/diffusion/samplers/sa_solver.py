@@ -40,7 +40,7 @@ class SASolver:
 
     tau = 0 is the probability-flow ODE, tau = 1 the reverse SDE; tau is constant in an interval
     and 0 outside it. The share of noise in `Hop` is eta = tau^2.
-    Source: Xue et al. 2023 (arXiv:2309.05019), algorithm 1; the default interval is diffusers' (0.2
+    Source: Xue et al. 2023 (arXiv:2309.05019); the default interval is diffusers' (0.2
     to 0.8 of the time).
     Differs: a hop from pure noise is of first order and is not corrected. tau holds for a hop by
     the level where it begins.

@@ -36,7 +36,7 @@ class Prediction:
 class PredictorCorrector:
     """Langevin steps at a level, then one step of the reverse SDE (or flow) to the next.
 
-    Source: Song et al. 2021 (arXiv:2011.13456), algorithm 1 and appendices E to G. The corrector
+    Source: Song et al. 2021 (arXiv:2011.13456), section 4 and appendices E to G. The corrector
     goes first, at the same level, as in the authors' code.
     Differs: by default each hop is as long as the path says, the norms of the Langevin step are
     each image's own, ancestral noise is the posterior's (the authors' VP form adds beta), the hop
@@ -52,7 +52,7 @@ class PredictorCorrector:
     )
     """How the reverse SDE is stepped: reverse diffusion; ancestral; Euler-Maruyama."""
     corrector: Literal["langevin", "annealed", "none"] = "langevin"
-    """Langevin steps by the norms of noise and score (algorithms 4, 5), or by sigma alone."""
+    """Langevin steps by the norms of noise and score (appendix G), or by sigma alone."""
     corrector_steps: int = 1
     """Langevin steps at each level."""
     snr: float = 0.16

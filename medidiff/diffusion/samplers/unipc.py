@@ -39,7 +39,7 @@ class UniPC:
     """A multistep predictor, corrected at the next hop by the call that is made there anyway.
 
     One call a hop. The image after a hop is the predictor's; the last hop's is never corrected.
-    Source: Zhao et al. 2023 (arXiv:2302.04867), algorithms 1 and 2 and appendix C
+    Source: Zhao et al. 2023 (arXiv:2302.04867), section 3 and appendix C
     ("varying", UniPC_v).
     Differs: a hop from pure noise is of first order and is not corrected.
     """

@@ -17,6 +17,7 @@ from medidiff.jobs.plans.lines import Line
 SAME = 0.01  # spacings that differ less are the same
 COVERED = 95.0  # percentile of the bodies that the grid covers
 ANISOTROPIC = 3.0  # nnU-Net's: the coarsest spacing over the finest
+UNEVEN = 1.5  # more than this times as large is another size
 LARGEST_2D = 512  # a picture with a known pixel size is not planned larger
 X_RAY = ("CR", "DX", "XR", "XA", "MG", "RF", "PX")
 SHOWN_ROWS = 6
@@ -107,7 +108,7 @@ def grid_choice(axes: Axes, modality: str, coarser: float = 1.0) -> GridChoice:
     scale = 1.0 if spacing is None or axes.spacing_mm is None else axes.spacing_mm / spacing
     whole_picture = modality.upper() in X_RAY
     lengths = (axes.shape if whole_picture else axes.body) * scale
-    wanted = np.percentile(lengths, COVERED, axis=0)
+    wanted, uneven = _wanted(lengths)
     levels, size = _size(wanted)
     kind = "the images are" if whole_picture else "the body takes"
     low, high = (np.round(end(lengths, axis=0)).astype(int).tolist() for end in (np.min, np.max))
@@ -115,10 +116,12 @@ def grid_choice(axes: Axes, modality: str, coarser: float = 1.0) -> GridChoice:
     spread = _times(high) if low == high else f"{_times(low)} to {_times(high)}"
     even = 2 ** (levels - 1)
     why_size = (
-        f"{kind} {spread} voxels of {_times(shapes)} (median): covers 95 % of the cases, in "
-        f"multiples of {even} for {levels} levels"
+        f"{kind} {spread} voxels of {_times(shapes)} (median): covers 95 % of the cases"
+        f"{'' if not uneven else ', but the median where these differ much'}, in multiples of "
+        f"{even} for {levels} levels"
     )
-    if spacing is None and (np.max(axes.shape, axis=0) > 1.5 * np.min(axes.shape, axis=0)).any():
+    warnings = (*warnings, *_padding(lengths, size))
+    if spacing is None and (axes.shape.max(axis=0) > UNEVEN * axes.shape.min(axis=0)).any():
         warnings = (*warnings, _mixed_sizes(axes))
     stated = AS_STORED if spacing is None else spacing
     space = Space(dims, size, stated, axes.orientation)  # type: ignore[arg-type]
@@ -129,6 +132,27 @@ def grid_choice(axes: Axes, modality: str, coarser: float = 1.0) -> GridChoice:
         Line("data.space.orientation", axes.orientation, _why_orientation(axes)),
     )
     return GridChoice(space, levels, lines, warnings)
+
+
+def _wanted(lengths: np.ndarray) -> tuple[np.ndarray, bool]:
+    """What the grid covers along each axis, and whether that is only the median along some."""
+    most, middle = np.percentile(lengths, COVERED, axis=0), np.median(lengths, axis=0)
+    uneven = most > UNEVEN * middle
+    return np.where(uneven, middle, most), bool(uneven.any())
+
+
+def _padding(lengths: np.ndarray, size: Sequence[int]) -> tuple[str, ...]:
+    """What is said where scans differ so much in size that many are cropped or padded."""
+    low, high = lengths.min(axis=0), lengths.max(axis=0)
+    if not (high > UNEVEN * low).any():
+        return ()
+    cropped = float((lengths > np.array(size) + 0.5).any(axis=1).mean())
+    filled = float(np.minimum(lengths / np.array(size), 1).prod(axis=1).mean())
+    return (
+        f"the scans' sizes differ much ({_times(np.round(low).astype(int).tolist())} to "
+        f"{_times(np.round(high).astype(int).tolist())} voxels): on this grid {cropped:.0%} of "
+        f"them are cropped, and {1 - filled:.0%} of it is padding on average",
+    )
 
 
 def _mixed_sizes(axes: Axes) -> str:
@@ -156,13 +180,16 @@ def _spacing(axes: Axes, coarser: float) -> tuple[tuple[float, ...] | None, str,
     if same and axes.orientation in ("RAS", "RA") and (median == 1).all():
         why += "; exactly 1 mm everywhere may mean that it was never recorded"
     longest = float(np.median(axes.shape, axis=0).max())
-    if len(median) == 2 and longest * coarser > LARGEST_2D * 1.01 and coarser == 1:
-        coarser = longest / LARGEST_2D
-        why = f"{coarser:.2g} times that of the scans: {LARGEST_2D} pixels along the longer side"
-    elif coarser > 1:
+    if coarser > 1:
         why = (
             f"{coarser:g} times that of the scans ({_listed(median)} mm): finer does not fit into "
             "the GPU"
+        )
+    if len(median) == 2 and longest > LARGEST_2D:
+        coarser *= longest / LARGEST_2D
+        why = (
+            f"{coarser:.3g} times that of the scans ({_listed(median)} mm), for {LARGEST_2D} "
+            "pixels along the longer side at most"
         )
     if coarser > 1:
         finest = median.min() * coarser
@@ -173,7 +200,7 @@ def _spacing(axes: Axes, coarser: float) -> tuple[tuple[float, ...] | None, str,
 
 def _size(wanted: np.ndarray) -> tuple[int, tuple[int, ...]]:
     """Levels until the coarsest grid is small, and the grid that they halve evenly."""
-    stop = 24 if len(wanted) == 2 else 12
+    stop = 24 if len(wanted) == 2 else 16
     axes = np.sort(wanted)
     measure = axes[-2] if len(wanted) == 3 else axes[0]
     levels = 1 + max(0, math.ceil(math.log2(measure / stop)))

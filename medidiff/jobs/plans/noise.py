@@ -29,10 +29,10 @@ def diffusion_lines(grid: Sequence[int], rms: float) -> list[Line]:
     mean = round(MEAN + shift, 2)
     shown = " x ".join(map(str, grid))
     why = (
-        f"-1.2 (Karras et al. 2022) + {shift:.2f}: {shown} voxels show through more noise than "
-        f"{REFERENCE} an axis (Hoogeboom et al. 2023); for denoising alone a lower mean is better"
+        f"Karras et al. 2022 have -1.2, and {shift:.2f} more: {shown} voxels show through more "
+        f"noise than {REFERENCE} an axis (Hoogeboom et al. 2023); lower for denoising alone"
         if shift
-        else f"-1.2 as Karras et al. 2022; no shift for a grid as small as {shown}"
+        else f"as Karras et al. 2022; no shift for a grid as small as {shown}"
     )
     return [
         Line(

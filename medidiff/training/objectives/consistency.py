@@ -91,7 +91,7 @@ class ConsistencyTraining:
 
     With a parent (`--from`) it begins as the parent. The target is the parent's, `edm`; the model's
     own is then `consistency`.
-    Source: Song et al. 2023 (arXiv:2303.01469), algorithms 2 (teacher) and 3 (none).
+    Source: Song et al. 2023 (arXiv:2303.01469), sections 4 (teacher) and 5 (none).
     """
 
     kind: Literal["consistency"] = "consistency"
@@ -200,7 +200,7 @@ class ConsistencyObjective:
     """The distance of the student's answers at two levels, nearer to each other as training goes
     on.
 
-    Source: Song et al. 2023 (arXiv:2303.01469), algorithms 2 and 3; Geng et al. 2024
+    Source: Song et al. 2023 (arXiv:2303.01469), sections 4 and 5; Geng et al. 2024
     (arXiv:2406.14548).
     """
 

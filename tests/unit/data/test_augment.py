@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from medidiff.data.augment import _matrix as affine_of
 from medidiff.data.augment import augment, margin, surroundings
-from medidiff.data.options import Augment
+from medidiff.data.options import Augment, Space
 
 STILL = torch.full((1, Augment.DRAWS), 0.5)
 
@@ -119,10 +119,10 @@ def waves(shape: tuple[int, ...], linear: torch.Tensor, offset: torch.Tensor) ->
 @given(st.lists(st.floats(0, 1), min_size=Augment.DRAWS, max_size=Augment.DRAWS))
 def test_a_volume_larger_than_the_crop_is_moved_as_if_it_had_no_end(drawn: list[float]) -> None:
     draws, size = torch.tensor([drawn]), (11, 16, 12)
-    wide = tuple(n + 2 * m for n, m in zip(size, margin(TURNED, size), strict=True))
+    wide = tuple(n + 2 * m for n, m in zip(size, margin(TURNED, Space(3, size)), strict=True))
     volume = waves(wide, torch.eye(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64))
     moved = augment(volume[None, None], TURNED, draws, size=size)
-    matrix = affine_of(TURNED, draws.double(), 3)[0]
+    matrix = affine_of(TURNED, draws.double(), torch.ones(1, 3).double())[0]
     expected = waves(size, matrix[:, :3], matrix[:, 3])
     assert (moved[0, 0] - expected).abs().max() < 0.02  # the error of linear interpolation
 
@@ -142,6 +142,15 @@ def test_padding_neither_moves_nor_enters_a_scan(
     assert torch.allclose(moved, scan, atol=1e-6)
 
 
+def test_a_turn_keeps_lengths_where_voxels_are_long() -> None:
+    draws, thick = with_draw(4, 1.0), torch.tensor([[1.0, 1.0, 5.0]])
+    matrix = affine_of(Augment(rotate_degrees=30), draws.double(), thick.double())[0, :, :3]
+    physical = torch.diag(thick[0].double())
+    turn = physical @ matrix @ physical.inverse()
+    assert torch.allclose(turn @ turn.T, torch.eye(3, dtype=torch.float64))
+    assert not torch.allclose(turn, torch.eye(3, dtype=torch.float64))
+
+
 def test_without_its_field_a_padded_scan_shows_a_turned_border() -> None:
     scan = torch.full((1, 1, 16, 16), -1.0)
     scan[..., 3:13, 3:13] = 0.75
@@ -151,7 +160,7 @@ def test_without_its_field_a_padded_scan_shows_a_turned_border() -> None:
 
 def test_surroundings_of_several_widths_share_a_middle() -> None:
     images = [torch.randn(1, 4, 6), torch.randn(1, 8, 6)]
-    both = surroundings(images, [((0, 4), (1, 5)), ((0, 8), (0, 6))], (4, 6))
+    both = surroundings(images, [((0, 4), (1, 5)), ((0, 8), (0, 6))], (4, 6), [(1, 1), (1, 2)])
     assert both.images.shape == (2, 1, 8, 6)
     assert both.field.tolist() == [[[2, 6], [1, 5]], [[0, 8], [0, 6]]]
     assert torch.equal(both.on_grid, torch.stack([images[0], images[1][:, 2:6]]))

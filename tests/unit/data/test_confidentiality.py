@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections import Counter
 from datetime import datetime
 from pathlib import Path
 
+import nibabel
 import pytest
 from pydicom import DataElement, Dataset, dcmread
 from pydicom.data import get_testdata_file
 from pydicom.datadict import dictionary_VR
 from pydicom.tag import Tag
+from typer.testing import CliRunner
 
-from medidiff import api
+from medidiff import api, cli
 from medidiff.data.confidentiality.finding_phi import phi_of
 from medidiff.data.confidentiality.profile import Confidentiality, deidentify
 from medidiff.data.confidentiality.table import STEPS, rules
+from medidiff.data.decode import decode
 from medidiff.data.privacy import SiteKey
 from medidiff.errors import ConfigError, DataError, OutputError
 
@@ -355,3 +360,65 @@ def test_what_cannot_be_written_is_told(tree: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no DICOM image was written"):
         api.deidentify(tmp_path / "empty", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_made_keeps_its_mark_and_no_more_of_the_text() -> None:
+    data = scan()
+    for text, mark in (
+        ("SYNTHETIC - not for diagnosis", "SYNTHETIC - not for diagnosis"),
+        (f"AI-PROCESSED denoise: {NAME}", "AI-PROCESSED"),
+    ):
+        data.SeriesDescription = text
+        assert cleaned(data).SeriesDescription == mark
+
+
+def test_a_result_is_written_as_a_pseudonyms(tree: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    data = scan()
+    data.ReferringPhysicianName = "Roe^Jane"
+    data.save_as(source / "1.dcm")
+    found = decode(source)
+    nibabel.save(nibabel.Nifti1Image(found.array[0], found.affine), tmp_path / "scan.nii.gz")
+    for dates in ("none", "remove"):
+        words = ["to-dicom", str(tmp_path / "scan.nii.gz"), "--source", str(source)]
+        words += ["--kind", "processed", "--deidentify", dates]
+        done = CliRunner().invoke(cli.app, [*words, "--out", str(tmp_path / f"of-{dates}")])
+        assert done.exit_code == 0
+        assert ("a face can be rebuilt" in done.output) == (dates == "remove")
+    plain, kept = (next((tmp_path / each).iterdir()) for each in ("of-none", "of-remove"))
+    assert b"Doe" in plain.read_bytes()
+    for word in (b"Doe", b"Roe", b"77123"):
+        assert word not in kept.read_bytes()
+    header = dcmread(kept)
+    assert header.PatientID == SiteKey.load().pseudonym("MRN-77123")
+    assert header.SeriesDescription == "AI-PROCESSED image"  # of ours, what is before the colon
+    assert header.ImageType[:2] == ["DERIVED", "SECONDARY"]
+    # beside the source that is de-identified with the same key
+    api.deidentify(source, tmp_path / "clean")
+    beside = dcmread(next((tmp_path / "clean").rglob("*.dcm")))
+    assert header.StudyInstanceUID == beside.StudyInstanceUID
+    assert header.FrameOfReferenceUID == beside.FrameOfReferenceUID
+    of = header.SourceImageSequence[0]
+    assert of.ReferencedSOPInstanceUID == beside.SOPInstanceUID
+    assert header.file_meta.MediaStorageSOPInstanceUID == header.SOPInstanceUID
+
+
+@pytest.mark.parametrize("file", ["CT_small.dcm", "MR_small.dcm", "examples_palette.dcm"])
+def test_a_validator_finds_no_fault_that_was_not_there(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEDIDIFF_HOME", str(tmp_path / "home"))
+    if shutil.which("dciodvfy") is None:
+        pytest.skip("dciodvfy (Debian package dicom3tools) is not installed")
+    source = Path(str(get_testdata_file(file, download=False)))
+    for options in ({}, {"dates": "shift", "device": "retain", "patient": "retain"}):
+        out = tmp_path / f"{len(options)}"
+        api.deidentify(source, out, burnt_in="keep", **options)  # pyright: ignore
+        (written,) = out.rglob("*.dcm")
+        assert faults(written) <= faults(source)
+
+
+def faults(file: Path) -> set[str]:
+    done = subprocess.run(["dciodvfy", str(file)], capture_output=True, text=True)
+    return {line for line in done.stderr.splitlines() if line.startswith("Error")}

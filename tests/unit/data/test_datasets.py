@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from medidiff.data import datasets
+from medidiff.data import placing
 from medidiff.data.datasets import CaseSet, inside, keyed_batches, load_case, restore
 from medidiff.data.fitness import field_of_view, fits
 from medidiff.data.images import load_image, save_image
@@ -79,7 +79,7 @@ def test_scans_are_read_by_as_many_threads_as_asked_for(
         together.wait(10)  # passes only when as many threads are here
         return load_image(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(datasets, "load_image", read)
+    monkeypatch.setattr(placing, "load_image", read)
     cases = CaseSet(population.rows, ["image"], SPACE, key=key, cache=cache, workers=workers)
     assert len(list(cases)) == len(cases.at(range(6))) == 6
     assert len(seen) >= workers
@@ -205,3 +205,20 @@ def test_spacing_is_compared_along_the_body_not_along_the_array(
     fitted = fit(Percentile(), [torch.rand(1, 20, 40)])
     turned = save_image(tmp_path / "i.nii", torch.rand(1, 40, 20), affine_for("LPS", (3, 6, 5)))
     assert fits(load_case(turned, space, fitted, key=key), space, fitted, None) == []
+
+
+def test_a_margin_keeps_what_lies_around_a_case(tmp_path: Path, affine_for, key: SiteKey) -> None:
+    affine = affine_for("RAS", (1, 1, 2))
+    scan = np.random.default_rng(0).normal(size=(11, 8, 5)).astype(np.float32)
+    save_image(tmp_path / "a.nii.gz", scan[None], affine)
+    (tmp_path / "m.csv").write_text("subject,image,split\ns,a.nii.gz,train\n")
+    rows = read_manifest(tmp_path / "m.csv").rows
+    space = Space(3, (6, 8, 7))
+    (plain,) = CaseSet(rows, ["image"], space, key=key)
+    (wide,) = CaseSet(rows, ["image"], space, key=key, margin=(2, 2, 2))
+    assert torch.equal(wide.images, plain.images)
+    assert np.array_equal(wide.affine, plain.affine)
+    assert wide.around.shape[1:] == (10, 8, 7)  # as far as the scan goes, and the margin
+    assert wide.field == ((0, 10), (0, 8), (1, 6))
+    assert wide.spacing == (1, 1, 2)
+    assert torch.equal(wide.around[0, :, :, 1:6], torch.from_numpy(scan[:10]))

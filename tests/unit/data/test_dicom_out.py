@@ -15,6 +15,7 @@ import SimpleITK as sitk  # noqa: N813  (its usual name)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom import Dataset
+from pydicom.dataelem import RawDataElement
 from scipy.spatial.transform import Rotation
 
 from medidiff.data.decode import decode
@@ -69,7 +70,7 @@ def affines(draw: st.DrawFn) -> np.ndarray:
 
 
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(affine=affines(), shape=st.tuples(*[st.integers(2, 5)] * 3), data=st.data())
 def test_every_orientation_comes_back_where_it_was(
@@ -240,6 +241,14 @@ def test_the_same_content_is_the_same_object_and_any_other_is_another(
     ]
 
 
+def test_another_modality_has_other_windows(tmp_path: Path, write_series: Series) -> None:
+    write_series(tmp_path / "in", [0, 3], Modality="MR", WindowCenter=5000, WindowWidth=9000)
+    scan, source = decode(tmp_path / "in"), open_source(tmp_path / "in")
+    first = images(scan.array[0], scan.affine, Origin(source, modality="CT"), DENOISED)[0]
+    assert (first.Modality, first.RescaleType) == ("CT", "HU")
+    assert (first.WindowCenter, first.WindowWidth) == (40, 400)
+
+
 def test_what_is_drawn_is_nobody() -> None:
     (data,) = channels(np.ones((1, 4, 4)), np.eye(4), "MR", DRAWN)["image"]
     assert data.PatientID.startswith("SYNTHETIC-")
@@ -273,7 +282,7 @@ def test_what_is_made_of_a_synthetic_image_stays_synthetic(tmp_path: Path) -> No
     scan = decode(tmp_path / "drawn")
     first = images(scan.array[0], scan.affine, Origin(source), DENOISED)[0]
     assert first.SyntheticData == "YES"
-    assert first.SeriesDescription.startswith("SYNTHETIC - not for diagnosis")
+    assert first.SeriesDescription == "SYNTHETIC - not for diagnosis: denoise: sample"
     assert first.PatientID == source.first.header.PatientID
 
 
@@ -396,6 +405,21 @@ def test_a_picture_without_place_has_no_frame_of_reference() -> None:
     assert "ImagePositionPatient" not in data
 
 
+def test_a_picture_of_other_pixels_keeps_no_size(tmp_path: Path, write_slice: Slice) -> None:
+    file = tmp_path / "a.dcm"
+    write_slice(file, np.ones((4, 6)), (0, 0, 0), Modality="DX", ImagerPixelSpacing=[0.1, 0.1])
+    data = pydicom.dcmread(file)
+    del data.ImagePositionPatient
+    data.save_as(file)
+    source = open_source(file)
+    same = images(np.ones((4, 6)), None, Origin(source), DENOISED)[0]
+    assert same.PixelSpacing == [2.0, 0.5]
+    with pytest.raises(DataError, match="does not lie on the voxels"):
+        images(np.ones((8, 12)), None, Origin(source), DENOISED)
+    finer = images(np.ones((8, 12)), None, Origin(source, place="source"), DENOISED)[0]
+    assert not [element for element in finer if "Spacing" in element.keyword]
+
+
 def test_a_volume_whose_class_would_lose_its_place_is_refused() -> None:
     with pytest.raises(DataError, match="state the modality"):
         images(np.ones((4, 5, 6)), np.eye(4), Origin(), DRAWN)
@@ -426,6 +450,24 @@ def test_nothing_is_overwritten_and_nothing_half_written(tmp_path: Path) -> None
     with pytest.raises(DataError):
         written(objects, tmp_path / "other", failing)
     assert sorted(tmp_path.iterdir()) == [tmp_path / "out"]
+
+
+@pytest.mark.parametrize("damage", ["WindowCenter", "SOPInstanceUID"])
+def test_a_damaged_header_is_told_without_its_values(
+    damage: str, tmp_path: Path, write_series: Series
+) -> None:
+    write_series(tmp_path / "in", [0, 3], WindowCenter=1, WindowWidth=2)
+    scan, source = decode(tmp_path / "in"), open_source(tmp_path / "in")
+    header = source.first.header
+    if damage == "SOPInstanceUID":
+        del header.SOPInstanceUID
+    else:
+        raw = RawDataElement(header[damage].tag, "DS", 8, b"Doe^Jane", 0, False, True)
+        header._dict[header[damage].tag] = raw
+    with pytest.raises(DataError, match="header of the DICOM source") as caught:
+        images(scan.array[0], scan.affine, Origin(source), DENOISED)
+    assert "Doe" not in str(caught.value)
+    assert caught.value.private
 
 
 def test_long_words_are_cut_to_what_dicom_allows(tmp_path: Path, write_series: Series) -> None:

@@ -52,7 +52,16 @@ def test_what_looks_like_a_person_a_date_or_a_number(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["T1w", "axial 2.5 mm", "SIEMENS", "1.5", "S-0123456789ab", "study-012345678901", "0.123456"],
+    [
+        "T1w",
+        "axial 2.5 mm",
+        "SIEMENS",
+        "1.5",
+        "S-0123456789ab",
+        "study-012345678901",
+        "0.123456",
+        "Acme Systems, Inc.",
+    ],
 )
 def test_what_does_not(text: str) -> None:
     assert not looks_identifying(text)

@@ -1,4 +1,4 @@
-"""Intensities go to model units and back without loss, and are never clipped."""
+"""Intensities go to model units and back without loss, clipped only where asked."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from medidiff.data.intensity import FittedIntensity, Scale, fit
-from medidiff.data.options import Percentile, Window
+from medidiff.data.options import CT_WINDOWS, CTWindow, CTWindowName, Percentile, Window
 from medidiff.errors import DataError
 
 
@@ -81,3 +81,17 @@ def test_flat_images_and_other_channel_counts_are_refused() -> None:
 def test_windows_that_are_upside_down_are_refused(make) -> None:
     with pytest.raises(ValueError, match="low"):
         make()
+
+
+@pytest.mark.parametrize("name", CT_WINDOWS)
+def test_a_ct_window_is_that_of_its_name_and_clips(name: CTWindowName) -> None:
+    low, high = CT_WINDOWS[name]
+    scan = torch.tensor([[[low - 300, low, (low + high) / 2, high, high + 900]]])
+    fitted = fit(CTWindow(window=name), [scan])
+    seen, scale = fitted.normalise(scan)
+    assert seen.flatten().tolist() == [-1, -1, 0, 1, 1]
+    assert scale.inverse(seen, axis=0)[0, 0, 1:4].tolist() == scan[0, 0, 1:4].tolist()
+    assert fitted.range == (-1, 1)
+    kept, _ = fit(CTWindow(window=name, clip=False), [scan]).normalise(scan)
+    assert kept.max() > 1
+    assert kept.min() < -1

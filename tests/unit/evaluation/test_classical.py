@@ -109,15 +109,33 @@ def test_few_components_keep_the_total_variance():
     assert float(drawn.flatten(1).var(0).sum()) == pytest.approx(float(total), rel=0.05)
 
 
-@pytest.mark.slow
-def test_on_real_scans_the_plain_filters_reach_their_known_figures(shared_data, magnitudes):
+def validation_slices(shared_data, count):
     folder = shared_data / "ixi_t1_slices"
     with (folder / "manifest.csv").open() as lines:
-        names = [row["image"] for row in csv.DictReader(lines) if row["split"] == "val"][:4]
+        names = [row["image"] for row in csv.DictReader(lines) if row["split"] == "val"][:count]
     pictures = [np.asarray(Image.open(folder / name))[12:220, 10:186] / 255 for name in names]
-    clean = torch.from_numpy(np.stack(pictures))[:, None]
+    return torch.from_numpy(np.stack(pictures))[:, None]
+
+
+@pytest.mark.slow
+def test_on_real_scans_the_plain_filters_reach_their_known_figures(shared_data, magnitudes):
+    clean = validation_slices(shared_data, 4)
     given = magnitudes(clean, 0.1)
     means, _, blocks = tune(DENOISERS, given[:1], clean[:1], sigma=0.1)
     for baseline, least in ((means, 22.3), (blocks, 22.8)):
         result = torch.stack([baseline(image, 0.1) for image in given[1:]])
         assert float(psnr(result, clean[1:], data_range=1.0).mean()) > least
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sigma", [0.05, 0.1, 0.2])
+def test_block_matching_is_as_good_as_the_authors_package(shared_data, sigma):
+    bm3d = pytest.importorskip("bm3d")
+    clean = validation_slices(shared_data, 2)
+    generator = torch.Generator().manual_seed(7)
+    noisy = clean + sigma * torch.randn(clean.shape, generator=generator, dtype=torch.float64)
+    pictures = [picture[0].numpy() for picture in noisy]
+    ours = np.stack([match_blocks(picture, sigma) for picture in pictures])[:, None]
+    theirs = np.stack([bm3d.bm3d(picture, sigma) for picture in pictures])[:, None]
+    gain = [float(psnr(torch.from_numpy(e), clean, data_range=1.0).mean()) for e in (ours, theirs)]
+    assert gain[0] > gain[1] - 0.1

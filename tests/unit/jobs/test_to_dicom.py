@@ -91,10 +91,11 @@ def test_a_run_on_dicom_goes_back_into_the_study(
     assert spread.SOPClassUID == ParametricMapStorage
     assert image.SeriesDescription == "AI-PROCESSED denoise: of a phantom"
     assert spread.SeriesDescription == "AI-PROCESSED denoise std: of a phantom"
-    names = [only(place / name) for name in ("image", "sample-00", "sample-01", "std")]
-    assert len({data.SeriesInstanceUID for data in names}) == 4
-    numbers = [data.SeriesNumber for data in names]
-    assert numbers == [*range(numbers[0], numbers[0] + 4)]
+    names = ("image", "sample-00", "sample-01", "std", "p05", "p95")
+    found = [only(place / name) for name in names]
+    assert len({data.SeriesInstanceUID for data in found}) == 6
+    numbers = [data.SeriesNumber for data in found]
+    assert numbers == [*range(numbers[0], numbers[0] + 6)]
     said = json.loads((place / "provenance.json").read_text())
     assert said["task"]["kind"] == "denoise"
     assert image.private_block(0x77, "MEDIDIFF")[3].value == said["model_digest"]
@@ -144,6 +145,21 @@ def test_samples_are_patients_of_their_own(
     assert len({data.PatientID for data in found}) == 2
     assert len({data.StudyInstanceUID for data in found}) == 2
     assert (tmp_path / "s" / "sheet.png").is_file()
+
+
+def test_a_finer_result_lies_in_its_source_s_space(volume: Path, tmp_path: Path) -> None:
+    scan = decode(volume)
+    finer = np.array(scan.affine) @ np.diag([0.5, 0.5, 0.5, 1.0])
+    finer[:3, 3] -= 0.25 * np.array(scan.affine)[:3, :3].sum(axis=1)
+    values = scan.array.astype(np.float32).repeat(2, 1).repeat(2, 2).repeat(2, 3)
+    result = Result(values, finer, {"kind": "AI-PROCESSED"}, {"std": values})
+    result.save_dicom(tmp_path / "out", sources=[volume])
+    first, source = (dcmread(place / "0001.dcm") for place in (tmp_path / "out" / "image", volume))
+    assert first.FrameOfReferenceUID == source.FrameOfReferenceUID
+    assert float(first.PixelSpacing[0]) == 0.5 * float(source.PixelSpacing[0])
+    assert first.SourceImageSequence[0].SpatialLocationsPreserved == "NO"
+    assert np.allclose(np.array(decode(tmp_path / "out" / "image").affine), finer)
+    assert only(tmp_path / "out" / "std").NumberOfFrames == 6
 
 
 def test_maps_of_a_picture_without_place_become_images(tmp_path: Path) -> None:
@@ -240,6 +256,34 @@ def test_a_patient_is_stated_in_dicom_s_words(said: dict[str, str]) -> None:
 def test_labels_are_numbers_above_nought(said: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match="--label"):
         segments_of(said)
+
+
+def test_results_can_be_written_without_their_patient(
+    model: Path, scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jane = scan.rename(tmp_path / "jane.dcm")
+    words = ("run", "denoise", model, jane, "--set", "sigma=0.1", "--deidentify", "remove")
+    assert exit_code(*words, "-o", tmp_path / "x", monkeypatch=monkeypatch) == 2  # NIfTI
+    dicom = ("-o", tmp_path / "out", "--format", "dicom")
+    assert exit_code(*words, *dicom, monkeypatch=monkeypatch) == 0
+    data = only(tmp_path / "out" / "case-001-denoise" / "image")
+    assert data.PatientIdentityRemoved == "YES"
+    assert data.SeriesDescription == "AI-PROCESSED denoise"
+    provenance = tmp_path / "out" / "case-001-denoise" / "provenance.json"
+    assert "input_digest" not in json.loads(provenance.read_text())
+    for file in (tmp_path / "out").rglob("*"):
+        told = file.name.encode() + (file.read_bytes() if file.is_file() else b"")
+        assert not any(name in told.lower() for name in (b"jane", b"mrn-77", b"19700101"))
+
+
+def test_a_converted_image_can_be_written_without_its_patient(volume: Path, tmp_path: Path) -> None:
+    scan = decode(volume)
+    file = tmp_path / "x.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(scan.array[0].astype(np.int16), scan.affine), file)
+    api.to_dicom(file, tmp_path / "out", source=volume, kind="processed", deidentify="shift")
+    data = dcmread(tmp_path / "out" / "0001.dcm")
+    assert data.PatientName != NAME
+    assert data.LongitudinalTemporalInformationModified == "MODIFIED"
 
 
 def test_a_nifti_name_is_no_folder_for_dicom(model: Path, scan: Path, tmp_path: Path,

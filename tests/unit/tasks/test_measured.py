@@ -1,0 +1,340 @@
+"""Measured heads: units, grids, files, what stays as it was, and what is called calibrated."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+import medidiff
+from medidiff.data.intensity import FittedIntensity
+from medidiff.data.options import Space
+from medidiff.data.raw import read_raw
+from medidiff.errors import DataError, MedidiffError, TaskError
+from medidiff.evaluation.calibration import Calibration, bootstrap_interval
+from medidiff.jobs.benchmark import goals_of, verdict_of
+from medidiff.jobs.measurements import open_measurement
+from medidiff.model import Model
+from medidiff.networks import NetworkShape, UNetOptions, build
+from medidiff.physics import to_kspace
+from medidiff.physics.window import Placed, Weighted, Window, centred_on
+from medidiff.spec import ModelSpec
+from medidiff.tasks import Reconstruction, SuperResolution
+from medidiff.tasks.base import OURS, Benchmarked, Calibrated, Target
+from medidiff.tasks.calibrated import keep, verdict
+from medidiff.tasks.cartesian import noise_level
+from medidiff.tasks.defaults import Posterior
+from medidiff.tasks.phase import fitted_phase
+from medidiff.tasks.simulate import FINER, ring_of_coils
+
+SIZE = (24, 32)
+FEW = {"steps": 3, "draws": 1, "pilots": 1, "pilot_steps": 2}
+NETWORK = UNetOptions(channels=(4, 8), blocks=1, attention=(False, False), groups=2)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    shape = NetworkShape(dims=2)
+    network = build(NETWORK, shape).eval().requires_grad_(False)
+    intensity = FittedIntensity((0.0,), (200.0,), "train", None, (-1.0, 1.0))
+    space = Space(2, SIZE, (1.0, 1.0))
+    made = Model(ModelSpec("tiny", "MR", ("image",), space, intensity, NETWORK, shape), network)
+    made.save(tmp_path_factory.mktemp("models") / "tiny")
+    return made
+
+
+@pytest.fixture(autouse=True)
+def _key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDIDIFF_SITE_KEY", "ab" * 32)
+
+
+def blob(size: tuple[int, ...] = SIZE) -> np.ndarray:
+    grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, n) for n in size], indexing="ij"))
+    # soft: a hard edge would reach to the ends of k-space, where the noise is looked for
+    return (180.0 * np.exp(-4 * (grid**2).sum(0)) * (1 + 0.2 * grid[0])).astype(np.float32)
+
+
+def kspace_of(image: np.ndarray, coils: int = 1) -> np.ndarray:
+    maps = ring_of_coils(coils, image.shape)[0]
+    return to_kspace((maps * torch.from_numpy(image))[None])[0].numpy()
+
+
+def lines(space: tuple[int, ...], centre: int = 8) -> np.ndarray:
+    mask = np.zeros(space, np.float32)
+    mask[:, ::2] = 1
+    mask[:, space[1] // 2 - centre // 2 : space[1] // 2 + centre // 2] = 1
+    return mask
+
+
+def noisy(kspace: np.ndarray, sigma: float = 0.5) -> np.ndarray:
+    draw = np.random.default_rng(0).standard_normal((2, *kspace.shape))
+    return (kspace + sigma * (draw[0] + 1j * draw[1])).astype(np.complex64)
+
+
+def test_kspace_is_reconstructed_from_an_array_in_its_own_units(model: Model) -> None:
+    image, mask = blob(), lines(SIZE, 12)
+    given = noisy(kspace_of(image, 4)) * mask
+    coils = ring_of_coils(4, SIZE)[0].numpy()
+    result = medidiff.run("reconstruct", model, given, mask=mask, coils=coils, n=2, posterior=FEW)
+    assert result.image.shape == (1, *SIZE)
+    assert set(result.maps) == {"std", "p05", "p95"}
+    assert len(result.samples) == 2
+    assert np.abs(result.image[0] - image).mean() < 0.15 * image.max()
+    said = result.provenance
+    assert said["uncertainty"] == "uncalibrated"
+    assert said["measurement"] == "mri 4 coils R=1"
+    assert said["forward_equivalents"] == 2 * 3 + 2
+    assert float(said["sigma"][0]) == pytest.approx(0.5 / 200, rel=0.4)  # type: ignore[index]
+
+
+def test_the_prior_sees_the_same_whatever_the_units_of_the_signal(model: Model) -> None:
+    given = noisy(kspace_of(blob())) * lines(SIZE)
+    seen = []
+    for factor in (1.0, 1e-6):
+        opened = open_measurement(factor * given, {}, model, 1)
+        seen.append(Reconstruction().prepare(opened.cases, model))
+    one, other = (problem.measurement for problem in seen)
+    assert one is not None
+    assert other is not None
+    assert torch.allclose(one.values, other.values, rtol=1e-4, atol=1e-4)
+    assert torch.allclose(one.noise_std, other.noise_std, rtol=1e-4)
+    assert seen[0].levels == pytest.approx(seen[1].levels, rel=1e-4)
+
+
+def test_slices_of_fastmri_become_a_volume_on_the_grid_that_is_shown(
+    model: Model, tmp_path: Path
+) -> None:
+    """Read-out oversampled twice, with coil maps in the file."""
+    wide = np.zeros((48, 32), np.float32)
+    wide[12:36] = blob()
+    slices = np.stack([noisy(kspace_of(wide, 2)), noisy(kspace_of(wide, 2))])
+    header = (
+        '<ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD"><encoding><encodedSpace><matrixSize>'
+        "<x>48</x><y>32</y><z>1</z></matrixSize><fieldOfView_mm><x>48</x><y>32</y><z>5</z>"
+        "</fieldOfView_mm></encodedSpace><reconSpace><matrixSize><x>24</x><y>28</y><z>1</z>"
+        "</matrixSize><fieldOfView_mm><x>24</x><y>28</y><z>5</z></fieldOfView_mm></reconSpace>"
+        "</encoding></ismrmrdHeader>"
+    )
+    with h5py.File(tmp_path / "scan.h5", "w") as file:
+        file["kspace"], file["mask"] = slices, np.ones(32, np.float32)
+        file["ismrmrd_header"], file["coils"] = header, ring_of_coils(2, (48, 32))[0].numpy()
+    result = medidiff.run("reconstruct", model, tmp_path / "scan.h5", n=2, posterior=FEW)
+    assert result.image.shape == (1, 24, 28, 2)
+    assert np.allclose(np.linalg.norm(result.affine[:3, :3], axis=0), (1, 1, 5))
+    assert len(result.provenance["residual"]) == 2  # type: ignore[arg-type]
+    found, true = result.image[0, :, :, 0].ravel(), blob()[:, 2:30].ravel()
+    assert np.corrcoef(found, true)[0, 1] > 0.8
+    result.save(tmp_path / "out.nii.gz")
+    assert nibabel.load(tmp_path / "out-p05.nii.gz").shape == (24, 28, 2)
+
+
+def test_a_larger_voxel_is_brought_to_the_models(model: Model) -> None:
+    """Half the samples over the same field of view: twice the voxel, and the result lies on it."""
+    image = blob((12, 16))
+    given = noisy(kspace_of(image), 0.2)
+    result = medidiff.run(
+        "reconstruct", model, given, spacing_mm=np.array([2.0, 2.0]), posterior=FEW
+    )
+    assert result.image.shape == (1, 12, 16)
+    ratio = np.median(result.image[0][image > 0] / image[image > 0])
+    assert ratio == pytest.approx(1.0, abs=0.15)
+
+
+def test_a_sinogram_is_reconstructed(model: Model, tmp_path: Path) -> None:
+    from medidiff.physics import ParallelBeam, Tomography, even_angles
+
+    attenuation = torch.from_numpy(blob() / 200 * 0.02)[None, None]
+    beam = ParallelBeam(even_angles(20), 42)
+    sinogram = Tomography(beam, SIZE).forward(attenuation)[0, 0].numpy()
+    np.savez(tmp_path / "scan.npz", sinogram=sinogram, angles=np.array(beam.angles))
+    known = {"kind": "radon", "photons": 1e5, "attenuation": [0.0, 0.02]}
+    result = medidiff.run(
+        "reconstruct", model, tmp_path / "scan.npz", measurement=known, posterior=FEW
+    )
+    assert result.image.shape == (1, *SIZE)
+    assert np.abs(result.image[0] - attenuation[0, 0].numpy()).mean() < 0.15 * 0.02
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("a.npy", b"no array"), ("a.h5", b"no file"), ("a.txt", b"")]
+)
+def test_what_is_no_measurement_is_refused_without_its_name(
+    model: Model, tmp_path: Path, name: str, content: bytes
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError) as error:
+        medidiff.run("reconstruct", model, tmp_path / name)
+    assert name not in str(error.value)
+
+
+def test_a_pickled_array_is_not_opened(tmp_path: Path) -> None:
+    np.save(tmp_path / "bad.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(DataError):
+        read_raw(tmp_path / "bad.npy", 2)
+
+
+def test_kspace_without_a_middle_says_so(model: Model) -> None:
+    mask = lines(SIZE, 0)
+    mask[:, 16] = 0
+    with pytest.raises(TaskError, match="middle"):
+        medidiff.run("reconstruct", model, noisy(kspace_of(blob())) * mask, posterior=FEW)
+
+
+def test_an_unknown_setting_and_option_are_refused(model: Model) -> None:
+    with pytest.raises(MedidiffError, match="settings has no 'ct'"):
+        medidiff.run("reconstruct", model, kspace_of(blob()), settings=["ct"])
+    with pytest.raises(MedidiffError, match="unknown key"):
+        medidiff.run("reconstruct", model, kspace_of(blob()), maks=lines(SIZE))
+
+
+def test_inpainting_leaves_the_scan_as_it_is_outside_of_the_hole(
+    model: Model, tmp_path: Path
+) -> None:
+    """On the input's grid, voxel by voxel, also where the model does not look."""
+    scan, hole = blob((30, 40)) + 3.3, np.zeros((30, 40), np.uint8)
+    hole[12:18, 15:22] = 1
+    for name, values in (("scan", scan), ("hole", hole)):
+        nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / f"{name}.nii.gz")
+    result = medidiff.run(
+        "inpaint", model, tmp_path / "scan.nii.gz", mask=tmp_path / "hole.nii.gz", n=3,
+        posterior=FEW, mismatch="warn",
+    )  # fmt: skip
+    outside = hole == 0
+    for image in (result.image, result.maps["p05"], result.maps["p95"], *result.samples):
+        assert np.array_equal(image[0][outside], scan[outside])
+    assert (result.maps["std"][0][outside] == 0).all()
+    assert (result.maps["std"][0][~outside] > 0).all()
+    with pytest.raises(DataError, match="grid of the scan"):
+        medidiff.run("inpaint", model, tmp_path / "scan.nii.gz", mask=hole[:-1], mismatch="warn")
+
+
+def test_super_resolution_gives_a_finer_grid_over_the_same_field(
+    model: Model, tmp_path: Path
+) -> None:
+    affine = np.array([[0, 4.0, 0, 7], [-4, 0, 0, 3], [0, 0, 1, 0], [0, 0, 0, 1.0]])
+    coarse = blob((6, 8))
+    nibabel.save(nibabel.Nifti1Image(coarse, affine), tmp_path / "coarse.nii.gz")
+    result = medidiff.run("super_resolution", model, tmp_path / "coarse.nii.gz", posterior=FEW)
+    assert result.image.shape == (1, 24, 32)
+    corner = np.array([-0.5, -0.5, 0, 1])  # the outer corner of the first voxel
+    assert np.allclose((result.affine @ corner)[:2], (affine @ corner)[:2])
+    assert np.allclose(result.affine[:3, :2], affine[:3, :2] / 4)
+    means = result.image[0].reshape(6, 4, 8, 4).mean((1, 3))
+    assert np.abs(means - coarse).max() < 0.1 * coarse.max()
+
+
+def test_one_sample_or_the_mean_alone(model: Model, tmp_path: Path) -> None:
+    given = noisy(kspace_of(blob())) * lines(SIZE)
+    every, mean, one = (
+        medidiff.run("reconstruct", model, given, n=2, posterior=FEW, result=kept)
+        for kept in ("all", "mean", "sample")
+    )
+    assert np.allclose(every.image, np.mean(every.samples, axis=0), atol=1e-3)
+    assert np.array_equal(every.image, mean.image)
+    assert not mean.samples
+    assert np.allclose(one.image, every.samples[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("noise", ["gaussian", "rician"])
+def test_a_scan_is_denoised_by_a_posterior_sampler(
+    model: Model, tmp_path: Path, noise: str
+) -> None:
+    nibabel.save(nibabel.Nifti1Image(blob() + 2.0, np.eye(4)), tmp_path / "scan.nii.gz")
+    result = medidiff.run(
+        "denoise", model, tmp_path / "scan.nii.gz", noise=noise, sigma=0.05, n=2, posterior=FEW,
+        result="mean",
+    )  # fmt: skip
+    assert result.provenance["measurement"] == f"{noise} noise"
+    assert set(result.maps) == {"std", "p05", "p95"}
+    assert not result.samples
+    assert np.abs(result.image[0] - blob()).mean() < 0.1 * 180
+
+
+def test_a_phase_is_found_that_the_middle_does_not_show() -> None:
+    image = torch.from_numpy(blob((48, 48)))[None, None] + 20.0
+    ramp = torch.linspace(-1, 1, 48)
+    true = 0.8 * ramp[:, None] ** 2 + 0.5 * ramp[None] * ramp[:, None]
+    kspace = to_kspace(torch.polar(image, true.expand_as(image)))
+    mask = torch.from_numpy(lines((48, 48), 6))
+    start = torch.zeros_like(image)
+    found = fitted_phase(lambda x: mask * to_kspace(x), mask * kspace, image, start)
+    assert float((found - true).abs().mean()) < 0.05
+
+
+def test_the_noise_level_is_that_of_the_outer_samples() -> None:
+    given = torch.from_numpy(noisy(kspace_of(blob((64, 64)), 3), 2.0))
+    assert noise_level(given, torch.ones(1, 64, 64)) == pytest.approx(2.0, rel=0.15)
+
+
+@pytest.mark.parametrize("grid", [(7, 12), (12, 7), (8, 8), (10, 9)])
+def test_placed_and_weighted_operators_have_exact_adjoints(grid: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
+    from medidiff.physics import DenseOperator
+
+    dense = DenseOperator(draw(11, grid[0] * grid[1]), (1, *grid))
+    x, y, like = draw(2, 1, 9, 10), draw(2, 11), torch.zeros(1, 1, 9, 10, dtype=torch.float64)
+    placed = Placed(dense, (9, 10), grid, like)
+    for operator in (placed, Weighted(placed, draw(11).abs(), like)):
+        left, right = (operator.forward(x) * y).sum(), (x * operator.adjoint(y)).sum()
+        assert float(left) == pytest.approx(float(right), rel=1e-10)
+    again = centred_on(centred_on(x, (12, 12)), (9, 10))
+    assert torch.equal(again, x)
+
+
+def test_a_window_leaves_what_it_does_not_see() -> None:
+    from medidiff.physics import BlockAverage
+
+    operator = Window(BlockAverage((2, 2)), (5, 6), (4, 6))
+    z, y = torch.rand(1, 1, 5, 6), torch.rand(1, 1, 2, 3)
+    found = operator.prox(z, y, 1e-6)
+    assert torch.equal(found[..., 4:, :], z[..., 4:, :])
+    assert torch.allclose(operator.forward(found), y, atol=1e-4)
+
+
+def test_maps_are_calibrated_only_by_a_verdict_on_these_weights(
+    model: Model, tmp_path: Path
+) -> None:
+    own = Model.load(model.save(tmp_path / "own"))
+    how, right = Posterior(), bootstrap_interval([0.9, 0.91])
+    found = Calibrated(
+        "a", "mri 1 coil R=4", 0.01, medidiff_tree(how), Calibration(right, right, (0.1,) * 10, 8)
+    )
+    assert verdict(own, "mri 1 coil R=4", [0.01], how) == "uncalibrated"
+    keep(own, [verdict_of(found, "test")])
+    assert verdict(own, "mri 1 coil R=4", [0.011], how) == "calibrated"
+    assert verdict(own, "mri 1 coil R=4", [0.01, 0.05], how) == "uncalibrated"
+    assert verdict(own, "mri 1 coil R=8", [0.01], how) == "uncalibrated"
+    assert verdict(own, "mri 1 coil R=4", [0.01], replace(how, steps=9)) == "uncalibrated"
+    file = tmp_path / "own" / "calibration.json"
+    other = json.loads(file.read_text()) | {"weights": "0"}
+    file.write_text(json.dumps(other))
+    assert verdict(own, "mri 1 coil R=4", [0.01], how) == "uncalibrated"
+
+
+def test_a_target_is_reached_by_the_low_end_of_the_interval() -> None:
+    rows = [
+        {"subject": f"s{i}", "setting": "a", "method": method, "psnr_head": value}
+        for i in range(6)
+        for method, value in ((OURS, 30.0 + i), ("bicubic", 28.0), ("other", 20.0))
+    ]
+    targets = [Target("a", ("bicubic",), least) for least in (2.0, 4.5)]
+    goals = goals_of(SuperResolution(), Benchmarked(rows, targets=[*targets, Target("b", (), 1.0)]))  # type: ignore[arg-type]
+    assert [goal.verdict for goal in goals] == ["reached", "missed"]
+
+
+def test_benchmark_settings_measure_on_a_finer_grid() -> None:
+    assert FINER == 2
+    assert Reconstruction()._settings()[0].name == "mri 1 coil R=4"
+
+
+def medidiff_tree(how: Posterior) -> dict[str, object]:
+    from medidiff import options
+
+    return options.tree(how)
