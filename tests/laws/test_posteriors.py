@@ -24,6 +24,7 @@ from medidiff.diffusion import (
     noise_level,
     path,
 )
+from medidiff.diffusion.sampling import Step
 from medidiff.inverse import (
     DAPS,
     DDNM,
@@ -46,6 +47,7 @@ from medidiff.inverse import (
     complex_channels,
     sample_posterior,
 )
+from medidiff.inverse.daps import DAPSSampler
 from medidiff.inverse.ddnm import DDNMSampler
 from medidiff.physics import (
     CartesianMRI,
@@ -324,6 +326,20 @@ def test_where_a_covariance_is_none_moment_matching_stays_finite() -> None:
     found = drawn(method, MASK, y, Gaussian(0.05), prior=wrong)
     assert bool(found.images.isfinite().all())
     assert found.backwards < 8 * 30
+
+
+def test_daps_draws_the_posterior_of_a_gaussian_around_its_estimate() -> None:
+    count, width, std = 3000, 0.5, 0.3
+    estimate = images(1).expand(count, *SHAPE)
+    problem = Problem(MASK, MASK.forward(images(1) + 0.4).expand(count, *SHAPE), Gaussian(std))
+    at = Step(0, 1, estimate, noise_for(count), None)
+    draws = DAPSSampler(problem, DAPS())._exact(estimate, torch.tensor(width).double(), at)
+    seen = MASK.mask > 0
+    power = 1 / (1 / std**2 + 1 / width**2)
+    moved = (draws - estimate).mean(0)
+    assert torch.allclose(moved[seen], torch.full((5,), 0.4 * power / std**2).double(), atol=0.02)
+    assert torch.allclose(draws.std(0)[seen], torch.full((5,), power**0.5).double(), atol=0.02)
+    assert torch.allclose(draws.std(0)[~seen], torch.full((11,), width).double(), atol=0.03)
 
 
 def test_ddnm_takes_over_no_more_noise_that_a_hop_covers() -> None:

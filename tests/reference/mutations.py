@@ -333,7 +333,7 @@ MUTATIONS = (
         "inverse/daps.py",
         "y = y + image_wise(std, y) * measurement_noise(at, y, MEASURED)",
         "y = y + 0 * measurement_noise(at, y, MEASURED)",
-        (CALIBRATED, "-k", "daps"),
+        (POSTERIORS, "-k", "daps_draws"),
     ),
     Mutation(
         "DDNM's noisy form forgets the measurement's noise",
