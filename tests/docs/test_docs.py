@@ -19,7 +19,7 @@ def commands() -> list[tuple[str, str]]:
     found = []
     for page in PAGES:
         for block in re.findall(r"```\w*\n(.*?)```", page.read_text("utf-8"), re.DOTALL):
-            pattern = rf"^\s*medidiff ((?:{GROUPS} )?[a-z-]+)( .*)?$"
+            pattern = rf"^\s*medidiff ((?:(?:{GROUPS}) )?[a-z-]+)( .*)?$"
             for match in re.finditer(pattern, block, re.MULTILINE):
                 found.append((match[1], match[2] or ""))
     return sorted(set(found))
