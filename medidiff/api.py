@@ -47,6 +47,9 @@ from medidiff.jobs.bundles.configs import read_bundle
 from medidiff.jobs.bundles.describing import Stated
 from medidiff.jobs.bundles.importing import Imported
 from medidiff.jobs.bundles.importing import import_bundle as import_monai
+from medidiff.jobs.caches import CacheName, Kept
+from medidiff.jobs.caches import clear as clear_one
+from medidiff.jobs.caches import kept as kept_caches
 from medidiff.jobs.cases import Mismatch
 from medidiff.jobs.defacing import write_defaced
 from medidiff.jobs.demo import DemoResult, run_demo
@@ -63,6 +66,7 @@ from medidiff.jobs.plans.planning import Planned, PlanOptions, plan_training
 from medidiff.jobs.prepare import check_data, shape_of
 from medidiff.jobs.pretrained import Shipped, shipped_models
 from medidiff.jobs.privacy import PhiReport
+from medidiff.jobs.reaching import Across, Reaching
 from medidiff.jobs.reporting import Quiet, Reporter, reporter
 from medidiff.jobs.run import run_head
 from medidiff.jobs.splits import Splits
@@ -96,8 +100,10 @@ __all__ = [
     "average",
     "benchmark",
     "build_manifest",
+    "caches",
     "check",
     "check_manifest",
+    "clear_cache",
     "deface",
     "deidentify",
     "demo",
@@ -235,6 +241,10 @@ def run(
     n: int = ...,
     seed: int = ...,
     mismatch: Mismatch = ...,
+    tile: int | None = ...,
+    tile_overlap: float = ...,
+    plane: str | None = ...,
+    across: Across = ...,
     progress: Progress = ...,
     **task_options: object,
 ) -> Result: ...
@@ -249,6 +259,10 @@ def run(
     n: int = ...,
     seed: int = ...,
     mismatch: Mismatch = ...,
+    tile: int | None = ...,
+    tile_overlap: float = ...,
+    plane: str | None = ...,
+    across: Across = ...,
     progress: Progress = ...,
     **task_options: object,
 ) -> list[Result]: ...
@@ -267,6 +281,10 @@ def run(
     n: int = 1,
     seed: int = 0,
     mismatch: Mismatch = "refuse",
+    tile: int | None = None,
+    tile_overlap: float = 0.25,
+    plane: str | None = None,
+    across: Across = "one",
     progress: Progress = "none",
     # the head's own options, checked against its dataclass: an unknown one is an error with a
     # suggestion
@@ -278,6 +296,13 @@ def run(
     scanner measured, as a file or an array. `n` > 1 asks for posterior samples and maps. Some tasks
     take more that belongs to the input, as a file or an array: `mask`, and `reconstruct` also
     `coils`, `phase`, `angles`, `affine` and `spacing_mm`.
+    `tile`: take the input whole, in overlapping tiles of so many voxels along each axis (of the
+    model's size of voxel), however large it is; the memory is that of a tile, and neighbours are
+    blended over the share `tile_overlap`. Without it an input beyond the model's field of view is
+    refused.
+    A model of slices takes a volume slice by slice: those of `plane`, the directions in which rows
+    and columns count up (the model's own, else PL), or with `across` "three" of all three
+    orientations, averaged at each noise level.
     Errors: TaskError for an unknown task or option; DataError for input that cannot be read or
     does not fit the model (`mismatch="warn"` warns instead).
     """
@@ -294,6 +319,7 @@ def run(
             mismatch=mismatch,
             report=report,
             beside=beside,
+            how=Reaching(tile, tile_overlap, plane, across),
         )
     return results[0] if single else results
 
@@ -312,6 +338,8 @@ def benchmark(
     limit: int | None = None,
     mismatch: Mismatch = "refuse",
     baselines: Literal["tuned", "none"] = "tuned",
+    tile: int | None = None,
+    tile_overlap: float = 0.25,
     progress: Progress = "none",
     **task_options: object,  # as in `run`
 ) -> Table:
@@ -320,11 +348,14 @@ def benchmark(
 
     Split names and the held-out share are those of the training unless stated.
     With `out`, writes table.md, summary.json, rows.csv (a row a subject and method) and a picture
-    there. `baselines` "none" measures the network alone: seconds instead of minutes.
+    there. `baselines` "none" measures the network alone: seconds instead of minutes. `tile` as in
+    `run`, on the model's own grid.
     Errors: TaskError, ManifestError, OutputError; DataError naming all rows whose scans do not fit
     the model (`mismatch="warn"` warns instead).
     """
     chosen, chosen_model = head(task, task_options), load_model(model)
+    if tile is not None:
+        chosen_model = chosen_model.tiled(tile, tile_overlap)
     with _reporting(progress) as report:
         return benchmark_head(
             chosen,
@@ -745,6 +776,19 @@ def to_dicom(
     )
     with _reporting("none"):
         return convert(Path(image), Path(out), asked, protection(deidentify))
+
+
+def caches() -> list[Kept]:
+    """What is kept on this machine to save time: prepared images, facts of files, DICOM headers."""
+    return kept_caches()
+
+
+def clear_cache(name: CacheName, *, unused_days: float = 0.0) -> tuple[int, int]:
+    """Remove one of `caches()`, or what of it was not used for so many days; gives files and bytes.
+
+    Nothing is lost but time.
+    """
+    return clear_one(name, unused_days)
 
 
 def _splits(model: Model, validation: str | None, holdout: float | None) -> Splits:

@@ -13,12 +13,13 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from medidiff import cli_dicom, cli_manifest, cli_privacy
+from medidiff import cli_cache, cli_dicom, cli_manifest, cli_privacy
 from medidiff.cli_pairs import pairs as _pairs
 from medidiff.errors import ConfigError, MedidiffError
 
 NOTICE = "Research only: not a medical device, not for diagnosis."
 RESERVED = {"task", "model", "input", "n", "seed", "mismatch", "progress", "limit", "out"}
+RESERVED |= {"tile", "tile_overlap", "plane", "across"}
 RESERVED |= {"manifest", "split", "validation_split", "holdout", "baselines"}
 app = typer.Typer(
     help=f"Diffusion priors for medical images: train, track in MLflow, put to work. {NOTICE}",
@@ -29,6 +30,7 @@ app = typer.Typer(
 app.add_typer(cli_manifest.app, name="manifest")
 app.command()(cli_dicom.to_dicom)
 cli_privacy.add_to(app)
+app.add_typer(cli_cache.app, name="cache")
 
 ConfigFile = Annotated[Path, typer.Argument(help="YAML configuration", metavar="CONFIG")]
 Changes = Annotated[
@@ -63,6 +65,13 @@ MismatchChoice = Annotated[
 AccelerationChoice = Annotated[
     Literal["auto", "none"],
     typer.Option("--acceleration", help="On a GPU: bfloat16, fused kernels, CUDA graphs; or none"),
+]
+Tile = Annotated[
+    int | None,
+    typer.Option(help="Voxels along each axis of a tile: less memory, and inputs of any size"),
+]
+TileOverlap = Annotated[
+    float, typer.Option(help="Share of a tile over which neighbours are blended")
 ]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the results")]
 
@@ -209,6 +218,8 @@ def sample(
         str | None,
         typer.Option(help="Instead of the model's own, e.g. '{kind: ddim, eta: 1}' or ddpm"),
     ] = None,
+    tile: Tile = None,
+    tile_overlap: TileOverlap = 0.25,
     seed: Seed = 0,
     acceleration: AccelerationChoice = "auto",
     format: Annotated[
@@ -236,6 +247,8 @@ def sample(
         towards_image=towards_image,
         aim=aim,
         image_scale=image_scale,
+        tile=tile,
+        tile_overlap=tile_overlap,
         seed=seed,
         changes=_settings(
             [
@@ -267,6 +280,21 @@ def run(
     n: Annotated[int, typer.Option(help="Posterior samples; more than 1 adds maps")] = 1,
     seed: Seed = 0,
     mismatch: MismatchChoice = "refuse",
+    tile: Tile = None,
+    tile_overlap: TileOverlap = 0.25,
+    plane: Annotated[
+        str | None,
+        typer.Option(
+            help="For a volume and a model of slices: directions in which rows and columns count "
+            "up, e.g. PL (default: the model's, else PL)"
+        ),
+    ] = None,
+    across: Annotated[
+        Literal["one", "three"],
+        typer.Option(
+            "--across", help="Slices of that plane, or of three orientations, averaged each step"
+        ),
+    ] = "one",
     acceleration: AccelerationChoice = "auto",
     format: Annotated[
         Literal["nifti", "dicom"],
@@ -277,6 +305,7 @@ def run(
 ) -> None:
     """Put a model to work on scans; results lie on the input's grid, with their provenance.
 
+    A model of slices takes volumes slice by slice; --tile takes what is larger than the grid.
     As DICOM they belong to the study of a DICOM input; of other inputs a study is made.
     """
     from medidiff import api
@@ -289,7 +318,18 @@ def run(
     settings, loaded = _settings(setting), api.load(model, acceleration=acceleration)
     for case, target in zip(cases, targets, strict=True):  # saved one by one: none is lost
         results = api.run(
-            task, loaded, [case], n=n, seed=seed, mismatch=mismatch, progress="bars", **settings
+            task,
+            loaded,
+            [case],
+            n=n,
+            seed=seed,
+            mismatch=mismatch,
+            tile=tile,
+            tile_overlap=tile_overlap,
+            plane=plane,
+            across=across,
+            progress="bars",
+            **settings,
         )
         for file in save_result(results[0], case, target, format, whose, deidentify):
             typer.echo(file)
@@ -311,6 +351,8 @@ def benchmark(
     seed: Seed = 0,
     limit: Annotated[int | None, typer.Option(help="At most this many scans of a split")] = None,
     mismatch: MismatchChoice = "refuse",
+    tile: Tile = None,
+    tile_overlap: TileOverlap = 0.25,
     baselines: Annotated[
         Literal["tuned", "none"],
         typer.Option("--baselines", help="none: the network alone, seconds instead of minutes"),
@@ -333,6 +375,8 @@ def benchmark(
         limit=limit,
         mismatch=mismatch,
         baselines=baselines,
+        tile=tile,
+        tile_overlap=tile_overlap,
         progress="bars",
         **_settings(setting),
     )

@@ -88,8 +88,9 @@ class DataOptions:
     holdout: float = 0.0
     """Without a validation split in the manifest: this share of the train subjects, chosen by a
     hash of the subject, is held out for validation."""
-    cache: Literal["memory", "none"] = "memory"
-    """Keep prepared images in memory, or read them again each time."""
+    cache: Literal["memory", "disk", "none"] = "memory"
+    """Keep prepared images in memory; or on disk, from one training to the next and shared by all
+    processes of a machine (`medidiff cache`); or read them again each time."""
     workers: int = 2
     """Threads that read scans: all at the start, or with cache "none" those of each batch."""
 

@@ -13,7 +13,9 @@ Nothing in it is executed or unpickled.
 
 from __future__ import annotations
 
+import copy
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -27,7 +29,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from medidiff import options
+from medidiff.data.fitness import View
 from medidiff.data.images import save_image
+from medidiff.data.options import Space
 from medidiff.diffusion import (
     AnySampler,
     Counter,
@@ -67,7 +71,10 @@ from medidiff.networks import (
     FittedAutoencoder,
     Head,
     HeadedNetwork,
+    Reach,
+    Tiles,
     UNet,
+    UNetOptions,
     WithCoordinates,
     accelerated,
     build,
@@ -197,11 +204,60 @@ class Model:
         """Where the model was loaded from or saved to; None for one that was not yet."""
         self.autoencoder = autoencoder
         self.codec = codec_of(spec.codec, autoencoder, fused=acceleration == "auto")
-        self._called = self._told(accelerated(network, acceleration))
-        self._headed = {
-            source: self._told(accelerated(HeadedNetwork(cast(UNet, network), head), acceleration))
+        self.reach = Reach()
+        """How the network goes over images that it cannot see at once (`reaching`)."""
+        self._whole = self.codec.space(spec.space.size) if spec.coordinates else None
+        self._bare = accelerated(network, acceleration)
+        self._bare_headed = {
+            source: accelerated(HeadedNetwork(cast(UNet, network), head), acceleration)
             for source, head in self.heads.items()
         }
+        self._tell()
+
+    def reaching(self, space: Space, reach: Reach, view: View | None = None) -> Model:
+        """The same model on another grid, which its network goes over by tiles or slices.
+
+        Networks and weights are shared. `view`: the fields of view that it then takes; its own if
+        None. Coordinates that the network is told stay those of the model's own grid.
+        Errors: ModelError for a model whose network cannot.
+        """
+        check_reach(self.spec, reach)
+        other = copy.copy(self)
+        other.spec = replace(self.spec, space=space, view=view or self.spec.view)
+        other.reach = reach
+        other._tell()
+        return other
+
+    def tiled(self, size: int, overlap: float = 0.25) -> Model:
+        """The same model on its own grid, its network called on overlapping tiles: the memory of a
+        call is that of a tile.
+
+        `size`: voxels of the image along each axis of a tile; `overlap`: share of it over which
+        tiles are blended.
+        Errors: ModelError for a size or an overlap without meaning.
+        """
+        return self.reaching(self.spec.space, Reach(self.tiles(size, overlap)))
+
+    def tiles(self, size: int, overlap: float) -> Tiles:
+        """Tiles of so many voxels of the image, in the space of the network.
+
+        Errors: ModelError for a size or an overlap without meaning.
+        """
+        space = self.spec.space.size
+        voxels = round(max(n / m for n, m in zip(space, self.codec.space(space), strict=True)))
+        if size < 2 * voxels or not 0 <= overlap < 1:
+            raise ModelError(
+                f"tiles of {size} voxels with an overlap of {overlap:g}: a tile has at least "
+                f"{2 * voxels} voxels along each axis here, and tiles overlap by a share of 0 or "
+                "more and below 1"
+            )
+        units = size // voxels
+        # statistics of the whole would cost half a pass for each norm, at every step
+        return Tiles(units, min(units - 1, round(overlap * units)), "tile")
+
+    def _tell(self) -> None:
+        self._called = self._told(self._bare)
+        self._headed = {source: self._told(each) for source, each in self._bare_headed.items()}
 
     @property
     def called(self) -> nn.Module:
@@ -214,7 +270,10 @@ class Model:
         return self._told(self.network)
 
     def _told(self, network: nn.Module) -> nn.Module:
-        return WithCoordinates(network) if self.spec.coordinates else network
+        network = self.reach.of(network)
+        if self._whole is not None:
+            network = WithCoordinates(network, self._whole)
+        return self.reach.over_slices(network)
 
     @property
     def device(self) -> torch.device:
@@ -365,6 +424,12 @@ class Model:
             )
         if guidance_interval is not None:
             check_guidance_interval(guidance, guidance_interval)
+        if self.reach.tiles is not None and not self.spec.coordinates:
+            warnings.warn(
+                f"{self.spec.name} was trained on whole images: by tiles it draws anatomy that "
+                "does not fit together. Draw whole, or train on patches (data.patch)",
+                stacklevel=2,
+            )
         sampling = self.spec.sampling
         sampling = replace(
             sampling,
@@ -463,6 +528,7 @@ class Model:
             "model_digest": self.digest,
             "seed": seed,
             **sampler,
+            **({} if self.reach == Reach() else {"reach": options.tree(self.reach)}),
             "network_calls": nfe,
         }
 
@@ -564,6 +630,21 @@ def _ready(
     network.to(device)
     if acceleration == "auto" and has_bf16(device):
         network.to(torch.bfloat16)
+
+
+def check_reach(spec: ModelSpec, reach: Reach) -> None:
+    """Errors: ModelError for a network that cannot go over an image by tiles or slices."""
+    if isinstance(spec.network, UNetOptions) and spec.network.beside != "same-grid" and reach.tiles:
+        raise ModelError(
+            f"{spec.name} is given an image of another resolution beside, which cannot be cut into "
+            "tiles"
+        )
+    if reach.slices and (spec.shape.dims != 2 or spec.codec.kind != "identity"):
+        raise ModelError(
+            f"{spec.name} cannot be called slice by slice: that needs a model of slices that works "
+            f"on the images themselves (it has {spec.shape.dims} axes and the codec "
+            f"{spec.codec.kind})"
+        )
 
 
 def check_guidance_interval(guidance: float, limits: tuple[float, float]) -> None:

@@ -190,7 +190,7 @@ class ModelSpec:
     @property
     def given_channels(self) -> int:
         """Channels of what is given beside the image, without the coordinates."""
-        told = self.space.dims if self.coordinates else 0
+        told = self.shape.dims if self.coordinates else 0
         return self.shape.concat_channels - told
 
 

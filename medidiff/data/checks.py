@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from medidiff.data.contents import file_digest
 from medidiff.data.decode import Scan, decode
-from medidiff.data.rows import Manifest, Problem, Progress, Row, file_digest, raise_problems
+from medidiff.data.known_files import KnownFiles, state
+from medidiff.data.rows import Manifest, Problem, Progress, Row, raise_problems
 from medidiff.errors import DataError
 
 if TYPE_CHECKING:
     from medidiff.data.fingerprints import Fingerprint
 
 GRID_TOLERANCE_MM = 0.01
+KEPT_TOGETHER = 256  # rows
+CHECKED = f"checked {version('medidiff')}"
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,8 @@ def check_manifest(
     progress: Progress | None = None,
 ) -> None:
     """Passes if every file can be used and no subject or image is in two splits.
+
+    With `leakage` "identical", files that were sound and have not changed are not read again.
 
     `images`: the image columns that will be used, all of them if None; label columns are always
     checked. `splits`: splits that must have rows. `missing`: whether a row may lack some of
@@ -134,14 +142,52 @@ def _decode_all(
     seen: set[Path] = set()
     fresh = [[path for path in paths if not (path in seen or seen.add(path))] for paths in wanted]
     found: dict[Path, _Found] = {}
+    known = _Known(seen if leakage == "identical" else ())  # fingerprints are not kept
     with ThreadPoolExecutor(workers) as pool:
         for done, results in enumerate(
-            pool.map(lambda paths: [_look(path, leakage) for path in paths], fresh), start=1
+            pool.map(lambda paths: [known.look(path, leakage) for path in paths], fresh), start=1
         ):
-            found.update(zip(fresh[done - 1], results, strict=True))
+            these = dict(zip(fresh[done - 1], results, strict=True))
+            known.note(these)
+            found |= these
+            if done % KEPT_TOGETHER == 0 or done == len(fresh):
+                known.keep()
             if progress is not None:
                 progress(done, len(fresh))
     return found
+
+
+class _Known:
+    """What sound files turned out to hold is known until they change; a file that could not be
+    used is looked at again, for a decoder may have been installed since."""
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self.store = KnownFiles()
+        self.states = {path: state(path) for path in paths}
+        self.known = self.store.facts(CHECKED, self.states)
+        self.fresh: dict[Path, str] = {}
+
+    def look(self, path: Path, leakage: Leakage) -> _Found:
+        if path in self.known:
+            return _read_back(self.known[path])
+        return _look(path, leakage)
+
+    def note(self, found: Mapping[Path, _Found]) -> None:
+        self.fresh |= {
+            path: json.dumps(asdict(looked))
+            for path, looked in found.items()
+            if path in self.states and path not in self.known and not looked.problem
+        }
+
+    def keep(self) -> None:
+        fresh, self.fresh = self.fresh, {}
+        self.store.keep(CHECKED, self.states, fresh)
+
+
+def _read_back(kept: str) -> _Found:
+    said = json.loads(kept)
+    affine = None if said["affine"] is None else tuple(said["affine"])
+    return _Found(**{**said, "shape": tuple(said["shape"]), "affine": affine})
 
 
 def _look(path: Path, leakage: Leakage) -> _Found:

@@ -12,20 +12,22 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from medidiff.data.augment import middle
-from medidiff.data.images import Original, Volume, load_image, original_of
+from medidiff.data.image_cache import Grid
+from medidiff.data.images import Original, Volume, load_image
 from medidiff.data.intensity import FittedIntensity, Scale, unscaled
 from medidiff.data.options import Field
+from medidiff.data.placing import Placed, place, place_row
+from medidiff.data.prepared import PreparedImages
 from medidiff.data.privacy import SiteKey
 from medidiff.data.rows import Progress, Row, first_problems
-from medidiff.data.transforms import Kind, Space, field_of, inside_space, put_back, to_space
+from medidiff.data.transforms import Kind, Space, inside_space, put_back
 from medidiff.errors import DataError
 
-GRID_TOLERANCE_MM = 0.01
+CacheKind = Literal["memory", "disk", "none"]
 
 
 @dataclass(frozen=True)
@@ -73,12 +75,14 @@ class Case:
 class CaseSet:
     """The cases of some rows of a manifest.
 
-    With cache "memory" all are loaded at once and kept; with "none" they are loaded when they are
-    asked for. Either way `workers` threads load them. `progress(done, total)` is called as they are
-    loaded at once. With a `margin` in voxels a case keeps what its scan has around the grid, for
-    augmentation to draw on.
-    Errors: DataError naming the manifest's row and column, all of them with cache "memory"; the
-    files are in `.private` only.
+    With cache "memory" all are loaded at once and kept; with "disk" they are prepared at once,
+    unless they have been before, and kept in a folder that all processes of the machine map into
+    their memory; with "none" they are loaded when they are asked for. In each case `workers`
+    threads load them. `progress(done, total)` is called as they are loaded or prepared at once.
+    With a `margin` in voxels a case keeps what its scan has around the grid, for augmentation to
+    draw on.
+    Errors: DataError naming the manifest's row and column, all of them with cache "memory" and
+    "disk"; the files are in `.private` only.
     """
 
     def __init__(
@@ -89,7 +93,7 @@ class CaseSet:
         intensity: FittedIntensity | None = None,
         *,
         label: str | None = None,
-        cache: Literal["memory", "none"] = "memory",
+        cache: CacheKind = "memory",
         workers: int = 2,
         key: SiteKey | None = None,
         progress: Progress | None = None,
@@ -103,6 +107,14 @@ class CaseSet:
         self.key = key or SiteKey.load()
         self.workers = workers
         self.margin = margin
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="scans")
+        self._placed = partial(
+            place_row, columns=self.images, label=label, space=space, margin=margin
+        )
+        if cache == "disk":
+            kept = PreparedImages(self.rows, self._placed, self.images, label, Grid(space, margin))
+            _raise_all(kept.prepare(self._pool, progress))
+            self._placed = kept.of
         self._cases = self._load_all(progress) if cache == "memory" else None
 
     def __len__(self) -> int:
@@ -119,16 +131,14 @@ class CaseSet:
         """Some of the cases, in the order asked for."""
         if self._cases is not None:
             return [self._cases[index] for index in indices]
-        with ThreadPoolExecutor(self.workers) as pool:
-            return list(pool.map(self.__getitem__, indices))
+        return list(self._pool.map(self.__getitem__, indices))
 
     def _load_all(self, progress: Progress | None) -> list[Case]:
         found: list[Case | DataError] = []
-        with ThreadPoolExecutor(self.workers) as pool:
-            for case in pool.map(self._tried, self.rows):
-                found.append(case)
-                if progress is not None:
-                    progress(len(found), len(self.rows))
+        for case in self._pool.map(self._tried, self.rows):
+            found.append(case)
+            if progress is not None:
+                progress(len(found), len(self.rows))
         _raise_all([error for error in found if isinstance(error, DataError)])
         return [case for case in found if isinstance(case, Case)]
 
@@ -139,25 +149,18 @@ class CaseSet:
             return error
 
     def _load(self, row: Row) -> Case:
-        files = {name: row.images.get(name) for name in self.images}
-        label = None if self.label is None else row.labels.get(self.label)
-        channels = [_read(row, name, path) for name, path in files.items()]
+        placed = self._placed(row)
         try:
             return _case(
-                channels,
-                self.space,
+                placed,
                 self.intensity,
                 subject=self.key.pseudonym(row.subject),
                 row=row.number,
                 conditions=row.conditions,
-                label=None if label is None else _read(row, str(self.label), label),
                 modality=row.text.get("modality"),
-                margin=self.margin,
             )
         except DataError as error:
-            if error.private:  # a file that could not be read: all is said
-                raise
-            where = ", ".join(str(path) for path in files.values())
+            where = ", ".join(str(row.images.get(name)) for name in self.images)
             raise DataError(f"row {row.number}: {error}", private=f"{where}: {error}") from error
 
 
@@ -194,13 +197,11 @@ def load_case(
     pseudonym = (key or SiteKey.load()).pseudonym(subject or content)
     try:
         case = _case(
-            channels,
-            space,
+            place(channels, None, space),
             intensity,
             subject=pseudonym,
             row=0,
             conditions=conditions or {},
-            label=None,
             modality=None,
         )
         return replace(case, content=content)
@@ -251,64 +252,28 @@ def _permutation(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.argsort(bits, kind="stable")
 
 
-def _read(row: Row, column: str, path: Path | None) -> Volume:
-    if path is None:
-        raise DataError(f"row {row.number}: there is no image in column {column!r}")
-    try:
-        return load_image(path)
-    except DataError as error:
-        where = f"row {row.number}, column {column!r}"
-        raise DataError(f"{where}: {error}", private=error.private) from error
-
-
 def _case(
-    channels: Sequence[Volume],
-    space: Space,
+    placed: Placed,
     intensity: FittedIntensity | None,
     *,
     subject: str,
     row: int,
     conditions: Mapping[str, str | float],
-    label: Volume | None,
     modality: str | None,
-    margin: Sequence[int] | None = None,
 ) -> Case:
-    _check_grids([*channels, *([label] if label is not None else [])])
-    placed = [to_space(image, space, margin=margin) for image in channels]
-    wide = torch.cat([image.as_tensor() for image in placed])
-    images, scale = middle(wide, space.size), unscaled(len(wide))
+    images, wide = placed.images, placed.wide
+    scale = unscaled(len(wide))
     if intensity is not None:
         scale = intensity.scale_of(images)
         wide = scale.normalise(wide, axis=0)
-        images = middle(wide, space.size)
-    first = original_of(placed[0])
-    background = tuple(original_of(image).background[0] for image in placed)
-    known = first.modality or modality  # what the file says counts more than the manifest
-    original = replace(first, modality=known, background=background)
-    mask = None
-    if label is not None:
-        mask = to_space(label, space, "label").as_tensor()[0].round().to(torch.int64)
-    affine = np.array(placed[0].affine, np.float64)
-    beyond = [(w - h) // 2 for w, h in zip(wide.shape[1:], space.size, strict=True)]
-    affine[:3, 3] += affine[:3, : space.dims] @ beyond
-    case = Case(subject, row, images, dict(conditions), mask, scale, affine, original)
-    return replace(case, wide=wide if any(beyond) else None, field=field_of(placed[0]))
-
-
-def _check_grids(images: Sequence[Volume]) -> None:
-    first = original_of(images[0])
-    for image in images:
-        if image.shape[0] != 1:
-            raise DataError(f"{image.shape[0]} channels in one file; give each channel a file")
-        grid = original_of(image)
-        both = grid.known and first.known
-        if grid.shape != first.shape or (
-            both and np.abs(grid.affine - first.affine).max() > GRID_TOLERANCE_MM
-        ):
-            raise DataError(
-                f"the images of a case lie on different grids ({first.shape} and {grid.shape}); "
-                "resample them to one grid first"
-            )
+        images = middle(wide, placed.size)
+    known = placed.original.modality or modality  # what the file says counts for more
+    original = replace(placed.original, modality=known)
+    case = Case(
+        subject, row, images, dict(conditions), placed.label, scale, placed.affine, original
+    )
+    beyond = wide.shape[1:] != placed.size
+    return replace(case, wide=wide if beyond else None, field=placed.field)
 
 
 def _bytes(image: Volume) -> bytes:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
 
 from medidiff.data.datasets import Case
+from medidiff.data.images import Original
 from medidiff.data.intensity import FittedIntensity
 from medidiff.data.options import AS_STORED, Space
 from medidiff.data.transforms import plane
@@ -18,6 +20,7 @@ SPACING_TOLERANCE = 0.10
 FIELD_OF_VIEW_TOLERANCE = 0.20
 RANGE_FACTOR = 3.0
 OUTSIDE_SHARE = 0.01
+BY_TILES = "what is larger is taken whole by tiles: medidiff run --tile 96, tile=96"
 
 
 def fits(
@@ -55,12 +58,12 @@ def fits(
     return problems
 
 
-def _in_model_order(case: Case, space: Space) -> list[int]:
+def model_order(original: Original, space: Space) -> list[int]:
     """For each axis of the model's grid, the axis of the input that runs along it."""
-    if space.orientation == AS_STORED or not case.original.known:
+    if space.orientation == AS_STORED or not original.known:
         return list(range(space.dims))
     pairs = ("LR", "PA", "IS")
-    here = plane(case.original.affine, space.dims)
+    here = plane(original.affine, space.dims)
     kinds = [next(pair for pair in pairs if letter in pair) for letter in here]
     wanted = [next(pair for pair in pairs if letter in pair) for letter in space.orientation]
     return [kinds.index(kind) for kind in wanted]
@@ -69,7 +72,7 @@ def _in_model_order(case: Case, space: Space) -> list[int]:
 def _spacing_problems(case: Case, space: Space) -> list[str]:
     if isinstance(space.spacing_mm, str) or not case.original.known:
         return []
-    spacing = np.array(case.original.spacing_mm)[_in_model_order(case, space)]
+    spacing = np.array(case.original.spacing_mm)[model_order(case.original, space)]
     ratio = spacing / np.array(space.spacing_mm)
     if np.abs(ratio - 1).max() <= SPACING_TOLERANCE:
         return []
@@ -81,7 +84,7 @@ def field_of_view(case: Case, space: Space) -> tuple[float, ...]:
 
     Units: voxels where the grid's spacing is "as stored", mm otherwise.
     """
-    order = _in_model_order(case, space)
+    order = model_order(case.original, space)
     extent = np.array(case.original.shape, float)[order]
     if not isinstance(space.spacing_mm, str):
         extent = extent * np.array(case.original.spacing_mm)[order]
@@ -110,8 +113,10 @@ def _view_problems(case: Case, space: Space, view: View | None) -> list[str]:
         return []
     unit = "voxels" if stored else "mm"
     wanted = _shown(low) if (low == high).all() else f"{_shown(low)} to {_shown(high)}"
-    return [f"the field of view is {_shown(extent)} {unit}, the model's {wanted} {unit}"]
+    larger = (extent >= low * (1 - FIELD_OF_VIEW_TOLERANCE)).all()
+    told = f"the field of view is {_shown(extent)} {unit}, the model's {wanted} {unit}"
+    return [f"{told} ({BY_TILES})" if larger else told]
 
 
 def _shown(values: np.ndarray | tuple[float, ...]) -> str:
-    return " x ".join(f"{float(value):.4g}" for value in values)
+    return " x ".join("any" if math.isinf(value) else f"{float(value):.4g}" for value in values)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -27,11 +27,12 @@ class Scale:
     clip: bool = False
     """Whether what lies beyond the ends becomes -1 or 1."""
 
-    def normalise(self, x: Tensor, *, axis: int = 1) -> Tensor:
-        """Intensities to model units. Channels lie along `axis`: 1 in a batch, 0 in one image."""
+    def normalise(self, x: Tensor, *, axis: int = 1, out: Tensor | None = None) -> Tensor:
+        """Intensities to model units, in `out` if it is given. Channels lie along `axis`: 1 in a
+        batch, 0 in one image."""
         low, high = self._along(x, axis)
-        scaled = (x - low) * (2 / (high - low)) - 1
-        return scaled.clamp(-1, 1) if self.clip else scaled
+        scaled = torch.sub(x, low, out=out).mul_(2 / (high - low)).sub_(1)
+        return scaled.clamp_(-1, 1) if self.clip else scaled
 
     def inverse(self, x: Tensor, *, axis: int = 1) -> Tensor:
         """Model units to intensities. Channels lie along `axis`: 1 in a batch, 0 in one image."""
@@ -101,6 +102,13 @@ class FittedIntensity:
         """The image (channel, *space) in model units, and the line that leads back."""
         scale = self.scale_of(image)
         return scale.normalise(image, axis=0), scale
+
+    def batch(self, images: Sequence[Tensor]) -> Tensor:
+        """Images (channel, *space) in model units, together: (batch, channel, *space)."""
+        made = torch.empty((len(images), *images[0].shape))
+        for place, image in zip(made, images, strict=True):
+            self.scale_of(image).normalise(image, axis=0, out=place)
+        return made
 
 
 def fit(options: AnyIntensity, images: Iterable[Tensor]) -> FittedIntensity:

@@ -166,7 +166,8 @@ def _centre(
     coarse = where[(slice(None, None, stride),) * where.ndim]
     if not coarse.any():
         stride, coarse = 1, where
-    depth = ndimage.distance_transform_edt(coarse, sampling=[stride * each for each in spacing_mm])
+    sampling = [stride * each for each in spacing_mm]
+    depth = np.asarray(ndimage.distance_transform_edt(coarse, sampling=sampling))
     places = np.flatnonzero(depth >= min(depth_mm, float(depth.max())))
     place = places[int(random.integers(len(places)))]
     return tuple(stride * int(index) for index in np.unravel_index(place, coarse.shape))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from medidiff.data.known_files import KnownFiles
 from medidiff.errors import ManifestError
 
 ColumnType = Literal["image", "label", "number", "category", "text"]
@@ -81,15 +82,31 @@ class Manifest:
         """A SHA-256 of what the manifest holds: voxels, facts and grouping by subject.
 
         Names of subjects and files do not enter, nor does the order of rows or subjects, so that
-        the digest may be shown and stays when files are renamed. Reads every file.
+        the digest may be shown and stays when files are renamed. Reads every file that changed.
         Errors: ManifestError naming rows whose files cannot be read.
         """
+        files = [path for row in self.rows for path in _files(row).values()]
+        try:
+            contents = KnownFiles().contents(files)
+        except OSError as error:
+            raise self._unreadable(error) from error
         subjects: dict[str, list[str]] = {}
         for row in self.rows:
-            subjects.setdefault(row.subject, []).append(_row_digest(row))
+            subjects.setdefault(row.subject, []).append(_row_digest(row, contents))
         groups = sorted("".join(sorted(rows)) for rows in subjects.values())
         facts = sorted(f"{column.name}:{column.type}" for column in self.columns)
         return hashlib.sha256("\n".join([*facts, *groups]).encode()).hexdigest()
+
+    def _unreadable(self, error: OSError) -> ManifestError:
+        where = next(
+            f"row {row.number}, column {name!r}"
+            for row in self.rows
+            for name, path in _files(row).items()
+            if str(path) == error.filename
+        )
+        return ManifestError(
+            f"{where}: the file cannot be read ({error.strerror})", private=str(error)
+        )
 
 
 @dataclass(frozen=True)
@@ -123,46 +140,11 @@ def first_problems(problems: Sequence[str]) -> list[str]:
     return [*shown, *([f"  and {rest} more"] if rest else [])]
 
 
-def _row_digest(row: Row) -> str:
+def _files(row: Row) -> dict[str, Path]:
+    return {**row.images, **row.labels}
+
+
+def _row_digest(row: Row, contents: Mapping[Path, str]) -> str:
     facts: dict[str, object] = {"split": row.split, **row.numbers, **row.categories}
-    for name, path in {**row.images, **row.labels}.items():
-        try:
-            facts[name] = file_digest(path)
-        except OSError as error:
-            raise ManifestError(
-                f"row {row.number}, column {name!r}: the file cannot be read ({error.strerror})",
-                private=str(error),
-            ) from error
+    facts |= {name: contents[path] for name, path in _files(row).items()}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of what a cell names: a file, all files of a folder whatever their names, the DICOM
-    files of a series list, or one image of a file of several."""
-    from medidiff.data.decode import selected
-
-    path, channel = selected(path)
-    if path.is_dir():
-        parts = sorted(file_digest(part) for part in path.rglob("*") if part.is_file())
-        return hashlib.sha256("".join(parts).encode()).hexdigest()
-    if path.name.endswith(".series.json"):
-        from medidiff.data.series_list import list_digest
-
-        return list_digest(path)
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    twin = _other_half(path)
-    if twin is not None:
-        digest = hashlib.sha256(f"{digest} {file_digest(twin)}".encode()).hexdigest()
-    if channel is not None:
-        digest = hashlib.sha256(f"{digest} {channel}".encode()).hexdigest()
-    return digest
-
-
-def _other_half(path: Path) -> Path | None:
-    """The voxels that belong to a header file."""
-    name = path.name.lower()
-    if not name.endswith((".hdr", ".hdr.gz")):
-        return None
-    twin = path.with_name(path.name.replace(".hdr", ".img"))
-    return twin if twin.exists() else None

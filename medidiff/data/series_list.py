@@ -74,6 +74,14 @@ def list_digest(path: Path) -> str:
     return hashlib.sha256(said.encode()).hexdigest()
 
 
+def files_of(path: Path) -> list[Path]:
+    """The files on disk that a list names.
+
+    Errors: decode.UnusableError for a list that makes no sense.
+    """
+    return sorted({Path(source.path) for source in _parsed(path)[0]})
+
+
 def _at(frames: tuple[Frame, ...], index: int) -> Frame:
     if not 0 <= index < len(frames):
         raise decode.UnusableError("the series list names a frame that its file does not have")

@@ -7,7 +7,7 @@ foreground is found without labels, and what is measured is what an image model 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,12 +56,11 @@ class Seen:
 
 @dataclass(frozen=True)
 class Survey:
-    """The cases that were looked at, of how many, and the images that rows lack by column."""
+    """The cases that were looked at, of how many rows and subjects."""
 
     cases: tuple[Seen, ...]
     rows: int
     subjects: int
-    lacking: Mapping[str, int]
 
 
 def survey(
@@ -93,7 +92,6 @@ def survey(
         tuple(each for each in found if isinstance(each, Seen)),
         len(rows),
         len({row.subject for row in rows}),
-        {name: sum(name not in row.images for row in rows) for name in images},
     )
 
 

@@ -13,12 +13,13 @@ import numpy as np
 import torch
 
 from medidiff.data.checks import check_manifest
+from medidiff.data.contents import file_digest
 from medidiff.data.datasets import Case, CaseSet, load_case
 from medidiff.data.fitness import fits
 from medidiff.data.images import load_image, make_image
 from medidiff.data.manifest import read_manifest
 from medidiff.data.options import Space
-from medidiff.data.rows import file_digest, first_problems
+from medidiff.data.rows import first_problems
 from medidiff.data.transforms import to_space
 from medidiff.errors import DataError
 from medidiff.jobs.reporting import Reporter

@@ -222,7 +222,7 @@ def training_set(
     encoded = encode_rows(manifest, cases.rows, conditions)
 
     def images(indices: Sequence[int]) -> torch.Tensor:
-        return torch.stack([intensity.normalise(case.images)[0] for case in cases.at(indices)])
+        return intensity.batch([case.images for case in cases.at(indices)])
 
     def around(indices: Sequence[int]) -> Surroundings:
         found = cases.at(indices)

@@ -14,12 +14,14 @@ from medidiff.data.dicom_out_protect import Dates
 from medidiff.errors import OutputError, TaskError
 from medidiff.jobs.cases import Mismatch, case_of_files, input_digest
 from medidiff.jobs.measurements import open_measurement
+from medidiff.jobs.reaching import Reaching, fitted_to, on_tiles
 from medidiff.jobs.reporting import Reporter
 from medidiff.model import Model
 from medidiff.model_folder import check_free, sidecar, stem
 from medidiff.tasks.base import Head, check_fit, finish
 from medidiff.tasks.results import Result, stacked
 
+AS_IT_IS = Reaching()
 Format = Literal["nifti", "dicom"]
 Files = Sequence[Any]
 """Of one input: a file for each channel, or one measurement as a file or an array."""
@@ -36,10 +38,12 @@ def run_head(
     mismatch: Mismatch,
     report: Reporter,
     beside: Mapping[str, object] | None = None,
+    how: Reaching = AS_IT_IS,
 ) -> list[Result]:
     """One result for each input, which is a file for each channel of the model.
 
-    `beside`: what belongs to each input, such as a mask, as a file or an array.
+    `beside`: what belongs to each input, such as a mask, as a file or an array. `how`: by tiles, or
+    slice by slice, for inputs that are larger than the model's grid.
 
     Errors: TaskError if head and model do not go together; DataError for input that cannot be used.
     """
@@ -53,10 +57,12 @@ def run_head(
     results: list[Result] = []
     for index, files in enumerate(inputs):
         if head.needs().measurement:
-            results.append(_measured(head, model, files, beside or {}, n, seed, index, report))
+            parts = on_tiles(model, how)
+            results.append(_measured(head, parts, files, beside or {}, n, seed, index, report))
         else:
-            case = case_of_files(model, files, mismatch, index + 1, head.needs(), beside)
-            results += _solved(head, model, [case], n, seed, _digests(files))
+            fitted = fitted_to(model, files, how, index + 1)
+            case = case_of_files(fitted, files, mismatch, index + 1, head.needs(), beside)
+            results += _solved(head, fitted, [case], n, seed, _digests(files))
         report.progress(head.kind, index + 1, len(inputs))
     return results
 

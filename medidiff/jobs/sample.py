@@ -38,6 +38,8 @@ def sample_to_folder(
     towards_image: str | None = None,
     aim: AimName = "content",
     image_scale: float = 100.0,
+    tile: int | None = None,
+    tile_overlap: float = 0.25,
     seed: int,
     changes: Mapping[str, object],
     format: Format = "nifti",
@@ -57,6 +59,8 @@ def sample_to_folder(
         raise TaskError(f"--n and --steps must be at least 1, found {n} and {steps}")
     model = load_model(name, acceleration=acceleration)
     model.spec = replace(model.spec, sampling=changed(model.spec.sampling, changes))
+    if tile is not None:
+        model = model.tiled(tile, tile_overlap)
     readers = [
         None if each is None else load_model(each, model.device, acceleration)
         for each in (classifier, encoder)

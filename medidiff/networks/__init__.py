@@ -26,6 +26,7 @@ from medidiff.networks.coordinates import WithCoordinates, coordinates, patches
 from medidiff.networks.encoder import Encoder, EncoderOptions
 from medidiff.networks.graphs import Acceleration, accelerated, has_bf16
 from medidiff.networks.kernels.philox import unit_numbers
+from medidiff.networks.reach import Reach
 from medidiff.networks.shape import NetworkShape
 from medidiff.networks.spread_heads import (
     Head,
@@ -61,6 +62,7 @@ __all__ = [
     "LatentCodec",
     "NetworkShape",
     "NumberCondition",
+    "Reach",
     "SpreadHead",
     "Tiles",
     "UNet",

@@ -15,17 +15,21 @@ from torch import nn
 from medidiff.types import Image, Tensor
 
 
-def coordinates(space: Sequence[int], like: Tensor) -> Tensor:
+def coordinates(space: Sequence[int], like: Tensor, whole: Sequence[int] | None = None) -> Tensor:
     """Where each voxel lies along each axis, from -1 at the first to 1 at the last.
 
+    `whole`: the grid that this is true for, `space` itself if None; on a larger or smaller one, of
+    the same centre and voxels, they go on beyond or end before.
     Shapes: (dims, *space), in the dtype and on the device of `like`.
     """
-    lines = [_line(size).to(like) for size in space]
+    lines = [_line(size, of).to(like) for size, of in zip(space, whole or space, strict=True)]
     return torch.stack(torch.meshgrid(*lines, indexing="ij"))
 
 
-def _line(size: int) -> Tensor:
-    return torch.linspace(-1, 1, size) if size > 1 else torch.zeros(1)
+def _line(size: int, whole: int) -> Tensor:
+    if size == whole:
+        return torch.linspace(-1, 1, size) if size > 1 else torch.zeros(1)
+    return (2 * torch.arange(size) - (size - 1)) / max(1, whole - 1)
 
 
 def patches(x: Image, size: Sequence[int], draws: Tensor) -> tuple[Image, Tensor]:
@@ -50,11 +54,12 @@ def patches(x: Image, size: Sequence[int], draws: Tensor) -> tuple[Image, Tensor
 
 
 class WithCoordinates(nn.Module):
-    """A network that is told the coordinates of a whole image beside it."""
+    """A network that is told the coordinates of a whole image beside it; `whole` as there."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, whole: Sequence[int] | None = None) -> None:
         super().__init__()
         self.network = network
+        self.whole = whole
 
     def forward(
         self,
@@ -64,6 +69,6 @@ class WithCoordinates(nn.Module):
         concat: Tensor | None = None,
     ) -> Image:
         """As the network's own call, with the coordinates behind what is given beside."""
-        place = coordinates(x.shape[2:], x).expand(len(x), -1, *x.shape[2:])
+        place = coordinates(x.shape[2:], x, self.whole).expand(len(x), -1, *x.shape[2:])
         beside = place if concat is None else torch.cat([concat, place], dim=1)
         return self.network(x, label, condition, beside)

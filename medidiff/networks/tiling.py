@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
 
@@ -101,12 +101,22 @@ def tiles_of(lengths: Sequence[int], tiles: Tiles) -> list[Tile]:
     ]
 
 
+Window: TypeAlias = Callable[[Tiles, int, int, Tensor], list[Tensor]]
+"""(tiles, length of the axis, voxels a unit, like) -> the weights of each tile, adding up to 1."""
+
+
 def tiled(
-    call: Callable[[Tensor], Tensor], x: Tensor, tiles: Tiles, *, units: tuple[int, int]
+    call: Callable[[Tensor], Tensor],
+    x: Tensor,
+    tiles: Tiles,
+    *,
+    units: tuple[int, int],
+    window: Window = Tiles.weights,
 ) -> Tensor:
     """`call` over the tiles of `x`, blended.
 
-    `units`: voxels for a latent in `x` and in the result: (8, 1) encodes, (1, 8) decodes.
+    `units`: voxels for a latent in `x` and in the result: (8, 1) encodes, (1, 8) decodes. `window`
+    says what the tiles of an axis count.
     Shapes: `x` (batch, channel, *space), its axes multiples of the first unit.
     A gradient takes the statistics of the whole image as given.
     """
@@ -115,7 +125,7 @@ def tiled(
     if all(length <= tiles.size for length in lengths):
         return call(x)
     places = tiles_of(lengths, tiles)
-    weights = [tiles.weights(length, unit_out, x) for length in lengths]
+    weights = [window(tiles, length, unit_out, x) for length in lengths]
     with _statistics(call, x, places, tiles, unit):
         result: Tensor | None = None
         for tile in places:

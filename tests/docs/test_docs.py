@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *ROOT.glob("*/README.md")]
 PAGES += sorted((ROOT / "data_manifests").glob("[a-z]*.md"))
-GROUPS = "manifest"  # verbs that have verbs
+GROUPS = "manifest|cache"  # verbs that have verbs
 
 
 def commands() -> list[tuple[str, str]]:

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 
 import medidiff
 from medidiff.config import Config, load_config
-from medidiff.data import datasets
+from medidiff.data import datasets, placing
 from medidiff.data.phantoms import write_population
 from medidiff.errors import MedidiffError
 from medidiff.jobs import prepare
@@ -419,7 +419,7 @@ def test_each_kind_of_a_choice_gives_something_else(union: str, observe: Observe
 @pytest.mark.slow
 def test_the_same_configuration_gives_the_same(observe: Observe) -> None:
     """Else the others of this file would show nothing."""
-    again = {**SMALL, "data.workers": "1"}
+    again = {**SMALL, "data.workers": "1", "data.cache": "disk"}
     assert observe(SMALL) == observe(again)
 
 
@@ -434,18 +434,18 @@ def reads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
     """The thread of each reading of a scan."""
     monkeypatch.setenv("MEDIDIFF_HOME", str(tmp_path / "home"))
     seen: list[int] = []
-    original = datasets.load_image
+    original = placing.load_image
 
     def read(path: Path) -> object:
         seen.append(threading.get_ident())
         return original(path)
 
-    monkeypatch.setattr(datasets, "load_image", read)
+    monkeypatch.setattr(placing, "load_image", read)
     return seen
 
 
 def test_scans_are_kept_or_read_again(manifest: Path, tmp_path: Path, reads: list[int]) -> None:
-    for cache_kind, again in (("memory", 0), ("none", 3)):
+    for cache_kind, again in (("memory", 0), ("disk", 0), ("none", 3)):
         ready = prepared(manifest, tmp_path, f"data.cache={cache_kind}")
         before = len(reads)
         ready.train.batch([0, 1, 2])
@@ -457,13 +457,13 @@ def test_scans_are_read_by_as_many_threads_as_the_configuration_says(
 ) -> None:
     monkeypatch.setenv("MEDIDIFF_HOME", str(tmp_path / "home"))
     ready = prepared(manifest, tmp_path, "data.cache=none", "data.workers=3")
-    together, original = threading.Barrier(3), datasets.load_image
+    together, original = threading.Barrier(3), placing.load_image
 
     def read(path: Path) -> object:
         together.wait(10)  # passes only when three threads are here
         return original(path)
 
-    monkeypatch.setattr(datasets, "load_image", read)
+    monkeypatch.setattr(placing, "load_image", read)
     assert len(ready.train.batch([0, 1, 2]).clean) == 3
 
 

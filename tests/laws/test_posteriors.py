@@ -21,6 +21,7 @@ from medidiff.diffusion import (
     PredictorCorrector,
     UniformTime,
     VPLinear,
+    noise_level,
     path,
 )
 from medidiff.inverse import (
@@ -37,6 +38,7 @@ from medidiff.inverse import (
     PiGDM,
     PoissonEmission,
     PoissonTransmission,
+    Problem,
     Projection,
     REDDiff,
     RePaint,
@@ -44,6 +46,7 @@ from medidiff.inverse import (
     complex_channels,
     sample_posterior,
 )
+from medidiff.inverse.ddnm import DDNMSampler
 from medidiff.physics import (
     CartesianMRI,
     ConjugateGradients,
@@ -321,6 +324,20 @@ def test_where_a_covariance_is_none_moment_matching_stays_finite() -> None:
     found = drawn(method, MASK, y, Gaussian(0.05), prior=wrong)
     assert bool(found.images.isfinite().all())
     assert found.backwards < 8 * 30
+
+
+def test_ddnm_takes_over_no_more_noise_that_a_hop_covers() -> None:
+    """With all noise fresh and covered, a hop's result has just the noise of its level."""
+    y, to = MASK.forward(images(1)), noise_level(0.5, 0.8, 0.2)
+    problem = Problem(MASK, y, Gaussian(0.3))
+    sampler = DDNMSampler(problem, DDNM(eta=1.0, ridge=0.0))
+    clean, unit = images(1) + 1, torch.ones_like(y)
+    taken, drawn_noise = sampler._shared(problem.linearised(clean), clean, unit, to)
+    share = (taken - clean)[MASK.mask[None] > 0] / (y - clean)[MASK.mask[None] > 0]
+    assert torch.allclose(share, torch.full_like(share, 0.2 / (0.8 * 0.3)), atol=1e-12)
+    seen_noise, other = (drawn_noise[MASK.mask[None] == side] for side in (1, 0))
+    assert float(seen_noise.abs().max()) < 1e-6
+    assert torch.allclose(other, torch.full_like(other, 0.2), atol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,8 @@ K_DIFFUSION = "tests/laws/test_k_diffusion.py"
 CONVENTIONS = "tests/laws/test_eta_and_clipping.py"
 DENOISER = "tests/unit/diffusion/test_denoiser.py"
 INVERSE = "tests/laws/test_inverse.py"
+POSTERIORS = "tests/laws/test_posteriors.py"
+CALIBRATED = "tests/laws/test_posterior_calibration.py"
 OPERATORS = "tests/laws/test_operators.py"
 LEFT_NOISE = "tests/laws/test_no_noise_is_left.py"
 
@@ -318,6 +320,48 @@ MUTATIONS = (
         "s * r >= std,",
         "s * r > std,",
         (INVERSE, "-k", "satisfies"),
+    ),
+    Mutation(
+        "moment matching takes PiGDM's variance for the covariance",
+        "inverse/moment_matching.py",
+        "linear.operator.forward(image_wise(ratio, image) * image)",
+        "linear.operator.forward(image_wise(ratio, image) * linear.operator.adjoint(u))",
+        (CALIBRATED, "-k", "moment_matching_draws"),
+    ),
+    Mutation(
+        "DAPS draws without perturbing the measurement",
+        "inverse/daps.py",
+        "y = y + image_wise(std, y) * measurement_noise(at, y, MEASURED)",
+        "y = y + 0 * measurement_noise(at, y, MEASURED)",
+        (CALIBRATED, "-k", "daps"),
+    ),
+    Mutation(
+        "DDNM's noisy form forgets the measurement's noise",
+        "inverse/ddnm.py",
+        "brought = alpha * std * gain  # noise of y, in x_to",
+        "brought = 0 * alpha * std * gain",
+        (POSTERIORS, "-k", "noise_that_a_hop"),
+    ),
+    Mutation(
+        "the Rician's gradient without the ratio of Bessel functions",
+        "inverse/likelihoods.py",
+        "in_phase = torch.special.i1e(z) / torch.special.i0e(z)",
+        "in_phase = torch.ones_like(z)",
+        (POSTERIORS, "-k", "gradient_is_the_log"),
+    ),
+    Mutation(
+        "total variation's dual is the primal",
+        "inverse/diffusion_mbir.py",
+        "return x, Split(z, memory.u + steps - z)",
+        "return x, Split(z, z)",
+        ("tests/laws/test_volumes_by_slices.py",),
+    ),
+    Mutation(
+        "coverage by uncorrected ranks",
+        "evaluation/calibration.py",
+        "return below / (len(draws) + 1), (below + equal + 1) / (len(draws) + 1)",
+        "return below / len(draws), (below + equal).clamp_min(1e-3) / len(draws)",
+        ("tests/unit/evaluation/test_calibration.py",),
     ),
     Mutation(
         "an adjoint that is an inverse",

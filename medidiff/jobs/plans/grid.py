@@ -180,13 +180,16 @@ def _spacing(axes: Axes, coarser: float) -> tuple[tuple[float, ...] | None, str,
     if same and axes.orientation in ("RAS", "RA") and (median == 1).all():
         why += "; exactly 1 mm everywhere may mean that it was never recorded"
     longest = float(np.median(axes.shape, axis=0).max())
-    if len(median) == 2 and longest * coarser > LARGEST_2D * 1.01 and coarser == 1:
-        coarser = longest / LARGEST_2D
-        why = f"{coarser:.2g} times that of the scans: {LARGEST_2D} pixels along the longer side"
-    elif coarser > 1:
+    if coarser > 1:
         why = (
             f"{coarser:g} times that of the scans ({_listed(median)} mm): finer does not fit into "
             "the GPU"
+        )
+    if len(median) == 2 and longest > LARGEST_2D:
+        coarser *= longest / LARGEST_2D
+        why = (
+            f"{coarser:.3g} times that of the scans ({_listed(median)} mm), for {LARGEST_2D} "
+            "pixels along the longer side at most"
         )
     if coarser > 1:
         finest = median.min() * coarser

@@ -142,17 +142,15 @@ def _levels(scope: Scope, attempt: Attempt) -> int:
     return max(1, scope.levels - 1) if attempt.method == "wavelet" else scope.levels
 
 
-def space_lines(scope: Scope, attempt: Attempt) -> list[Line]:
+def space_lines(scope: Scope, attempt: Attempt, asked: Method | None) -> list[Line]:
     """The codec or patch section, where there is one."""
     whole = " x ".join(map(str, scope.grid))
+    cause = "as asked" if asked else f"images of {whole} do not fit whole"
     if attempt.method == "wavelet":
-        why = (
-            f"images of {whole} do not fit whole; the Haar wavelet's bands halve the grid, and "
-            "lose nothing"
-        )
+        why = f"{cause}; the Haar wavelet's bands halve the grid, and lose nothing"
         return [Line("codec", {"kind": "wavelet"}, why)]
     if attempt.patch is not None:
-        why = f"images of {whole} do not fit whole; the network is told where each patch lies"
+        why = f"{cause}; the network is told where each patch lies"
         return [Line("data.patch", {"size": list(attempt.patch)}, why)]
     return []
 

@@ -244,7 +244,7 @@ def _lines(
 ) -> list[Line]:
     modality = next(str(line.value) for line in data.lines if line.key == "modality")
     moved = augment_lines(scope.grid, modality, data.intensity.hounsfield, scope.images)
-    codec = space_lines(scope, attempt)
+    codec = space_lines(scope, attempt, options.method)
     return [
         *data.lines,
         *grid.lines,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from medidiff.data import datasets
+from medidiff.data import placing
 from medidiff.data.datasets import CaseSet, inside, keyed_batches, load_case, restore
 from medidiff.data.fitness import field_of_view, fits
 from medidiff.data.images import load_image, save_image
@@ -79,7 +79,7 @@ def test_scans_are_read_by_as_many_threads_as_asked_for(
         together.wait(10)  # passes only when as many threads are here
         return load_image(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(datasets, "load_image", read)
+    monkeypatch.setattr(placing, "load_image", read)
     cases = CaseSet(population.rows, ["image"], SPACE, key=key, cache=cache, workers=workers)
     assert len(list(cases)) == len(cases.at(range(6))) == 6
     assert len(seen) >= workers

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from medidiff.data import index as module
+from medidiff.data.contents import file_digest
 from medidiff.data.decode import decode
 from medidiff.data.dicom import Stacking
 from medidiff.data.header_cache import HeaderCache
 from medidiff.data.index import index_tree
-from medidiff.data.rows import file_digest
 from medidiff.data.series_list import write_series_list
 from medidiff.data.sources import ArchiveError, Source, members_of, read
 from medidiff.errors import DataError

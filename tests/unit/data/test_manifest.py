@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medidiff.data.decode import decode
 from medidiff.data.manifest import check_manifest, read_manifest
 from medidiff.errors import ManifestError
 
@@ -262,3 +263,26 @@ def test_the_example_manifest_passes_its_check() -> None:
     check_manifest(
         read_manifest(DOCUMENTED / "example" / "manifest.csv"), splits=["train", "val", "test"]
     )
+
+
+def test_a_sound_file_is_decoded_again_only_when_it_changed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medidiff.data.contents.UNSETTLED_NS", 0)
+    seen: list[str] = []
+
+    def decoded(path: Path) -> object:
+        seen.append(path.name)
+        return decode(path)
+
+    monkeypatch.setattr("medidiff.data.checks.decode", decoded)
+    path = written(folder, "subject,image", "A,0.png", "B,1.png", "C,2.png", "D,broken.png")
+    (folder / "broken.png").write_bytes(b"nothing")
+    for expected in (["0.png", "1.png", "2.png", "broken.png"], ["broken.png"]):
+        error_of(path)
+        assert sorted(seen) == expected  # what was wrong may be mended by another decoder
+        seen.clear()
+    picture(folder, "1.png", 0)
+    error = error_of(path)
+    assert sorted(seen) == ["1.png", "broken.png"]
+    assert "row 3, column 'image': the same file as in row 2" in str(error)

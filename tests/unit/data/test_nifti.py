@@ -9,8 +9,8 @@ import nibabel
 import numpy as np
 import pytest
 
+from medidiff.data.contents import file_digest
 from medidiff.data.decode import decode
-from medidiff.data.rows import file_digest
 from medidiff.errors import DataError
 
 VOXELS = np.random.default_rng(5).integers(0, 99, (5, 6, 7)).astype(np.int16)

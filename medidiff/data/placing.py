@@ -1,0 +1,119 @@
+"""The images of a row or a case brought to a model's grid, in their own intensities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medidiff.data.augment import middle
+from medidiff.data.images import Original, Volume, load_image, original_of
+from medidiff.data.options import Field, Space
+from medidiff.data.rows import Row
+from medidiff.data.transforms import field_of, to_space
+from medidiff.errors import DataError
+
+GRID_TOLERANCE_MM = 0.01
+
+
+@dataclass(frozen=True)
+class Placed:
+    """The images of one subject at one time on a model's grid.
+
+    Shapes: `wide` (channel, *wide) float32, the grid and as much around it as was asked for and is
+    there; `label` (*space) int64. Units: `affine` of the grid, 4 x 4, RAS+, mm. A modality in
+    `original` is what the file says.
+    """
+
+    wide: Tensor
+    size: tuple[int, ...]
+    """Of the grid."""
+    label: Tensor | None
+    affine: NDArray[np.float64]
+    original: Original
+    field: Field
+    """Which voxels of `wide` the scan fills."""
+
+    @property
+    def images(self) -> Tensor:
+        """What lies on the grid: (channel, *space)."""
+        return middle(self.wide, self.size)
+
+
+def place(
+    channels: Sequence[Volume],
+    label: Volume | None,
+    space: Space,
+    margin: Sequence[int] | None = None,
+) -> Placed:
+    """Channels and label brought to the grid, with up to `margin` voxels of the scan around it.
+
+    Errors: DataError for images on different grids, or ones that cannot be brought there.
+    """
+    _check_grids([*channels, *([label] if label is not None else [])])
+    placed = [to_space(image, space, margin=margin) for image in channels]
+    background = tuple(original_of(image).background[0] for image in placed)
+    mask = None
+    if label is not None:
+        mask = to_space(label, space, "label").as_tensor()[0].round().to(torch.int64)
+    wide = torch.cat([image.as_tensor() for image in placed])
+    affine = np.array(placed[0].affine, np.float64)
+    beyond = [(w - h) // 2 for w, h in zip(wide.shape[1:], space.size, strict=True)]
+    affine[:3, 3] += affine[:3, : space.dims] @ beyond
+    original = replace(original_of(placed[0]), background=background)
+    return Placed(wide, space.size, mask, affine, original, field_of(placed[0]))
+
+
+def place_row(
+    row: Row,
+    columns: Sequence[str],
+    label: str | None,
+    space: Space,
+    margin: Sequence[int] | None = None,
+) -> Placed:
+    """The images of a manifest's row brought to the grid, as `place` does.
+
+    Errors: DataError naming row and column; the files are in `.private` only.
+    """
+    mask = None if label is None else row.labels.get(label)
+    channels = [_read(row, name, row.images.get(name)) for name in columns]
+    marked = None if mask is None else _read(row, str(label), mask)
+    where = ", ".join(str(row.images[name]) for name in columns)
+    try:
+        return place(channels, marked, space, margin)
+    except DataError as error:
+        raise DataError(f"row {row.number}: {error}", private=f"{where}: {error}") from error
+    except Exception as error:  # no memory, a resampling that fails: the row must be known
+        said = f"row {row.number}: the image cannot be prepared ({type(error).__name__})"
+        raise DataError(said, private=f"{where}: {error!r}") from error
+
+
+def _read(row: Row, column: str, path: Path | None) -> Volume:
+    if path is None:
+        raise DataError(f"row {row.number}: there is no image in column {column!r}")
+    try:
+        return load_image(path)
+    except DataError as error:
+        where = f"row {row.number}, column {column!r}"
+        raise DataError(f"{where}: {error}", private=error.private) from error
+
+
+def _check_grids(images: Sequence[Volume]) -> None:
+    first = original_of(images[0])
+    for image in images:
+        if image.shape[0] != 1:
+            raise DataError(f"{image.shape[0]} channels in one file; give each channel a file")
+        grid = original_of(image)
+        both = grid.known and first.known
+        if grid.shape != first.shape or (
+            both and np.abs(grid.affine - first.affine).max() > GRID_TOLERANCE_MM
+        ):
+            raise DataError(
+                f"the images of a case lie on different grids ({first.shape} and {grid.shape}); "
+                "resample them to one grid first"
+            )

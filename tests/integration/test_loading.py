@@ -1,0 +1,68 @@
+"""What is kept of scans can be seen and cleared, and reading them for long takes no more memory."""
+
+from __future__ import annotations
+
+import gc
+import os
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import medidiff
+from medidiff.cli import app
+from medidiff.data.datasets import CacheKind, CaseSet
+from medidiff.data.intensity import fit
+from medidiff.data.manifest import read_manifest
+from medidiff.data.options import Percentile, Space
+from medidiff.data.phantoms import write_population
+from medidiff.jobs.prepare import training_set
+from medidiff.training.batches import training_batches
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDIDIFF_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MEDIDIFF_CACHE", str(tmp_path / "scratch"))
+
+
+def test_caches_are_shown_and_cleared(tmp_path: Path) -> None:
+    manifest = read_manifest(write_population(tmp_path / "scans", 3, 1, 1, size=16))
+    cases = CaseSet(manifest.rows, ["image"], Space(2, (16, 16)), cache="disk")
+    before = cases[0].images.clone()
+    images, *_ = medidiff.caches()
+    assert (images.name, images.entries) == ("images", 5)
+    assert images.place == tmp_path / "scratch" / "images"
+    assert images.size == sum(f.stat().st_size for f in images.place.rglob("*.safetensors"))
+    shown = CliRunner().invoke(app, ["cache", "show"])
+    assert f"5 files, {images.size / 1e6:.1f} MB in {images.place}" in shown.output
+    entry = next(images.place.rglob("*.safetensors"))
+    long_ago = time.time() - 40 * 86400
+    os.utime(entry, (long_ago, long_ago))
+    assert medidiff.clear_cache("images", unused_days=30)[0] == 1
+    assert "4 files removed" in CliRunner().invoke(app, ["cache", "clear", "images"]).output
+    assert medidiff.caches()[0].entries == 0
+    assert torch.equal(cases[0].images, before)  # a set that is in use makes it again
+
+
+def resident() -> int:
+    gc.collect()
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cache", ["disk", "none"])
+def test_memory_stays_flat_over_fifty_epochs(tmp_path: Path, cache: CacheKind) -> None:
+    """8 images of 1 MiB an epoch: one image kept each epoch would be 40 MiB."""
+    manifest = read_manifest(write_population(tmp_path / "scans", 8, 1, 1, size=64, dims=3))
+    rows, space = manifest.split("train"), Space(3, (64, 64, 64))
+    cases = CaseSet(rows, ["image"], space, cache=cache, workers=2)
+    data = training_set(manifest, cases, fit(Percentile(), (case.images for case in cases)), ())
+    epoch, sizes = len(rows) // 4, []
+    for step, _ in training_batches(data, 4, 0, 0, 50 * epoch, torch.device("cpu")):
+        if step in (10 * epoch, 50 * epoch - 1):
+            sizes.append(resident())
+    assert sizes[1] - sizes[0] < 8 * 2**20
