@@ -114,10 +114,10 @@ def benchmark_head(
     misfits = check_cases(model, manifest, [*train, *bench.validation, *bench.test], mismatch)
     found = head.benchmark(bench)
     table = make_table(head, found)
-    keep(model, [verdict_of(each, split) for each in found.calibrated])
     if out is not None:
         protocol = {"split": split, "seed": seed, "samples": n, "rows_that_do_not_fit": misfits}
         save_table(table, found, head, model, protocol, out)
+    keep(model, [verdict_of(each, split) for each in found.calibrated])  # last: it may be refused
     return table
 
 
