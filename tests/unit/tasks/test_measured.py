@@ -319,10 +319,13 @@ def test_maps_are_calibrated_only_by_a_verdict_on_these_weights(
     model: Model, tmp_path: Path
 ) -> None:
     own = Model.load(model.save(tmp_path / "own"))
-    how, right = Posterior(), bootstrap_interval([0.9, 0.91])
+    how, right = Posterior(), bootstrap_interval([0.9] * 20)
     found = Calibrated(
         "a", "mri 1 coil R=4", 0.01, medidiff_tree(how), Calibration(right, right, (0.1,) * 10, 8)
     )
+    assert verdict(own, "mri 1 coil R=4", [0.01], how) == "uncalibrated"
+    few = replace(found.found, coverage=bootstrap_interval([0.9] * 5))
+    keep(own, [verdict_of(replace(found, found=few), "test")])
     assert verdict(own, "mri 1 coil R=4", [0.01], how) == "uncalibrated"
     keep(own, [verdict_of(found, "test")])
     assert verdict(own, "mri 1 coil R=4", [0.011], how) == "calibrated"
