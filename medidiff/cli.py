@@ -267,11 +267,17 @@ def sample(
 
 @app.command()
 def run(
-    task: Annotated[str, typer.Argument(help="denoise, ...", metavar="TASK")],
+    task: Annotated[
+        str,
+        typer.Argument(help="denoise, reconstruct, super_resolution or inpaint", metavar="TASK"),
+    ],
     model: ModelName,
     inputs: Annotated[
         list[str],
-        typer.Argument(help="Scans; join the channels of one case by commas", metavar="INPUT..."),
+        typer.Argument(
+            help="Scans (join the channels of one case by commas); k-space or sinograms",
+            metavar="INPUT...",
+        ),
     ],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="A folder, or a .nii.gz file for one input")
@@ -339,7 +345,12 @@ def run(
 
 @app.command()
 def benchmark(
-    task: Annotated[str, typer.Argument(help="denoise, synthesis, ...", metavar="TASK")],
+    task: Annotated[
+        str,
+        typer.Argument(
+            help="synthesis, denoise, reconstruct, super_resolution or inpaint", metavar="TASK"
+        ),
+    ],
     model: ModelName,
     manifest: Annotated[Path, typer.Option(help="Manifest of the scans")],
     split: Annotated[str, typer.Option(help="Split that is reported")] = "test",

@@ -20,7 +20,8 @@ CODEC = "codec.safetensors"
 
 def stem(file: Path) -> str:
     """The name of a scan without its ending; dots of a DICOM folder's name stay."""
-    for ending in (".nii.gz", ".nii", ".hdr", ".img", ".nrrd", ".mha", ".mhd", ".png", ".dcm"):
+    scans = (".nii.gz", ".nii", ".hdr", ".img", ".nrrd", ".mha", ".mhd", ".png", ".dcm")
+    for ending in (*scans, ".npy", ".npz", ".h5", ".hdf5"):
         if file.name.lower().endswith(ending):
             return file.name[: -len(ending)]
     return file.name

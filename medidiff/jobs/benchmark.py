@@ -35,6 +35,7 @@ from medidiff.tasks.base import OURS, Bench, Benchmarked, Calibrated, Head, Row,
 from medidiff.tasks.calibrated import keep
 
 PathLike = str | os.PathLike[str]
+LEAST_SUBJECTS = 20  # of fewer no map is called calibrated, whatever their coverage
 
 
 @dataclass(frozen=True)
@@ -114,10 +115,10 @@ def benchmark_head(
     misfits = check_cases(model, manifest, [*train, *bench.validation, *bench.test], mismatch)
     found = head.benchmark(bench)
     table = make_table(head, found)
-    keep(model, [verdict_of(each, split) for each in found.calibrated])
     if out is not None:
         protocol = {"split": split, "seed": seed, "samples": n, "rows_that_do_not_fit": misfits}
         save_table(table, found, head, model, protocol, out)
+    keep(model, [verdict_of(each, split) for each in found.calibrated])  # last: it may be refused
     return table
 
 
@@ -162,6 +163,7 @@ def goals_of(head: Head, found: Benchmarked) -> list[Goal]:
 def spread_of(each: Calibrated) -> Spread:
     """A line of the table of spreads."""
     found = each.found
+    verdict = found.verdict if found.coverage.n >= LEAST_SUBJECTS else "too few subjects"
     return Spread(
         each.setting,
         each.kind,
@@ -169,7 +171,7 @@ def spread_of(each: Calibrated) -> Spread:
         found.coverage,
         found.spread,
         found.draws,
-        found.verdict,
+        verdict,
     )
 
 
@@ -180,7 +182,7 @@ def verdict_of(each: Calibrated, split: str) -> dict[str, object]:
         "kind": each.kind,
         "noise": each.noise,
         "posterior": options.tree(each.posterior),
-        "calibrated": found.verdict == "calibrated",
+        "calibrated": spread_of(each).verdict == "calibrated",
         "coverage": options.tree(found.coverage),
         "spread": options.tree(found.spread),
         "histogram": list(found.histogram),

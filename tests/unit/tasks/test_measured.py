@@ -29,7 +29,7 @@ from medidiff.tasks import Reconstruction, SuperResolution
 from medidiff.tasks.base import OURS, Benchmarked, Calibrated, Target
 from medidiff.tasks.calibrated import keep, verdict
 from medidiff.tasks.cartesian import noise_level
-from medidiff.tasks.defaults import Posterior
+from medidiff.tasks.defaults import Posterior, chosen_for
 from medidiff.tasks.phase import fitted_phase
 from medidiff.tasks.simulate import FINER, ring_of_coils
 
@@ -173,6 +173,23 @@ def test_what_is_no_measurement_is_refused_without_its_name(
     assert name not in str(error.value)
 
 
+def test_the_command_line_takes_kspace_and_what_lies_beside_it(
+    model: Model, tmp_path: Path
+) -> None:
+    from typer.testing import CliRunner
+
+    from medidiff.cli import app
+
+    folder = model.save(tmp_path / "model")
+    np.save(tmp_path / "k.npy", noisy(kspace_of(blob())) * lines(SIZE))
+    np.save(tmp_path / "mask.npy", lines(SIZE))
+    words = ["run", "reconstruct", str(folder), str(tmp_path / "k.npy"), "-o", str(tmp_path / "o")]
+    few = "posterior={steps: 2, draws: 1, pilots: 0}"
+    found = CliRunner().invoke(app, [*words, "-s", f"mask={tmp_path / 'mask.npy'}", "-s", few])
+    assert found.exit_code == 0, found.output
+    assert nibabel.load(tmp_path / "o" / "k-reconstruct.nii.gz").shape == SIZE
+
+
 def test_a_pickled_array_is_not_opened(tmp_path: Path) -> None:
     np.save(tmp_path / "bad.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(DataError):
@@ -302,10 +319,13 @@ def test_maps_are_calibrated_only_by_a_verdict_on_these_weights(
     model: Model, tmp_path: Path
 ) -> None:
     own = Model.load(model.save(tmp_path / "own"))
-    how, right = Posterior(), bootstrap_interval([0.9, 0.91])
+    how, right = Posterior(), bootstrap_interval([0.9] * 20)
     found = Calibrated(
         "a", "mri 1 coil R=4", 0.01, medidiff_tree(how), Calibration(right, right, (0.1,) * 10, 8)
     )
+    assert verdict(own, "mri 1 coil R=4", [0.01], how) == "uncalibrated"
+    few = replace(found.found, coverage=bootstrap_interval([0.9] * 5))
+    keep(own, [verdict_of(replace(found, found=few), "test")])
     assert verdict(own, "mri 1 coil R=4", [0.01], how) == "uncalibrated"
     keep(own, [verdict_of(found, "test")])
     assert verdict(own, "mri 1 coil R=4", [0.011], how) == "calibrated"
@@ -316,6 +336,15 @@ def test_maps_are_calibrated_only_by_a_verdict_on_these_weights(
     other = json.loads(file.read_text()) | {"weights": "0"}
     file.write_text(json.dumps(other))
     assert verdict(own, "mri 1 coil R=4", [0.01], how) == "uncalibrated"
+
+
+def test_one_result_and_several_samples_have_their_own_sampler() -> None:
+    for kind in ("mri 1 coil R=4", "radon 60 views over 180", "super-resolution x4x4", "inpaint"):
+        one, several = chosen_for(kind, 1), chosen_for(kind, 8)
+        pilots = one.pilots * one.pilot_steps if kind.startswith("mri") else 0
+        assert one.steps * one.draws + pilots <= 100
+        assert several.steps + pilots <= 100
+        assert one.method != several.method
 
 
 def test_a_target_is_reached_by_the_low_end_of_the_interval() -> None:
