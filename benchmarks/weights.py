@@ -23,7 +23,7 @@ PART_BYTES = 16_000_000
 WHOLE = "model.safetensors"
 INDEX = "parts.json"
 BESIDE = [name for name in (*FILES, "SHA256SUMS") if name != WHOLE]
-OPTIONAL = (HEADS, CODEC)
+OPTIONAL = (HEADS, CODEC, "calibration.json")
 
 
 def split(model: Path, place: Path, made_by: str, part_bytes: int = PART_BYTES) -> Path:
