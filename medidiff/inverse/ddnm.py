@@ -50,6 +50,10 @@ class DDNM:
         check_jumps(self.kind, self.jump_length, self.repeats)
         if not 0 <= self.eta <= 1 or self.ridge < 0:
             raise ValueError(f"ddnm needs 0 <= eta <= 1, ridge >= 0, got {self.eta}, {self.ridge}")
+        if self.form == "noisy" and self.eta == 0:
+            raise ValueError(
+                "ddnm's noisy form needs eta above 0: without fresh noise it sees no y"
+            )
 
     def plan(self, problem: Problem, denoise: Denoise, levels: Sequence[NoiseLevel]) -> Plan:
         """Its own steps along the path and its time travels.

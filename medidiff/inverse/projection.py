@@ -30,7 +30,8 @@ class Projection:
                                                y_now = alpha y + sigma A z   noised
 
     It fits the measurement's noise as if it were signal, and is not the posterior (the laws' test
-    says by how much). After the last hop, one plain denoise, the clean image is projected again.
+    says by how much). After the last hop, one plain denoise, the clean image is projected again
+    (not when weighed). Data consistency is another name of it.
     Source: Song et al. 2022 (arXiv:2111.08005), algorithm 1 for the noised form; Chung & Ye 2022
     (arXiv:2110.05243), algorithm 2 for the hard one.
     Differs: A+ is regularised by `ridge`; Score-MRI's code leaves the last denoising out.

@@ -81,7 +81,7 @@ class Measurement:
     count: Tensor
     """Real numbers that were measured of each image."""
     kind: str
-    """What was measured how, such as "mri 8 coils R=4": what a calibration is true for."""
+    """What was measured how, such as "mri 8 coils R=4, 1-D mask": what a calibration is of."""
     signal: Signal | None = None
     refined: Callable[[Tensor], Measurement] | None = None
     """Images -> the measurement with what was estimated of it (a phase) estimated anew."""

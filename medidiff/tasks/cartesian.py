@@ -145,7 +145,7 @@ class _Made:
             per_case(gain, self.kspace) * self.kspace + shift,
             gain * self.sigma,
             2 * self.mask.flatten(1).sum(1).cpu().double() * self.kspace.shape[1],
-            kind_of(self.mask, self.kspace.shape[1]),
+            kind_of(self.mask, self.kspace.shape[1]) + (", phase given" if known else ""),
             Signal(self.complex_images, self.kspace, self.sigma),
             None if known else lambda images: self.with_phase(self.refined(images, phase), False),
         )
@@ -248,9 +248,13 @@ def per_case(values: Tensor, like: Tensor) -> Tensor:
 
 
 def kind_of(mask: Tensor, coils: int) -> str:
-    """Such as "mri 8 coils R=4": what is measured, at which acceleration to the nearest whole."""
-    acceleration = mask[0, 0].numel() / max(float(mask[0, 0].sum()), 1.0)
-    return f"mri {coils} {'coil' if coils == 1 else 'coils'} R={round(acceleration)}"
+    """Such as "mri 8 coils R=4, 1-D mask": what is measured, at which acceleration to the nearest
+    whole, left out along how many axes."""
+    seen = mask[0, 0]
+    acceleration = seen.numel() / max(float(seen.sum()), 1.0)
+    axes = sum(bool((seen != seen.narrow(axis, 0, 1)).any()) for axis in range(seen.ndim))
+    coil = "coil" if coils == 1 else "coils"
+    return f"mri {coils} {coil} R={round(acceleration)}, {axes}-D mask"
 
 
 def _box(mask: Tensor) -> tuple[int, ...]:

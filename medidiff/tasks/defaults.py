@@ -1,6 +1,8 @@
 """How the posterior is drawn where a call does not say: chosen on validation subjects.
 
-`benchmarks/tune_inverse.py` made the choice; its table is in benchmarks/results.
+`benchmarks/tune_inverse.py` made the choice; its table is benchmarks/results/tune_inverse.json.
+Its time ended before every sampler had been tried for every measurement, and pilots have been drawn
+with fresh noise since.
 """
 
 from __future__ import annotations
@@ -69,7 +71,8 @@ class Posterior:
 
 WELL_SPREAD = DiffPIR(weight=3.0, fresh=0.3)
 """Its draws differ about as much as they err: coverage of the central 90 % on validation scans is
-.88 to .90 but for one coil at R=8, .86."""
+.88 to .90 but for one coil at R=8, .86; on test scans .88 to .89, but not right at R=8 (.82 with
+one coil, .85 with eight)."""
 NEAREST = DiffPIR(weight=3.0, fresh=1.0)
 """The mean of its draws is nearer to the truth (fourfold super-resolution and holes: by 1.2 to 1.5
 dB), but they differ too little."""

@@ -82,7 +82,7 @@ class Inpainting:
             known * given,
             torch.full((len(cases),), WINDOW * spread, dtype=torch.float64),
             known.expand_as(given).flatten(1).sum(1).cpu().double(),
-            "inpaint",
+            f"inpaint, {_missing(holes):.1g} % missing",
         )
         levels = (self.sigma,) * len(cases)
         return Problem(given, tuple(cases), levels, measurement=measurement)
@@ -186,9 +186,19 @@ def filled_in(case: Case, hole: Tensor) -> Filled | None:
     return Filled(scan.numpy(), (back > 0) & inside(case))
 
 
+def _missing(holes: Tensor) -> float:
+    """Per cent of the voxels that the largest of some holes takes."""
+    return 100 * float(holes.flatten(1).double().mean(1).max())
+
+
 def drawn_hole(case: Case, size: tuple[int, ...]) -> Tensor:
     """(1, *space): a box around a voxel of the head, the same one for the same case."""
-    inside = head_region(case.images[None])[0, 0].nonzero()
+    try:
+        inside = head_region(case.images[None])[0, 0].nonzero()
+    except ValueError:  # of a constant image
+        raise TaskError(
+            "nothing is seen in this image to put a hole in: give it (mask=...)"
+        ) from None
     chance = float(uniforms(0, [("hole", noise_key(case))])[0, 0])
     centre = inside[int(chance * len(inside))].tolist()
     hole = torch.zeros(1, *case.images.shape[1:], dtype=torch.bool)

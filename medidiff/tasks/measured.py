@@ -52,7 +52,8 @@ def solved(head: Sampled, problem: Problem, model: Model, n: int, seed: int) -> 
     n > 1 that of the n samples, or the first sample where the head's `result` says so.
     """
     assert problem.measurement is not None
-    how = head.posterior or chosen_for(problem.measurement.kind, n)
+    several = 2 if head.result == "sample" else n  # one sample is drawn as several are
+    how = head.posterior or chosen_for(problem.measurement.kind, several)
     count = n if n > 1 else (1 if head.result == "sample" else how.draws)
     with torch.no_grad(), evaluating(model.network):
         problem, first = piloted(problem, model, how, seed)
@@ -140,15 +141,18 @@ def _part(
     cases = [case for case, _ in members]
     condition = None if problem.condition is None else problem.condition[cases]
     keys = problem.keys
-    return how.draw(
-        model.denoiser(condition),
-        measurement.operator(cases),
-        measurement.values[cases],
-        measurement.law(cases),
-        torch.zeros_like(problem.given[cases]),
-        KeyedNoise(seed, [(keys[case], sample) for case, sample in members]),
-        model.spec.schedule,
-    )
+    try:
+        return how.draw(
+            model.denoiser(condition),
+            measurement.operator(cases),
+            measurement.values[cases],
+            measurement.law(cases),
+            torch.zeros_like(problem.given[cases]),
+            KeyedNoise(seed, [(keys[case], sample) for case, sample in members]),
+            model.spec.schedule,
+        )
+    except ValueError as error:  # a method that does not suit the measurement
+        raise TaskError(str(error)) from None
 
 
 def told(

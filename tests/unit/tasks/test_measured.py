@@ -88,7 +88,7 @@ def test_kspace_is_reconstructed_from_an_array_in_its_own_units(model: Model) ->
     assert np.abs(result.image[0] - image).mean() < 0.15 * image.max()
     said = result.provenance
     assert said["uncertainty"] == "uncalibrated"
-    assert said["measurement"] == "mri 4 coils R=1"
+    assert said["measurement"] == "mri 4 coils R=1, 1-D mask"
     assert said["forward_equivalents"] == 2 * 3 + 2
     assert float(said["sigma"][0]) == pytest.approx(0.5 / 200, rel=0.4)  # type: ignore[index]
 
