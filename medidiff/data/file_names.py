@@ -107,7 +107,7 @@ def sequence_in(text: str) -> str:
 def named(path: PurePath) -> Named:
     """What the path of a volume or picture, relative to the tree's root, says of it."""
     stem = _stem(path.name)
-    if stem.startswith("sub-"):
+    if stem.startswith("sub-") and "_" in stem:
         return _bids(path, stem)
     found = IXI.match(stem)
     if found:
@@ -160,17 +160,18 @@ def _bids(path: PurePath, stem: str) -> Named:
 
 def _plain(path: PurePath, stem: str) -> Named:
     folder = path.parent.name
-    in_labels = bool(LABEL_FOLDERS.match(folder))
+    kinds = [n for n in path.parts[:-1] if LABEL_FOLDERS.match(n) or IMAGE_FOLDERS.match(n)]
+    in_labels = bool(kinds and LABEL_FOLDERS.match(kinds[-1]))
     tail = re.compile(rf"[-_.]({LABEL_WORDS})$", re.IGNORECASE)
     is_label = in_labels or bool(tail.search(stem))
     bare = tail.sub("", stem)
     if is_volume(path.name) or NNUNET_IMAGES.match(folder):  # other pictures are counted from 0
         bare = re.sub(r"[-_.]0000$", "", bare)  # nnU-Net numbers its channels
     sequence = sequence_in(bare.replace("-", " ").replace(".", " "))
-    subject = _without_sequence(bare)
+    subject = _without_sequence(bare).removeprefix("sub-")
     if not subject:  # every subject has a folder, and files are called after their sequence
         subject = folder
-    holder = path.parent.parent if in_labels or IMAGE_FOLDERS.match(folder) else path.parent
+    holder = PurePath(*(n for n in path.parts[:-1] if n not in kinds))  # labels/train, images/train
     person = _person_above(holder) if is_picture(path.name) else ""
     number = _slice_of(holder.name, bare) if person else ""
     if number:

@@ -74,6 +74,9 @@ def stack(folder: Path, write: Write, name: str, **other: object) -> None:
         ("imagesTr/la_003_0000.png", Named("la_003")),
         ("NORMAL/0001.JPEG", Named("0001")),
         ("masks/a.png", Named("a", is_label=True)),
+        ("labels/train/a.png", Named("a", is_label=True)),
+        ("segmentations/imagesTr/a.png", Named("a")),
+        ("sub-01.png", Named("01")),
         ("patient7/012.png", Named("patient7")),
         ("patient7/images/012.png", Named("patient7")),
         ("patient7/t1_012.png", Named("patient7", sequence="T1w")),
@@ -144,6 +147,11 @@ T1W = "sub-1/anat/sub-1_T1w.nii.gz"
         ("patient7/flair_seg.nii.gz", "patient7/flair.nii.gz", True),
         ("patient7/flair_seg.nii.gz", "patient7/t1.nii.gz", False),
         ("BraTS_1/BraTS_1_seg.nii.gz", "BraTS_1/BraTS_1_t1ce.nii.gz", True),
+        ("labels/train/a.png", "images/train/a.jpg", True),
+        ("labels/train/a.png", "images/test/a.png", False),
+        ("p7/masks/012.png", "p7/images/t1_012.png", True),
+        ("p7/masks/012.png", "p7/images/t1_013.png", False),
+        ("p7/masks/012.png", "p8/images/t1_012.png", False),
     ],
 )
 def test_a_label_fits_the_images_that_its_name_does_not_rule_out(
