@@ -684,10 +684,11 @@ def build_manifest(
     """Write the manifest `out` (.csv) of a folder tree or archive of scans.
 
     DICOM is taken by series, each volume of which gets a row and a list of its files in a folder
-    beside the manifest; NIfTI, NRRD and MetaImage by their names (BIDS and usual layouts). What
-    cannot be used is left out and told. `subjects`: DICOM's patient identifiers as keyed pseudonyms
-    or raw. `tilt`, `gaps`: series with a tilted gantry, with uneven or missing slices. `arrange`: a
-    row an image, or a row a session with a column a sequence.
+    beside the manifest; NIfTI, NRRD, MetaImage, PNG and JPEG by their names (BIDS and usual
+    layouts). What cannot be used is left out and told, and so is a mix of 2-D and 3-D. `subjects`:
+    DICOM's patient identifiers as keyed pseudonyms or raw. `tilt`, `gaps`: series with a tilted
+    gantry, with uneven or missing slices. `arrange`: a row an image, or a row a session with a
+    column a sequence.
     Errors: DataError, OutputError, ManifestError.
     """
     options = BuildOptions(subjects, Stacking(tilt, gaps), arrange)

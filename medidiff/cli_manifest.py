@@ -33,7 +33,7 @@ def build(
         typer.Option(help="A row an image, or a row a session with a column a sequence"),
     ] = "images",
 ) -> None:
-    """Write the manifest of a folder tree or archive of DICOM, NIfTI, NRRD or MetaImage files."""
+    """Write the manifest of a tree or archive of DICOM, NIfTI, NRRD, MetaImage, PNG or JPEG."""
     from medidiff import api
 
     made = api.build_manifest(

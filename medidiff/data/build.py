@@ -1,10 +1,11 @@
-"""A manifest from a tree of scans: DICOM by series, other volumes by their names.
+"""A manifest from a tree of scans: DICOM by series, other volumes and pictures by their names.
 
 Every image is decoded once: what cannot be used is not in the manifest, and its reason is told.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -17,11 +18,20 @@ from medidiff.data.checks import content_digest
 from medidiff.data.decode import Scan, decode
 from medidiff.data.dicom import Stacking
 from medidiff.data.dicom_rows import Subjects, facts_of, sessions_of
-from medidiff.data.file_names import Named, fits, is_volume, named
+from medidiff.data.file_names import (
+    Named,
+    fits,
+    is_data_half,
+    is_picture,
+    is_thumbnail,
+    is_volume,
+    named,
+)
 from medidiff.data.index import Index, index_tree
 from medidiff.data.privacy import SiteKey
 from medidiff.data.rows import Progress
 from medidiff.data.series_list import SUFFIX, write_series_list
+from medidiff.data.sources import is_archive
 from medidiff.errors import DataError
 
 COLUMNS = (
@@ -30,6 +40,8 @@ COLUMNS = (
 )
 NAME = "_name"  # of a row while the manifest is made: the file's path in the tree
 NO_IMAGE = "a label or mask with no image of its name and size"
+THUMBNAIL = "a small copy of a picture (thumbnail, preview or icon), by its name"
+ARCHIVE = "an archive without DICOM; unpack it if volumes or pictures lie in it"
 SECOND = "a second label or mask of its kind for one image"
 
 
@@ -60,6 +72,10 @@ class Built:
     rows: tuple[dict[str, str], ...]
     skipped: tuple[Skipped, ...]
     duplicates: int
+    dims: Counter[int] = field(default_factory=Counter)
+    """How many images have two axes, and how many three."""
+    others: int = 0
+    """Files that are neither scans nor pictures."""
 
 
 def build_rows(
@@ -80,11 +96,13 @@ def build_rows(
     key = key or SiteKey.load()
     told = progress or (lambda what: lambda done, total: None)
     index = index_tree(root, progress=told("reading headers"))
-    jobs = [*_dicom_jobs(index, lists, options, key), *_file_jobs(root, index)]
+    files = _sorted_files(root, index)
+    jobs = [*_dicom_jobs(index, lists, options, key), *files.jobs]
     rows: list[dict[str, str]] = []
     skipped = [
         Skipped(one.text, _shown(one.source.path, *one.source.members)) for one in index.unread
     ]
+    skipped += files.skipped
     with ThreadPoolExecutor(workers) as pool:
         reading = told("reading images")
         for done, found in enumerate(pool.map(_tried, jobs), start=1):
@@ -94,10 +112,11 @@ def build_rows(
                 rows += found
             reading(done, len(jobs))
     rows = _with_labels(rows, skipped)
+    dims = Counter(len(row["size"].split(" x ")) for row in rows)
     if options.arrange == "cases":
         rows = as_cases(rows)
     duplicates = sum(series.duplicates for series in index.series)
-    return Built(_columns(rows), tuple(rows), tuple(skipped), duplicates)
+    return Built(_columns(rows), tuple(rows), tuple(skipped), duplicates, dims, files.others)
 
 
 @dataclass(frozen=True)
@@ -163,13 +182,30 @@ def _dicom_jobs(index: Index, lists: Path, options: BuildOptions, key: SiteKey) 
             yield _Job(path, facts, _shown(sources[used[0]].path, *sources[used[0]].members))
 
 
-def _file_jobs(root: Path, index: Index) -> Iterator[_Job]:
+@dataclass
+class _Files:
+    """What a tree holds beside DICOM."""
+
+    jobs: list[_Job] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    others: int = 0
+
+
+def _sorted_files(root: Path, index: Index) -> _Files:
     base = root if root.is_dir() else root.parent
+    found = _Files()
     for path in map(Path, index.others):
-        if is_volume(path.name):
-            name = path.relative_to(base)
+        name = path.relative_to(base)
+        if is_picture(path.name) and is_thumbnail(name):
+            found.skipped.append(Skipped(THUMBNAIL, str(path)))
+        elif is_volume(path.name) or is_picture(path.name):
             facts = {**_named_facts(named(name)), NAME: str(name)}
-            yield _Job(path.absolute(), facts, str(path), each_volume=True)
+            found.jobs.append(_Job(path.absolute(), facts, str(path), each_volume=True))
+        elif is_archive(path.name):
+            found.skipped.append(Skipped(ARCHIVE, str(path)))
+        else:
+            found.others += not is_data_half(path.name)
+    return found
 
 
 def _named_facts(said: Named) -> dict[str, str]:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medidiff.data.file_names import PICTURES
 from medidiff.data.sources import ARCHIVES
 from medidiff.errors import DataError
 
@@ -162,6 +163,9 @@ def _picture(path: Path) -> Scan:
     from PIL import Image
 
     with Image.open(path) as picture:
+        pages = getattr(picture, "n_frames", 1)
+        if picture.format == "TIFF" and pages > 1:
+            raise UnusableError(f"the file holds {pages} pictures; one is expected")
         picture.load()
         if picture.mode in ("P", "PA", "RGBA", "LA", "CMYK", "YCbCr"):
             picture = picture.convert("L" if picture.mode == "LA" else "RGB")
@@ -181,7 +185,7 @@ def _itk(path: Path) -> Scan:
 
 READERS: dict[tuple[str, ...], Callable[[Path], Scan]] = {
     (".nii", ".nii.gz", ".hdr", ".img", ".hdr.gz", ".img.gz"): _nifti,
-    (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"): _picture,
+    PICTURES: _picture,
     (".nrrd", ".nhdr", ".mha", ".mhd"): _itk,
 }
 

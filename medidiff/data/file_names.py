@@ -1,4 +1,4 @@
-"""What the names of NIfTI files say: BIDS, and the layouts that public sets come in.
+"""What the names of volumes and pictures say: BIDS, and the layouts that public sets come in.
 
 Source: the BIDS specification 1.10, "Filename structure": entities `sub-`, `ses-`, ..., a suffix.
 """
@@ -10,6 +10,10 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 VOLUMES = (".nii", ".nii.gz", ".hdr", ".hdr.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+DATA_HALVES = (".img", ".img.gz", ".raw", ".raw.gz", ".zraw")  # a header beside them names them
+THUMBNAIL = r"thumb(?:s|nails?)?|previews?|icons?"
+SLICE = re.compile(r"(?:(?:slice|img|image|im|frame|z)[-_]?)?(\d+)", re.IGNORECASE)
 MODALITIES = {  # BIDS' folder of a file -> DICOM's word
     "anat": "MR",
     "func": "MR",
@@ -39,7 +43,9 @@ SEQUENCES = {  # words in names and in series descriptions; the first that is fo
     "asl": r"asl|pcasl",
     "T2starw": r"t2star|t2s",
 }
+SEQUENCE_WORDS = "|".join(f"(?:{pattern})" for pattern in SEQUENCES.values())
 LABEL_WORDS = r"seg(mentation)?|mask|labels?|dseg|gt"
+NNUNET_IMAGES = re.compile(r"^images(tr|ts|va)$", re.IGNORECASE)
 IXI = re.compile(r"^(IXI\d+)-([A-Za-z]+)-(\d+)-(\w+)$")
 BETWEEN = r"(?<![A-Za-z0-9]){}(?![A-Za-z0-9])"
 
@@ -71,6 +77,22 @@ def is_volume(name: str) -> bool:
     return name.lower().endswith(VOLUMES)
 
 
+def is_picture(name: str) -> bool:
+    """Whether a file is a picture, by its name."""
+    return name.lower().endswith(PICTURES)
+
+
+def is_thumbnail(path: PurePath) -> bool:
+    """Whether a picture, or a folder that it lies in, is called a small copy of another."""
+    words = " ".join([*path.parts[:-1], _stem(path.name)]).replace("_", " ")
+    return bool(re.search(BETWEEN.format(f"(?:{THUMBNAIL})"), words, re.IGNORECASE))
+
+
+def is_data_half(name: str) -> bool:
+    """Whether a file is one that a header beside it needs, by its name."""
+    return name.lower().endswith(DATA_HALVES)
+
+
 def sequence_in(text: str) -> str:
     """The sequence that free text names, as one of a fixed list of words; "" for none.
 
@@ -83,9 +105,9 @@ def sequence_in(text: str) -> str:
 
 
 def named(path: PurePath) -> Named:
-    """What the path of a volume, relative to the tree's root, says of it."""
+    """What the path of a volume or picture, relative to the tree's root, says of it."""
     stem = _stem(path.name)
-    if stem.startswith("sub-"):
+    if stem.startswith("sub-") and "_" in stem:
         return _bids(path, stem)
     found = IXI.match(stem)
     if found:
@@ -138,21 +160,44 @@ def _bids(path: PurePath, stem: str) -> Named:
 
 def _plain(path: PurePath, stem: str) -> Named:
     folder = path.parent.name
-    in_labels = bool(LABEL_FOLDERS.match(folder))
+    kinds = [n for n in path.parts[:-1] if LABEL_FOLDERS.match(n) or IMAGE_FOLDERS.match(n)]
+    in_labels = bool(kinds and LABEL_FOLDERS.match(kinds[-1]))
     tail = re.compile(rf"[-_.]({LABEL_WORDS})$", re.IGNORECASE)
     is_label = in_labels or bool(tail.search(stem))
-    bare = re.sub(r"[-_.]0000$", "", tail.sub("", stem))  # nnU-Net numbers its channels
+    bare = tail.sub("", stem)
+    if is_volume(path.name) or NNUNET_IMAGES.match(folder):  # other pictures are counted from 0
+        bare = re.sub(r"[-_.]0000$", "", bare)  # nnU-Net numbers its channels
     sequence = sequence_in(bare.replace("-", " ").replace(".", " "))
-    subject = _without_sequence(bare)
+    subject = _without_sequence(bare).removeprefix("sub-")
     if not subject:  # every subject has a folder, and files are called after their sequence
         subject = folder
-    holder = path.parent.parent if in_labels or IMAGE_FOLDERS.match(folder) else path.parent
-    return Named(subject, sequence=sequence, is_label=is_label, case=_key(str(holder), subject))
+    holder = PurePath(*(n for n in path.parts[:-1] if n not in kinds))  # labels/train, images/train
+    person = _person_above(holder) if is_picture(path.name) else ""
+    number = _slice_of(holder.name, bare) if person else ""
+    if number:
+        subject = person.removeprefix("sub-")
+    case = "/".join(filter(None, (str(holder), subject, number)))
+    return Named(subject, series=number, sequence=sequence, is_label=is_label, case=case)
+
+
+def _person_above(holder: PurePath) -> str:
+    """The uppermost folder that may be a subject's; "" for none.
+
+    It has a digit and is not called after a sequence: "NORMAL" is a class, "train" a split. The
+    uppermost, so that visits and series of one person do not become several.
+    """
+    return next((n for n in holder.parts if re.search(r"\d", n) and _without_sequence(n)), "")
+
+
+def _slice_of(folder: str, stem: str) -> str:
+    """The number of a slice that is called 012, slice12, t1_012 or FOLDER_012; "" for others."""
+    rest = stem.removeprefix(folder).lstrip("-_.")
+    found = SLICE.fullmatch(re.sub(rf"^(?:{SEQUENCE_WORDS})[-_.]", "", rest, flags=re.IGNORECASE))
+    return found[1] if found else ""
 
 
 def _without_sequence(stem: str) -> str:
-    words = "|".join(f"(?:{pattern})" for pattern in SEQUENCES.values())
-    return re.sub(rf"(?:^|[-_.])(?:{words})$", "", stem, flags=re.IGNORECASE)
+    return re.sub(rf"(?:^|[-_.])(?:{SEQUENCE_WORDS})$", "", stem, flags=re.IGNORECASE)
 
 
 def _key(*parts: str) -> str:
@@ -161,5 +206,5 @@ def _key(*parts: str) -> str:
 
 def _stem(name: str) -> str:
     lower = name.lower()
-    suffix = max((one for one in VOLUMES if lower.endswith(one)), key=len, default="")
+    suffix = max((one for one in (*VOLUMES, *PICTURES) if lower.endswith(one)), key=len, default="")
     return name[: len(name) - len(suffix)]

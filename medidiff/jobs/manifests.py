@@ -86,6 +86,13 @@ def _made(out: Path, built: Built) -> ManifestMade:
     lines = [f"{out}: {images} images of {subjects} subjects"]
     if built.duplicates:
         lines.append(f"{built.duplicates} DICOM files are there more than once; one counts")
+    if built.others:
+        lines.append(f"other files, neither scans nor pictures: {built.others}")
+    if built.dims[2] and built.dims[3]:
+        lines.append(
+            f"2-D and 3-D are mixed: {built.dims[2]} slices or pictures, {built.dims[3]} volumes; "
+            "a manifest holds one kind: delete the rows of the other, or build from its own folder"
+        )
     if built.skipped:
         lines += [f"{len(built.skipped)} files or series left out:", *_reasons(built)]
         lines.append(f"which they are stands in {keep_private(_names(built))}")

@@ -28,6 +28,7 @@ from medidiff.data.confidentiality.finding_phi import (
 )
 from medidiff.data.confidentiality.table import rules
 from medidiff.data.dicom import is_dicom_content
+from medidiff.data.file_names import PICTURES
 from medidiff.data.pixels import pixels as pixels_of
 from medidiff.data.sources import ArchiveError, Source, files_under, is_archive, members_of
 
@@ -45,7 +46,6 @@ ITK_FIELDS = {
     *("elementsize", "elementnumberofchannels", "elementbyteordermsb", "modality", "orientation"),
     *("position", "rotation", "hasminmax", "elementmin", "elementmax", "elementorigin"),
 }
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 HEADER_BYTES = 2**16
 LARGEST_SIDECAR = 2**22
 

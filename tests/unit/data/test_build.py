@@ -10,6 +10,8 @@ from pathlib import Path, PurePath
 import nibabel
 import numpy as np
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from medidiff.data.build import BuildOptions, build_rows
 from medidiff.data.dicom import Stacking
@@ -33,6 +35,11 @@ def nifti(path: Path, shape: tuple[int, ...] = (5, 6, 7)) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     array = RANDOM.integers(0, 99, shape).astype(np.int16)
     nibabel.save(nibabel.Nifti1Image(array, np.diag([1, 2, 3, 1])), path)
+
+
+def picture(path: Path, shape: tuple[int, ...] = (5, 6), **saved: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(RANDOM.integers(0, 255, shape).astype(np.uint8)).save(path, **saved)  # pyright: ignore[reportArgumentType]
 
 
 def stack(folder: Path, write: Write, name: str, **other: object) -> None:
@@ -61,6 +68,21 @@ def stack(folder: Path, write: Write, name: str, **other: object) -> None:
         ("imagesTr/la_003_0000.nii.gz", Named("la_003")),
         ("labelsTr/la_003.nii.gz", Named("la_003", is_label=True)),
         ("patient7/flair.nii.gz", Named("patient7", sequence="FLAIR")),
+        ("sub-01/anat/sub-01_T1w.png", Named("01", "", "", "T1w", "MR", "", False, "01/")),
+        ("images/IXI002.png", Named("IXI002")),
+        ("images/train_0000.png", Named("train_0000")),
+        ("imagesTr/la_003_0000.png", Named("la_003")),
+        ("NORMAL/0001.JPEG", Named("0001")),
+        ("masks/a.png", Named("a", is_label=True)),
+        ("labels/train/a.png", Named("a", is_label=True)),
+        ("segmentations/imagesTr/a.png", Named("a")),
+        ("sub-01.png", Named("01")),
+        ("patient7/012.png", Named("patient7")),
+        ("patient7/images/012.png", Named("patient7")),
+        ("patient7/t1_012.png", Named("patient7", sequence="T1w")),
+        ("patient7/T1/slice12.jpg", Named("patient7")),
+        ("sub-01/2020-01-01/012.png", Named("01")),
+        ("CS_4941/CS_4941_1_mask.tif", Named("CS_4941", is_label=True)),
     ],
 )
 def test_names_say_who_and_what(path: str, said: Named) -> None:
@@ -125,6 +147,11 @@ T1W = "sub-1/anat/sub-1_T1w.nii.gz"
         ("patient7/flair_seg.nii.gz", "patient7/flair.nii.gz", True),
         ("patient7/flair_seg.nii.gz", "patient7/t1.nii.gz", False),
         ("BraTS_1/BraTS_1_seg.nii.gz", "BraTS_1/BraTS_1_t1ce.nii.gz", True),
+        ("labels/train/a.png", "images/train/a.jpg", True),
+        ("labels/train/a.png", "images/test/a.png", False),
+        ("p7/masks/012.png", "p7/images/t1_012.png", True),
+        ("p7/masks/012.png", "p7/images/t1_013.png", False),
+        ("p7/masks/012.png", "p8/images/t1_012.png", False),
     ],
 )
 def test_a_label_fits_the_images_that_its_name_does_not_rule_out(
@@ -251,4 +278,73 @@ def test_nothing_is_left_where_no_image_can_be_used(tmp_path: Path, write_slice:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "x.dcm"]
     (tmp_path / "m.csv").write_text("kept")
     with pytest.raises(OutputError, match="is there already"):
+        build(tmp_path, tmp_path / "m.csv", BuildOptions(), Quiet())
+
+
+def test_a_tree_of_pictures_becomes_rows_that_repeat_nothing_but_names(
+    tmp_path: Path, own_home: Path
+) -> None:
+    root = tmp_path / "x"
+    exif, text = Image.Exif(), PngInfo()
+    exif[0x010E] = "Doe^Secret"
+    text.add_text("PatientName", "Doe^Secret")
+    picture(root / "images/a.jpg", exif=exif)
+    picture(root / "images/b.png", pnginfo=text)
+    picture(root / "labels/b.png")
+    picture(root / "labels/gone.png")
+    picture(root / "thumbnails/Doe.png", (2, 2))
+    picture(root / "images/Doe_thumb.png", (2, 2))
+    picture(root / "images/Doe_colour.png", (5, 6, 3))
+    (root / "images/Doe.png").write_text("no picture")
+    (root / "notes.txt").write_text("Doe")
+    (root / "Doe.zip").write_bytes(b"PK\5\6" + bytes(18))
+    result = build(root, tmp_path / "m.csv", BuildOptions(), Quiet())
+    with (tmp_path / "m.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["subject"], row["size"]) for row in rows] == [("a", "5 x 6"), ("b", "5 x 6")]
+    assert [row["label"] for row in rows] == ["", "x/labels/b.png"]
+    assert len({row["content"] for row in rows}) == 2
+    assert "Doe" not in (tmp_path / "m.csv").read_text() + result.text
+    assert "Secret" not in (own_home / "private.log").read_text()
+    for line in (
+        "2 x a small copy of a picture",
+        "1 x the picture is in colour",
+        "1 x the file is truncated, damaged or not what its name says",
+        "1 x an archive without DICOM",
+        "1 x a label or mask with no image",
+        "other files, neither scans nor pictures: 1",
+    ):
+        assert line in result.text, line
+    assert "mixed" not in result.text
+    check_manifest(read_manifest(tmp_path / "m.csv"))
+
+
+def test_slices_of_one_person_are_one_subject_each_with_its_own_mask(tmp_path: Path) -> None:
+    for person in ("p1", "p2"):
+        for number in ("1", "2"):
+            picture(tmp_path / f"x/{person}/{person}_{number}.png")
+            picture(tmp_path / f"x/{person}/{person}_{number}_mask.png")
+    rows = made(tmp_path / "x", tmp_path / "m.csv")
+    assert [row["subject"] for row in rows] == ["p1", "p1", "p2", "p2"]
+    assert [row["series"] for row in rows] == ["1", "2", "1", "2"]
+    assert [row["label"] for row in rows] == [
+        row["image"].replace(".png", "_mask.png") for row in rows
+    ]
+
+
+@pytest.mark.parametrize("arrange", ["images", "cases"])
+def test_slices_among_volumes_are_told_with_what_to_do(tmp_path: Path, arrange: str) -> None:
+    nifti(tmp_path / "x/a_flair.nii.gz")
+    picture(tmp_path / "x/b.png")
+    picture(tmp_path / "x/c.png")
+    options = BuildOptions(arrange=arrange)  # pyright: ignore[reportArgumentType]
+    text = build(tmp_path / "x", tmp_path / "m.csv", options, Quiet()).text
+    assert "2-D and 3-D are mixed: 2 slices or pictures, 1 volumes" in text
+    assert "delete the rows of the other" in text
+
+
+def test_a_file_of_several_pages_is_no_picture(tmp_path: Path) -> None:
+    page = Image.fromarray(np.arange(30, dtype=np.uint8).reshape(5, 6))
+    page.save(tmp_path / "a.tif", save_all=True, append_images=[page])
+    with pytest.raises(ManifestError, match="the file holds 2 pictures"):
         build(tmp_path, tmp_path / "m.csv", BuildOptions(), Quiet())
