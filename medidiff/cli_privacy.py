@@ -63,7 +63,8 @@ def find_phi(
 ) -> None:
     """Look for protected health information: attributes, private ones, free text, burnt-in text.
 
-    Counts by file; values are written to the private log alone. Exit code 1 if something is found.
+    Counts by file; values are written to the private log alone. Exit code 1 if something is found,
+    or if files could not be read or are of unknown kinds.
     """
     from medidiff import api
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 from medidiff.data.confidentiality.finding_phi import CATEGORIES
 from medidiff.data.confidentiality.folders import Done, deidentify_tree
-from medidiff.data.confidentiality.phi_files import Looked, look_through
+from medidiff.data.confidentiality.phi_files import UNKNOWN, Looked, look_through
 from medidiff.data.confidentiality.profile import Confidentiality
 from medidiff.data.privacy import SiteKey, keep_private
 from medidiff.errors import ConfigError, DataError, OutputError
@@ -28,12 +28,15 @@ class PhiReport:
     counts: dict[str, dict[str, int]]
     """Category -> attribute or field -> files that have it."""
     unreadable: int
+    """Damaged, locked, or too large to be looked at."""
+    unknown: int
+    """Of kinds that are not known, and no text: looked at by name alone."""
     text: str
 
     @property
     def clean(self) -> bool:
-        """Whether nothing was found, and everything could be read."""
-        return not any(self.counts.values()) and not self.unreadable
+        """Whether nothing was found, and everything was read."""
+        return not any(self.counts.values()) and not self.unreadable and not self.unknown
 
 
 def deidentify(
@@ -140,11 +143,17 @@ def find_phi(folder: Path, out: Path | None, pixels: bool, report: Reporter) -> 
     bad = sum(bool(one.problem) for one in seen)
     plain = {category: dict(counter.most_common()) for category, counter in counts.items()}
     log = keep_private("\n".join(["found by find-phi", *names])) if names else ""
-    found = PhiReport(
-        len(seen), dict(formats), plain, bad, _table(len(seen), files, plain, bad, log)
-    )
+    unknown = formats[UNKNOWN]
+    text = _table(len(seen), files, plain, bad, unknown, log)
+    found = PhiReport(len(seen), dict(formats), plain, bad, unknown, text)
     if out is not None:
-        content = {"files": len(seen), "formats": dict(formats), "unreadable": bad, "found": plain}
+        content = {
+            "files": len(seen),
+            "formats": dict(formats),
+            "unreadable": bad,
+            "unknown": unknown,
+            "found": plain,
+        }
         out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return found
 
@@ -153,11 +162,18 @@ def _named(one: Looked) -> list[str]:
     lines = [f"  {found.category}: {found.where}: {found.value[:200]}" for found in one.found]
     if one.problem:
         lines.append(f"  cannot be read ({one.problem})")
+    if one.format == UNKNOWN:
+        lines.append("  of an unknown kind: looked at by name alone")
     return [one.name, *lines] if lines else []
 
 
 def _table(
-    total: int, files: Counter[str], counts: dict[str, dict[str, int]], bad: int, log: str
+    total: int,
+    files: Counter[str],
+    counts: dict[str, dict[str, int]],
+    bad: int,
+    unknown: int,
+    log: str,
 ) -> str:
     lines = [f"{total} files looked at; found in how many of them:"]
     for category, found in counts.items():
@@ -167,7 +183,9 @@ def _table(
         if len(found) > SHOWN:
             lines.append(f"      and {len(found) - SHOWN} others")
     if bad:
-        lines.append(f"  not readable, so not looked at: {bad}")
+        lines.append(f"  not readable or too large, so not looked at: {bad}")
+    if unknown:
+        lines.append(f"  of unknown kinds, looked at by name alone: {unknown}")
     if log:
         lines.append(f"values and file names are in {log}")
     lines.append("Patterns were looked for, not people: an empty list is no proof.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,19 +13,24 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
-from pydicom.datadict import tag_for_keyword
 
 from medidiff.data.confidentiality.finding_phi import (
     BURNT_IN,
     FIELD,
     PATH,
-    TEXT,
     Found,
     looks_identifying,
     phi_of,
     text_like,
 )
-from medidiff.data.confidentiality.table import rules
+from medidiff.data.confidentiality.phi_texts import (
+    LARGEST_TEXT,
+    TOO_LARGE,
+    other_text,
+    sidecar,
+    table,
+    text_of,
+)
 from medidiff.data.dicom import is_dicom_content
 from medidiff.data.file_names import PICTURES
 from medidiff.data.pixels import pixels as pixels_of
@@ -47,7 +51,8 @@ ITK_FIELDS = {
     *("position", "rotation", "hasminmax", "elementmin", "elementmax", "elementorigin"),
 }
 HEADER_BYTES = 2**16
-LARGEST_SIDECAR = 2**22
+UNKNOWN = "other"
+"""The format of what is looked at by its name alone."""
 
 
 @dataclass(frozen=True)
@@ -96,10 +101,22 @@ def looked(name: str, content: bytes, *, pixels: bool) -> Looked:
                 return Looked(name, "DICOM", (*found, *phi_of(data), *written), problem)
             for endings, format, look in LOOKS:
                 if lower.endswith(endings):
+                    if look in (sidecar, table) and len(content) > LARGEST_TEXT:
+                        return Looked(name, format, tuple(found), TOO_LARGE)
                     return Looked(name, format, (*found, *look(content, lower)))
     except Exception as error:  # decoders raise anything on damaged files; texts quote them
         return Looked(name, "damaged", tuple(found), type(error).__name__)
-    return Looked(name, "other", tuple(found))
+    return _unknown(name, content, found)
+
+
+def _unknown(name: str, content: bytes, found: list[Found]) -> Looked:
+    """A file of no known kind: what is text is looked through."""
+    text = text_of(content)
+    if text is None:
+        return Looked(name, UNKNOWN, tuple(found))
+    if len(content) > LARGEST_TEXT:
+        return Looked(name, "text", tuple(found), TOO_LARGE)
+    return Looked(name, "text", (*found, *other_text(text)))
 
 
 def _writing(data: Dataset) -> tuple[list[Found], str]:
@@ -175,41 +192,11 @@ def _picture(content: bytes, name: str) -> list[Found]:
     return found
 
 
-def _sidecar(content: bytes, name: str) -> list[Found]:
-    """Entries named as attributes that the profile removes, and texts that look identifying."""
-    if len(content) > LARGEST_SIDECAR:
-        return []
-    found = []
-    for key, value in _entries(json.loads(content)):
-        tag = tag_for_keyword(key)
-        if (tag is not None and int(tag) in rules() and value) or looks_identifying(str(value)):
-            found.append(Found(TEXT, "entry of a JSON file", f"{key}: {value}"))
-    return found
-
-
-def _entries(tree: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(tree, dict):
-        for name, value in tree.items():
-            yield from _entries(value, str(name))
-    elif isinstance(tree, list):
-        for value in tree:
-            yield from _entries(value, key)
-    elif isinstance(tree, str):
-        yield key, tree
-
-
-def _table(content: bytes, name: str) -> list[Found]:
-    if len(content) > LARGEST_SIDECAR:
-        return []
-    lines = content.decode("utf-8", errors="replace").splitlines()
-    return [Found(TEXT, "line of a table", line) for line in lines if looks_identifying(line)]
-
-
 Look = Callable[[bytes, str], list[Found]]
 LOOKS: tuple[tuple[tuple[str, ...], str, Look], ...] = (
     (NIFTI, "NIfTI", _nifti),
     (ITK, "NRRD or MetaImage", _itk),
     (PICTURES, "picture", _picture),
-    ((".json",), "JSON", _sidecar),
-    ((".csv", ".tsv", ".txt"), "table", _table),
+    ((".json",), "JSON", sidecar),
+    ((".csv", ".tsv", ".txt"), "table", table),
 )

@@ -168,6 +168,40 @@ def test_a_clean_tree_is_called_clean(tmp_path: Path, home: Path) -> None:
     assert not (home / "private.log").exists()
 
 
+def test_numbers_of_a_sidecar_are_looked_at() -> None:
+    tree = {"PatientBirthDate": 19700131, "mrn": [12345678], "RepetitionTime": 2.3, "raw": True}
+    found = looked("a.json", json.dumps(tree).encode(), pixels=False).found
+    assert [one.value for one in found] == ["PatientBirthDate: 19700131", "mrn: 12345678"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+@pytest.mark.parametrize("ending", ["xml", "tsv"])
+def test_texts_of_any_kind_are_looked_through(ending: str, encoding: str) -> None:
+    text = f"<scan>\n<name>{NAME}</name>\n<born>1961-02-03</born>\n</scan>\n"
+    one = looked(f"a.{ending}", text.encode(encoding), pixels=False)
+    assert len(one.found) == 2
+    assert one.format == ("text" if ending == "xml" else "table")
+
+
+@pytest.mark.parametrize("ending", ["json", "csv", "xml"])
+def test_what_is_too_large_is_no_clean_file(ending: str) -> None:
+    content = b'["' + b"a " * 2**21 + b'"]'
+    assert "too large" in looked(f"a.{ending}", content, pixels=False).problem
+
+
+@pytest.mark.parametrize("content", [b"\0\1\2", "Zzyzx, Quentin".encode("utf-16-le"), b"\xff\0"])
+def test_files_of_unknown_kinds_are_told_and_not_called_clean(
+    tmp_path: Path, home: Path, content: bytes
+) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "a.bin").write_bytes(content)
+    found = api.find_phi(tmp_path / "root", out=tmp_path / "phi.json")
+    assert not found.clean
+    assert "of unknown kinds, looked at by name alone: 1" in found.text
+    assert json.loads((tmp_path / "phi.json").read_text())["unknown"] == 1
+    assert "a.bin" in (home / "private.log").read_text()
+
+
 def test_pixels_can_be_skipped(tmp_path: Path) -> None:
     data = dcmread(str(get_testdata_file("CT_small.dcm", download=False)))
     data.BurnedInAnnotation = "NO"
