@@ -18,7 +18,10 @@ def write_defaced(
     scan: Path, out: Path, options: Defacing, *, mask: Path | None, picture: Path | None
 ) -> str:
     """Errors: DataError for what is no whole head; OutputError for places that cannot be used."""
-    for place in (out, *(each for each in (mask, picture) if each is not None)):
+    places = [out, *(each for each in (mask, picture) if each is not None)]
+    if len({place.resolve() for place in places}) < len(places):
+        raise OutputError(f"{out.name}: the scan, its mask and its picture need a file each")
+    for place in places:
         ending = ".png" if place is picture else ".nii.gz"
         if not place.name.endswith(ending) or place.exists():
             raise OutputError(f"{place.name}: a new {ending} file is needed")

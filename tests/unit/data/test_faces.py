@@ -112,3 +112,8 @@ def test_a_file_is_written_on_its_grid_with_a_look_at_it(head, tmp_path: Path) -
     with pytest.raises(OutputError, match=r"new \.png file"):
         api.deface(scan, tmp_path / "b.nii.gz", picture=tmp_path / "b.jpg")
     assert not (tmp_path / "b.nii.gz").exists()
+    (tmp_path / "link").symlink_to(tmp_path)
+    for mask in (tmp_path / "c.nii.gz", tmp_path / "link" / "c.nii.gz"):
+        with pytest.raises(OutputError, match="a file each"):
+            api.deface(scan, tmp_path / "c.nii.gz", mask=mask)
+    assert not (tmp_path / "c.nii.gz").exists()
