@@ -785,9 +785,10 @@ def caches() -> list[Kept]:
 
 
 def clear_cache(name: CacheName, *, unused_days: float = 0.0) -> tuple[int, int]:
-    """Remove one of `caches()`, or what of it was not used for so many days; gives files and bytes.
+    """Remove one of `caches()`, or images not used for so many days; gives files and bytes.
 
     Nothing is lost but time.
+    Errors: ConfigError for days of another cache than images.
     """
     return clear_one(name, unused_days)
 

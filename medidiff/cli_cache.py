@@ -27,7 +27,10 @@ def clear(
         Literal["images", "files", "headers"], typer.Argument(help="Which one", metavar="NAME")
     ],
     unused_days: Annotated[
-        float, typer.Option(help="Only images that no training has asked for in so many days")
+        float,
+        typer.Option(
+            help="Of images alone: only those that no training has asked for in so many days"
+        ),
     ] = 0.0,
 ) -> None:
     """Remove prepared images, or what is known of files. Nothing is lost but time."""

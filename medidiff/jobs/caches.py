@@ -12,6 +12,7 @@ from typing import Literal, get_args
 from medidiff.data.header_cache import HeaderCache
 from medidiff.data.image_cache import cache_folder
 from medidiff.data.known_files import KnownFiles
+from medidiff.errors import ConfigError
 
 CacheName = Literal["images", "files", "headers"]
 SAID: dict[CacheName, str] = {
@@ -49,10 +50,17 @@ def kept() -> list[Kept]:
 
 
 def clear(name: CacheName, unused_days: float = 0.0) -> tuple[int, int]:
-    """Removes what was not used for so many days; gives how many files and bytes.
+    """Removes a cache, or images not used for so many days; gives how many files and bytes.
 
     A training that goes on reads its scans again where it needs to.
+    Errors: ConfigError for days of another cache: of its single file only the last writing is
+    known.
     """
+    if unused_days and name != "images":
+        raise ConfigError(
+            f"{name} are kept in one file, of whose parts no last use is known: only images can be "
+            "cleared by unused days; clear the whole without them"
+        )
     before = time.time() - unused_days * DAY_S
     count = size = 0
     for path, held, used in _entries(name):

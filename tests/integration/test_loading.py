@@ -18,6 +18,7 @@ from medidiff.data.intensity import fit
 from medidiff.data.manifest import read_manifest
 from medidiff.data.options import Percentile, Space
 from medidiff.data.phantoms import write_population
+from medidiff.errors import ConfigError
 from medidiff.jobs.prepare import training_set
 from medidiff.training.batches import training_batches
 
@@ -45,6 +46,18 @@ def test_caches_are_shown_and_cleared(tmp_path: Path) -> None:
     assert "4 files removed" in CliRunner().invoke(app, ["cache", "clear", "images"]).output
     assert medidiff.caches()[0].entries == 0
     assert torch.equal(cases[0].images, before)  # a set that is in use makes it again
+
+
+def test_only_images_have_an_age() -> None:
+    files = medidiff.caches()[1]
+    files.place.parent.mkdir(parents=True)
+    files.place.write_bytes(b"known")
+    long_ago = time.time() - 40 * 86400
+    os.utime(files.place, (long_ago, long_ago))
+    with pytest.raises(ConfigError, match="only images"):
+        medidiff.clear_cache("files", unused_days=30)
+    assert files.place.exists()
+    assert medidiff.clear_cache("files")[0] == 1
 
 
 def resident() -> int:
