@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -118,8 +119,17 @@ def benchmark_head(
     if out is not None:
         protocol = {"split": split, "seed": seed, "samples": n, "rows_that_do_not_fit": misfits}
         save_table(table, found, head, model, protocol, out)
-    keep(model, [verdict_of(each, split) for each in found.calibrated])  # last: it may be refused
+    keep_verdicts(model, found, split)
     return table
+
+
+def keep_verdicts(model: Model, found: Benchmarked, split: str) -> None:
+    """Leave what was found of the spread with the model; warn where that cannot be: the table
+    stands."""
+    try:
+        keep(model, [verdict_of(each, split) for each in found.calibrated])
+    except OutputError as error:
+        warnings.warn(str(error), stacklevel=3)
 
 
 def make_table(head: Head, found: Benchmarked) -> Table:

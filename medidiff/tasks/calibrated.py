@@ -25,7 +25,10 @@ Uncertainty = Literal["calibrated", "uncalibrated"]
 
 def verdict(model: Model, kind: str, levels: Sequence[float], how: Posterior) -> Uncertainty:
     """Calibrated if a verdict on these weights says so of this measurement, at the noise level of
-    every image, for this sampler."""
+    every image, for this sampler; never of a network called by tiles or averaged over orientations,
+    which is another prior than the one that was judged."""
+    if not _as_judged(model):
+        return "uncalibrated"
     judged = [
         item["noise"]
         for item in _verdicts(model.folder)
@@ -37,11 +40,11 @@ def verdict(model: Model, kind: str, levels: Sequence[float], how: Posterior) ->
 
 def keep(model: Model, found: Sequence[Mapping[str, object]]) -> Path | None:
     """Leave verdicts in a model's folder, in the place of earlier ones of the same measurement;
-    gives the file, None for a model that lies nowhere.
+    gives the file, None for a model that lies nowhere or whose network was called by tiles.
 
     Errors: OutputError if nothing can be written there.
     """
-    if model.folder is None or not found:
+    if model.folder is None or not found or not _as_judged(model):
         return None
     new = {_key(item) for item in found}
     kept = [item for item in _verdicts(model.folder) if _key(item) not in new]
@@ -55,6 +58,11 @@ def keep(model: Model, found: Sequence[Mapping[str, object]]) -> Path | None:
             "copy the model to a folder of your own (medidiff export) and run the benchmark on it"
         ) from None
     return file
+
+
+def _as_judged(model: Model) -> bool:
+    """Whether the network sees its images whole."""
+    return model.reach.tiles is None and len(model.reach.slices) < 2
 
 
 def _verdicts(folder: Path | None) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from medidiff.data.options import Space
 from medidiff.data.raw import read_raw
 from medidiff.errors import DataError, MedidiffError, TaskError
 from medidiff.evaluation.calibration import Calibration, bootstrap_interval
-from medidiff.jobs.benchmark import goals_of, verdict_of
+from medidiff.jobs.benchmark import goals_of, keep_verdicts, verdict_of
 from medidiff.jobs.measurements import open_measurement
 from medidiff.model import Model
 from medidiff.networks import NetworkShape, UNetOptions, build
@@ -336,6 +336,32 @@ def test_maps_are_calibrated_only_by_a_verdict_on_these_weights(
     other = json.loads(file.read_text()) | {"weights": "0"}
     file.write_text(json.dumps(other))
     assert verdict(own, "mri 1 coil R=4", [0.01], how) == "uncalibrated"
+
+
+def test_a_verdict_is_of_the_network_that_sees_images_whole(model: Model, tmp_path: Path) -> None:
+    own = Model.load(model.save(tmp_path / "own"))
+    tiled, how, right = own.tiled(16), Posterior(), bootstrap_interval([0.9] * 20)
+    found = Calibrated(
+        "a", "mri 1 coil R=4", 0.01, medidiff_tree(how), Calibration(right, right, (0.1,) * 10, 8)
+    )
+    keep_verdicts(tiled, Benchmarked([], [], calibrated=[found]), "test")
+    assert not (tmp_path / "own" / "calibration.json").exists()
+    keep_verdicts(own, Benchmarked([], [], calibrated=[found]), "test")
+    assert verdict(own, "mri 1 coil R=4", [0.01], how) == "calibrated"
+    assert verdict(tiled, "mri 1 coil R=4", [0.01], how) == "uncalibrated"
+
+
+def test_a_benchmark_is_not_lost_for_verdicts_that_cannot_be_kept(
+    model: Model, tmp_path: Path
+) -> None:
+    own = Model.load(model.save(tmp_path / "own"))
+    (tmp_path / "own" / "calibration.json.part").mkdir()  # nothing can be written there
+    right = bootstrap_interval([0.9] * 20)
+    found = Calibrated(
+        "a", "inpaint", 0.01, medidiff_tree(Posterior()), Calibration(right, right, (0.1,) * 10, 8)
+    )
+    with pytest.warns(UserWarning, match="verdicts on calibration cannot be kept"):
+        keep_verdicts(own, Benchmarked([], [], calibrated=[found]), "test")
 
 
 def test_one_result_and_several_samples_have_their_own_sampler() -> None:
