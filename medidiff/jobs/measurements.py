@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from medidiff.data.datasets import Case
 from medidiff.data.images import Original
 from medidiff.data.intensity import unscaled
+from medidiff.data.options import Space
 from medidiff.data.privacy import SiteKey
 from medidiff.data.raw import Raw, read_array, read_raw
 from medidiff.errors import DataError
@@ -21,6 +22,7 @@ from medidiff.physics import from_kspace, to_kspace
 from medidiff.physics.window import centred_on
 
 SAME_SPACING = 0.02  # voxels of this relative size are the model's
+SAME_PIXELS = 1e-3  # of sinograms, whose detectors are measured in mm
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,8 @@ def open_measurement(given: object, beside: Mapping[str, object], model: Model, 
     space = model.spec.space
     raw = read_raw(given, space.dims)
     more = {**raw.beside, **{name: read_array(each) for name, each in beside.items()}}
-    spacing = _spacing(raw, more)
-    affine = _affine(more.pop("affine", None), spacing, space.dims)
+    spacing = _spacing(raw, more, space)
+    affine = _affine(more.pop("affine", None), spacing)
     try:
         values = torch.from_numpy(np.ascontiguousarray(raw.values))
         if values.is_complex():
@@ -51,6 +53,7 @@ def open_measurement(given: object, beside: Mapping[str, object], model: Model, 
             ratio = tuple(n / m for n, m in zip(measured, grid, strict=True))
             shape = raw.kept or measured
         else:
+            _check_pixels(affine, spacing, space)
             slices = _sinograms(values.float(), more)
             shape, ratio = space.size, (1.0,) * space.dims
     except (ValueError, RuntimeError) as error:
@@ -59,25 +62,48 @@ def open_measurement(given: object, beside: Mapping[str, object], model: Model, 
     return Opened(_cases(slices, shape, affine, grid_affine, model, raw.content), affine)
 
 
-def _spacing(raw: Raw, more: dict[str, NDArray[Any]]) -> tuple[float, ...] | None:
+def _spacing(raw: Raw, more: dict[str, NDArray[Any]], space: Space) -> tuple[float, ...]:
+    """Voxel size in mm as it is stated, as the file has it, else the model's."""
     stated = more.pop("spacing_mm", None)
     if stated is not None:
         return tuple(float(mm) for mm in np.ravel(stated))
     if "affine" in more:
-        return tuple(np.linalg.norm(np.asarray(more["affine"])[:3, :3], axis=0).tolist())
-    return raw.spacing_mm
+        return _lengths(more["affine"])
+    return raw.spacing_mm or _lengths(space.affine())
 
 
-def _affine(
-    given: NDArray[Any] | None, spacing: tuple[float, ...] | None, dims: int
-) -> NDArray[np.float64]:
-    """The stated one, or axes with the stated size of voxels around the middle."""
+def _lengths(affine: NDArray[Any]) -> tuple[float, ...]:
+    return tuple(np.linalg.norm(np.asarray(affine)[:3, :3], axis=0).tolist())
+
+
+def _affine(given: NDArray[Any] | None, spacing: tuple[float, ...]) -> NDArray[np.float64]:
+    """The stated one, or axes with the given size of voxels, voxel 0 at the origin."""
     if given is not None:
         if given.shape != (4, 4):
             raise DataError(f"an affine is 4 x 4, not {given.shape}")
         return np.asarray(given, np.float64)
-    steps = [*(spacing or ()), 1.0, 1.0, 1.0][:3]
+    steps = [*spacing, 1.0, 1.0, 1.0][:3]
     return np.diag([*steps, 1.0])
+
+
+def _check_pixels(affine: NDArray[np.float64], spacing: tuple[float, ...], space: Space) -> None:
+    """A sinogram is solved on the model's own pixels.
+
+    Errors: DataError where others are stated.
+    """
+    if isinstance(space.spacing_mm, str):
+        return
+    for found in (spacing[: space.dims], _lengths(affine)[: space.dims]):
+        if len(found) != space.dims or not np.allclose(found, space.spacing_mm, rtol=SAME_PIXELS):
+            raise DataError(
+                f"images of sinograms have the model's pixels of {_written(space.spacing_mm)} mm, "
+                f"and the affine or spacing_mm says others: found {_written(found)} mm. Leave "
+                "it out, or use a model of that spacing"
+            )
+
+
+def _written(sides: Sequence[float]) -> str:
+    return " x ".join(f"{side:g}" for side in sides)
 
 
 def _kspace(
@@ -110,12 +136,10 @@ def _kspace(
     return found
 
 
-def _grid(
-    space: tuple[int, ...], spacing: tuple[float, ...] | None, model: Model
-) -> tuple[int, ...]:
+def _grid(space: tuple[int, ...], spacing: tuple[float, ...], model: Model) -> tuple[int, ...]:
     """How many of the model's voxels fill the measured field of view."""
     wanted = model.spec.space.spacing_mm
-    if spacing is None or isinstance(wanted, str):
+    if isinstance(wanted, str):
         return space
     return tuple(
         n if abs(mm / own - 1) < SAME_SPACING else max(1, round(n * mm / own))
