@@ -165,6 +165,16 @@ def _regridded(field: torch.Tensor, grid: tuple[int, ...]) -> torch.Tensor:
 def _sinograms(
     values: torch.Tensor, more: Mapping[str, NDArray[Any]]
 ) -> list[dict[str, torch.Tensor]]:
+    """The sinogram of each slice, and its angles.
+
+    Errors: DataError for sinograms where coils of k-space would be.
+    """
+    if values.shape[1] != 1:
+        one = ("depth, " if values.ndim == 5 else "") + "views, detectors"
+        raise DataError(
+            f"a sinogram has the layout ({one}), several have (slices, 1, {one}); found "
+            f"{tuple(values.shape[0 if len(values) > 1 else 1 :])}"
+        )
     found = []
     for each in values:
         own = {"sinogram": each}

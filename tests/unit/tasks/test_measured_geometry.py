@@ -61,3 +61,11 @@ def test_a_sinogram_is_solved_on_the_models_pixels_and_on_no_others() -> None:
             stated(SINOGRAM, **beside)
     with pytest.raises(DataError, match="found 1 x 1 mm"):
         stated(SINOGRAM, affine=np.eye(4), spacing_mm=np.array([2.0, 3.0]))
+
+
+def test_sinograms_of_another_layout_are_refused_with_those_that_are_understood() -> None:
+    for shape in ((5, 6, 24), (2, 3, 6, 24)):
+        with pytest.raises(DataError, match=r"\(slices, 1, views, detectors\)"):
+            stated(np.ones(shape, np.float32))
+    assert len(stated(np.ones((5, 1, 6, 24), np.float32)).cases) == 5
+    assert len(stated(np.ones((1, 6, 24), np.float32)).cases) == 1
