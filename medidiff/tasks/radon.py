@@ -75,9 +75,10 @@ class Radon:
     def problem(self, cases: Sequence[Case], model: Model) -> Problem:
         """The cases' sinograms as one measurement in model units.
 
-        Errors: TaskError for cases of other views than each other's.
+        Errors: TaskError for cases of other views or pixels than each other's.
         """
-        size, spacing = model.spec.space.size, plane_spacing(model)
+        size, stated = model.spec.space.size, model.spec.space.spacing_mm
+        spacing = plane_spacing(cases) if isinstance(stated, str) else (stated[-2], stated[-1])
         sinogram = stacked(cases, "sinogram", model)
         angles = self._angles(cases, sinogram.shape[-2])
         projector = projector_of(
@@ -161,10 +162,19 @@ def projector_of(
     return Tomography(beam, shape, spacing_mm, STEPS)
 
 
-def plane_spacing(model: Model) -> tuple[float, float]:
-    """Pixel height and width in mm; 1 where the model does not say."""
-    spacing = model.spec.space.spacing_mm
-    return (1.0, 1.0) if isinstance(spacing, str) else (spacing[-2], spacing[-1])
+def plane_spacing(cases: Sequence[Case]) -> tuple[float, float]:
+    """Pixel height and width of the cases' grids in mm, 1 where there is no geometry.
+
+    Errors: TaskError where they differ.
+    """
+    # rounded: what a file's affine says in single precision
+    found = sorted({(round(c.spacing[-2], 4), round(c.spacing[-1], 4)) for c in cases})
+    if len(found) > 1:
+        raise TaskError(
+            f"the sinograms of a batch are of pixels of one size; found {found[0]} and {found[1]} "
+            "mm: use a model that states its spacing"
+        )
+    return found[0]
 
 
 def detector_noise(sinogram: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from medidiff.data.intensity import Scale
 from medidiff.diffusion import KeyedNoise
 from medidiff.physics import ParallelBeam, Sampling, even_angles, to_kspace
 from medidiff.physics.window import centred_on
-from medidiff.tasks.radon import projector_of
+from medidiff.tasks.radon import plane_spacing, projector_of
 
 FINER = 2
 PHASE_KNOTS = 4  # along each axis: phase that a shim leaves
@@ -73,13 +73,18 @@ class SimulatedRadon:
     """Of the top of the window, 1/mm; its bottom has none."""
 
     def __call__(self, cases: Sequence[Case], noise: KeyedNoise) -> list[Case]:
-        """Cases with sinograms, whose signal is the attenuation."""
+        """Cases with sinograms, whose signal is the attenuation.
+
+        Errors: TaskError for cases of other pixels than each other's.
+        """
         images = torch.stack([case.images for case in cases])
         fine = finer((images + 1) / 2 * self.attenuation, 2, middle=True)
         angles = even_angles(self.views, self.span)
-        beam = ParallelBeam(angles, FINER * detectors(tuple(images.shape[-2:])), 1.0 / FINER)
+        high, wide = plane_spacing(cases)
+        count = detectors((images.shape[-2] * high, images.shape[-1] * wide))
+        beam = ParallelBeam(angles, FINER * count, 1.0 / FINER)
         shape = (fine.shape[-2], fine.shape[-1])
-        integrals = projector_of(beam, shape, (1.0 / FINER, 1.0 / FINER)).forward(fine)
+        integrals = projector_of(beam, shape, (high / FINER, wide / FINER)).forward(fine)
         pairs = integrals.unflatten(-1, (-1, FINER)).exp().reciprocal().mean(-1)
         expected = self.photons * pairs
         counted = (expected + expected.sqrt() * noise(expected, 0, draw=1)).clamp_min(1.0)
@@ -95,9 +100,9 @@ class SimulatedRadon:
         ]
 
 
-def detectors(shape: tuple[int, ...]) -> int:
+def detectors(sides_mm: tuple[float, float]) -> int:
     """Detectors 1 mm apart that see the whole of a picture from every side."""
-    return math.ceil(math.hypot(*shape)) + 2
+    return math.ceil(math.hypot(*sides_mm)) + 2
 
 
 def finer(images: Tensor, axes: int, middle: bool = False) -> Tensor:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
-from medidiff.data.intensity import FittedIntensity
+from medidiff.data.datasets import Case
+from medidiff.data.images import Original
+from medidiff.data.intensity import FittedIntensity, unscaled
 from medidiff.data.options import Space
-from medidiff.errors import DataError
+from medidiff.diffusion import KeyedNoise
+from medidiff.errors import DataError, TaskError
 from medidiff.jobs.measurements import Opened, open_measurement
 from medidiff.model import Model
 from medidiff.networks import NetworkShape, UNetOptions, build
 from medidiff.spec import ModelSpec
+from medidiff.tasks.radon import Radon
+from medidiff.tasks.simulate import SimulatedRadon
 
 SIZE = (12, 16)
 NETWORK = UNetOptions(channels=(4, 8), blocks=1, attention=(False, False), groups=2)
@@ -69,3 +75,36 @@ def test_sinograms_of_another_layout_are_refused_with_those_that_are_understood(
             stated(np.ones(shape, np.float32))
     assert len(stated(np.ones((5, 1, 6, 24), np.float32)).cases) == 5
     assert len(stated(np.ones((1, 6, 24), np.float32)).cases) == 1
+
+
+def case_of(affine: np.ndarray, **beside: torch.Tensor) -> Case:
+    original = Original(SIZE, affine, True, "MR", (0.0,))
+    image = torch.full((1, *SIZE), -1.0)
+    image[0, 4:8, 5:11] = 1.0
+    return Case("a", 1, image, {}, None, unscaled(1), affine, original, "", beside)
+
+
+@pytest.mark.parametrize("spacing", [(2.0, 3.0), (1.0, 1.0), "as stored"])
+def test_simulated_pixels_are_as_large_as_those_that_are_solved_for(spacing: object) -> None:
+    """The clean image, projected by the solver's operator, is what was simulated."""
+    mm = (2.0, 3.0) if spacing == "as stored" else spacing
+    turned = np.array([[0, mm[1], 0, 7], [mm[0], 0, 0, 9], [0, 0, 5, 1], [0, 0, 0, 1.0]])  # type: ignore[index]
+    case, noise = case_of(turned), KeyedNoise(0, [("a", 0)])
+    scanner = SimulatedRadon(8, photons=1e9, attenuation=0.001)
+    simulated = scanner([case], noise)
+    known = Radon(photons=1e9, attenuation=(0.0, 0.001))
+    measurement = known.problem(simulated, model_of(spacing)).measurement
+    assert measurement is not None
+    signal = measurement.signal
+    assert signal is not None
+    expected = signal.operator([0]).forward((case.images[None] + 1) / 2 * 0.001)
+    apart = (expected - signal.values).abs().mean() / expected.abs().mean()
+    assert float(apart) < 0.05
+    wide = np.hypot(SIZE[0] * mm[0], SIZE[1] * mm[1])  # type: ignore[index, operator]
+    assert signal.values.shape[-1] == np.ceil(wide) + 2
+
+
+def test_pixels_of_several_sizes_are_no_batch() -> None:
+    cases = [case_of(np.eye(4)), case_of(np.diag([2.0, 2, 2, 1]))]
+    with pytest.raises(TaskError, match="one size"):
+        SimulatedRadon(8)(cases, KeyedNoise(0, [("a", 0), ("b", 0)]))
