@@ -135,7 +135,10 @@ def _hdf5(place: Path, dims: int) -> Raw:
     import h5py
 
     with h5py.File(place, "r") as file:
-        values = np.asarray(file.get("kspace"))
+        kspace = file.get("kspace")
+        if not isinstance(kspace, h5py.Dataset):
+            raise DataError("the file holds no data set named kspace", private=str(place))
+        values = np.asarray(kspace)
         beside = {name: np.asarray(file[name]) for name in ("mask", "coils") if name in file}
         header = np.asarray(file.get("ismrmrd_header")).item() if "ismrmrd_header" in file else None
     values = _shaped(values, dims, single_coil=True)

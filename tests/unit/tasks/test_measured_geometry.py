@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -108,3 +111,10 @@ def test_pixels_of_several_sizes_are_no_batch() -> None:
     cases = [case_of(np.eye(4)), case_of(np.diag([2.0, 2, 2, 1]))]
     with pytest.raises(TaskError, match="one size"):
         SimulatedRadon(8)(cases, KeyedNoise(0, [("a", 0), ("b", 0)]))
+
+
+def test_a_file_without_kspace_says_so(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "scan.h5", "w") as file:
+        file["images"] = np.ones(SIZE)
+    with pytest.raises(DataError, match="the file holds no data set named kspace"):
+        open_measurement(tmp_path / "scan.h5", {}, model_of(), 1)
