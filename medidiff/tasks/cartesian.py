@@ -32,6 +32,7 @@ from medidiff.tasks.restoration import WINDOW
 
 BRIGHT = 0.99  # this quantile of a low-resolution magnitude lies at the top of the window
 OUTER = 0.1  # share of the samples, those farthest out, that the noise level is taken from
+ENOUGH = 1_000_000  # values that a quantile is taken from
 MAD_TO_DEVIATION = 0.6744897501960817
 STEPS = ConjugateGradients(tolerance=1e-6, steps=15)  # of one proximal step, begun at the estimate
 EXACT = ConjugateGradients(tolerance=1e-6, steps=50)
@@ -212,7 +213,7 @@ def noise_level(kspace: Tensor, mask: Tensor) -> float:
         along = ((torch.arange(n, device=kspace.device) - n // 2).abs() / (n / 2)) ** 2
         ends = ends + along.reshape([-1 if other == axis else 1 for other in range(len(space))])
     seen = mask[0] > 0
-    limit = torch.quantile(ends[seen].float().cpu()[:1_000_000], 1 - OUTER)
+    limit = _quantile(ends[seen], 1 - OUTER)
     outer = kspace[:, seen & (ends >= limit.to(ends))]
     values = torch.view_as_real(outer.resolve_conj()).abs().flatten()
     found = float(values.median()) / MAD_TO_DEVIATION
@@ -294,7 +295,11 @@ def _brightness(kspace: Tensor, boxes: Sequence[tuple[int, ...]], coils: Tensor 
         images = from_kspace(centred_on(middle, grid))
         if coils is not None:
             images = (coils[index, None].conj() * images).sum(1, keepdim=True)
-        values = images.abs().flatten().float().cpu()
-        step = max(1, len(values) // 1_000_000)
-        found.append(torch.quantile(values[::step], BRIGHT))
+        found.append(_quantile(images.abs().flatten(), BRIGHT))
     return torch.stack(found)
+
+
+def _quantile(values: Tensor, part: float) -> Tensor:
+    """On the CPU; of many values, from some that lie evenly among them."""
+    step = max(1, len(values) // ENOUGH)  # torch's own takes 16 million at most
+    return torch.quantile(values[::step].float().cpu(), part)

@@ -19,6 +19,7 @@ from medidiff.jobs.measurements import Opened, open_measurement
 from medidiff.model import Model
 from medidiff.networks import NetworkShape, UNetOptions, build
 from medidiff.spec import ModelSpec
+from medidiff.tasks.cartesian import noise_level
 from medidiff.tasks.radon import Radon
 from medidiff.tasks.simulate import SimulatedRadon
 
@@ -118,3 +119,12 @@ def test_a_file_without_kspace_says_so(tmp_path: Path) -> None:
         file["images"] = np.ones(SIZE)
     with pytest.raises(DataError, match="the file holds no data set named kspace"):
         open_measurement(tmp_path / "scan.h5", {}, model_of(), 1)
+
+
+def test_the_noise_of_a_large_volume_is_that_of_its_outermost_tenth() -> None:
+    space = (64, 256, 256)
+    axes = [((torch.arange(n) - n // 2) / (n / 2)) ** 2 for n in space]
+    ends = axes[0][:, None, None] + axes[1][:, None] + axes[2]
+    middle_of_tenth = ends.flatten()[::7].quantile(0.95) / 0.6744897501960817
+    found = noise_level(torch.complex(ends, ends)[None], torch.ones(1, *space))
+    assert found == pytest.approx(float(middle_of_tenth), rel=1e-3)
