@@ -226,7 +226,12 @@ def noise_level(kspace: Tensor, mask: Tensor) -> float:
 
 
 def scale_of(model: Model, bright: float) -> Scale:
-    """The line between signal and model units where `bright` lies at the top of the window."""
+    """The line between signal and model units where `bright` lies at the top of the window.
+
+    Errors: TaskError where nothing is bright.
+    """
+    if not bright > 0:
+        raise TaskError("the measurement holds no signal: there is nothing to take brightness from")
     typical = model.spec.intensity.typical
     gain = typical.high[0] / bright
     return Scale((typical.low[0] / gain,), (typical.high[0] / gain,))

@@ -19,7 +19,7 @@ from medidiff.jobs.measurements import Opened, open_measurement
 from medidiff.model import Model
 from medidiff.networks import NetworkShape, UNetOptions, build
 from medidiff.spec import ModelSpec
-from medidiff.tasks.cartesian import noise_level
+from medidiff.tasks.cartesian import Cartesian, noise_level
 from medidiff.tasks.radon import Radon
 from medidiff.tasks.simulate import SimulatedRadon
 
@@ -128,3 +128,14 @@ def test_the_noise_of_a_large_volume_is_that_of_its_outermost_tenth() -> None:
     middle_of_tenth = ends.flatten()[::7].quantile(0.95) / 0.6744897501960817
     found = noise_level(torch.complex(ends, ends)[None], torch.ones(1, *space))
     assert found == pytest.approx(float(middle_of_tenth), rel=1e-3)
+
+
+def test_a_measurement_without_signal_is_refused() -> None:
+    model, blank = model_of(), torch.zeros(1, *SIZE)
+    empty = case_of(np.eye(4), kspace=blank.to(torch.complex64), mask=blank + 1)
+    with pytest.raises(TaskError, match="the measurement holds no signal"):
+        Cartesian(sigma=1.0).problem([empty], model)
+    for level in (0.0, -1.0):
+        dark = case_of(np.eye(4), sinogram=torch.full((1, 8, 40), level))
+        with pytest.raises(TaskError, match="the measurement holds no signal"):
+            Radon(photons=1e5).problem([dark], model)
