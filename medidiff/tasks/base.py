@@ -114,7 +114,8 @@ class Problem:
     given: Tensor
     cases: tuple[Case, ...]
     levels: tuple[float, ...] = ()
-    """Noise level of each image in window units, where the head has one."""
+    """Noise level of each image in window widths, where the head has one; of line integrals in
+    window widths times mm."""
     condition: Tensor | None = None
     measurement: Measurement | None = None
     """What was measured of each image, where that is not the image itself."""
@@ -198,7 +199,7 @@ class Calibrated:
     kind: str
     """Of the measurement."""
     noise: float
-    """Mean level over subjects, in window widths."""
+    """Mean level over subjects, in window widths; of line integrals, in window widths times mm."""
     posterior: Mapping[str, object]
     """The sampler's options."""
     found: Calibration

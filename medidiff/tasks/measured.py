@@ -158,7 +158,10 @@ def _part(
 def told(
     problem: Problem, model: Model, how: Posterior, point: Tensor, n: int
 ) -> dict[str, object]:
-    """What the provenance says of a measured problem."""
+    """What the provenance says of a measured problem.
+
+    Units: `sigma` is in window widths, of line integrals in window widths times mm.
+    """
     measurement = problem.measurement
     assert measurement is not None
     everyone = range(len(problem.cases))

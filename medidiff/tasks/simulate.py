@@ -108,8 +108,8 @@ def detectors(sides_mm: tuple[float, float]) -> int:
 def finer(images: Tensor, axes: int, middle: bool = False) -> Tensor:
     """Images on a grid twice as fine along the last axes, by cubic splines through the voxels.
 
-    Voxel n // 2 lies on voxel n // 2, or with `middle` both grids have the same middle; beyond the
-    last voxel comes the first.
+    Voxel i lies on voxel 2 i, so that for an even n the voxels in the middle, n // 2, lie on each
+    other, or with `middle` both grids have the same middle; beyond the last voxel comes the first.
     """
     from scipy import ndimage
 
