@@ -50,8 +50,8 @@ class Inpainting:
     kind: Literal["inpaint"] = "inpaint"
     hole: tuple[int, ...] | None = None
     """Without a mask: voxels along each axis of the model's grid of a box that lies somewhere in
-    the head, the same place for the same scan; None is 40, or a quarter of the
-    grid where that is less."""
+    the head, the same place for the same scan; None is 40, or a quarter of the grid where that is
+    less."""
     sigma: float = 0.0
     """Standard deviation of the noise of what is there, in window widths; above 0 it is removed."""
     posterior: Posterior | None = None
