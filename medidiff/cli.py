@@ -122,8 +122,9 @@ def check(
     gpu_memory: Annotated[
         float | None,
         typer.Option(
+            min=0.1,
             help="Say whether training fits into a GPU of so many GiB (exit code 1: it does not; "
-            "2: that cannot be planned)"
+            "2: that cannot be planned)",
         ),
     ] = None,
 ) -> None:

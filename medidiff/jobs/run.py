@@ -18,7 +18,7 @@ from medidiff.jobs.reaching import Reaching, fitted_to, on_tiles
 from medidiff.jobs.reporting import Reporter
 from medidiff.model import Model
 from medidiff.model_folder import check_free, sidecar, stem
-from medidiff.tasks.base import Head, check_fit, finish
+from medidiff.tasks.base import Head, Progress, check_fit, finish
 from medidiff.tasks.results import Result, stacked
 
 AS_IT_IS = Reaching()
@@ -62,15 +62,15 @@ def run_head(
         else:
             fitted = fitted_to(model, files, how, index + 1)
             case = case_of_files(fitted, files, mismatch, index + 1, head.needs(), beside)
-            results += _solved(head, fitted, [case], n, seed, _digests(files))
+            results += _solved(head, fitted, [case], n, seed, _digests(files), report.progress)
         report.progress(head.kind, index + 1, len(inputs))
     return results
 
 
 def _solved(
-    head: Head, model: Model, cases: Sequence[Case], n: int, seed: int, digest: str
+    head: Head, model: Model, cases: Sequence[Case], n: int, seed: int, digest: str, told: Progress
 ) -> list[Result]:
-    problem = head.prepare(cases, model)
+    problem = replace(head.prepare(cases, model), progress=told)
     solution = head.solve(problem, model, n, seed)
     return [
         replace(result, provenance={**result.provenance, "input_digest": digest})
@@ -96,7 +96,7 @@ def _measured(
     slices: list[Result] = []
     for first in range(0, len(opened.cases), SLICES):
         part = opened.cases[first : first + SLICES]
-        slices += _solved(head, model, part, n, seed, digest)
+        slices += _solved(head, model, part, n, seed, digest, report.progress)
         report.progress(f"{head.kind}, slices", len(slices), len(opened.cases))
     return stacked(slices, opened.affine)
 

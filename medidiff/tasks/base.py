@@ -119,6 +119,8 @@ class Problem:
     condition: Tensor | None = None
     measurement: Measurement | None = None
     """What was measured of each image, where that is not the image itself."""
+    progress: Progress = lambda what, done, total: None
+    """Told of the steps of long work."""
 
     @property
     def keys(self) -> list[str]:

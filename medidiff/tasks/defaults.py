@@ -7,6 +7,7 @@ with fresh noise since.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Annotated
 
@@ -54,8 +55,9 @@ class Posterior:
         like: Image,
         noise: KeyedNoise,
         schedule: Schedule,
+        progress: Callable[[int, int], None] | None = None,
     ) -> Drawn:
-        """One sample an image, with its cost."""
+        """One sample an image, with its cost; `progress(done, total)` is told of the steps."""
         return sample_posterior(
             denoise,
             operator,
@@ -66,6 +68,7 @@ class Posterior:
             noise,
             levels=path(self.spacing, schedule, self.steps),
             schedule=schedule,
+            progress=progress,
         )
 
 

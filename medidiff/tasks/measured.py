@@ -123,7 +123,7 @@ def drawn(problem: Problem, model: Model, how: Posterior, n: int, seed: int) -> 
     cost = Cost()
     for first in range(0, len(members), MOST_AT_ONCE):
         part = members[first : first + MOST_AT_ONCE]
-        found = _part(problem, measurement, model, how, part, seed)
+        found = _part(problem, measurement, model, how, part, seed, (first, len(members)))
         made.append(found.images)
         cost = Cost(found.calls, found.forward_equivalents)
     batched = torch.cat(made).unflatten(0, (len(problem.cases), n))
@@ -137,7 +137,14 @@ def _part(
     how: Posterior,
     members: Sequence[tuple[int, int]],
     seed: int,
+    place: tuple[int, int],
 ) -> Drawn:
+    """One sample for each of some members; `place`: how many are drawn already, of how many."""
+    before, everyone = place
+
+    def stepped(done: int, steps: int) -> None:
+        problem.progress("sampling", before * steps + done * len(members), everyone * steps)
+
     cases = [case for case, _ in members]
     condition = None if problem.condition is None else problem.condition[cases]
     keys = problem.keys
@@ -150,6 +157,7 @@ def _part(
             torch.zeros_like(problem.given[cases]),
             KeyedNoise(seed, [(keys[case], sample) for case, sample in members]),
             model.spec.schedule,
+            stepped,
         )
     except ValueError as error:  # a method that does not suit the measurement
         raise TaskError(str(error)) from None
