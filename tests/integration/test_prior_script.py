@@ -34,7 +34,7 @@ def test_a_prior_is_trained_in_pieces_kept_in_parts_judged_and_shipped(
 
     assert run("--stage", "train", "--minutes", "1e-6") == prior.EXIT_STOPPED
     assert not (work / "run" / "model").exists()
-    assert run("--samples", "6") == 0
+    assert run("--samples", "6", "--head-steps", "4") == 0
     assert len(json.loads((work / "minutes.json").read_text())) == 2  # both pieces are counted
 
     result = out / "prior_smoke_2d.json"
@@ -56,4 +56,7 @@ def test_a_prior_is_trained_in_pieces_kept_in_parts_judged_and_shipped(
     assert (
         "Verdict of the guard: **passed** (6 samples; 4 subjects" in (place / "card.md").read_text()
     )
-    assert medidiff.load(place, "cpu").spec.lineage.steps == 20
+    kept = medidiff.load(place, "cpu").spec
+    assert kept.lineage.steps == 20  # the trunk's, not the heads'
+    assert [head.source for head in kept.heads] == ["sn", "npr"]
+    assert kept.gamma is not None
