@@ -96,9 +96,10 @@ def own() -> list[Own]:
 
     RK45 and the adaptive DPM-Solver choose their own counts; the consistency samplers need a
     consistency model; AnnealedLangevin needs thousands of calls: it takes 20 a level here, of the
-    authors' size.
+    authors' size and of half of it, for which 20 are too few (40 a level leave no noise).
     """
     langevin = AnnealedLangevin(steps=20)
+    shorter = AnnealedLangevin(step_size=1e-5, sigma_last=0.01, steps=20)
     # the last hop of a path is a plain denoise, of one call
     made: list[tuple[Any, str, int, int]] = [
         (DDPM(), "", 1, 0),
@@ -135,6 +136,7 @@ def own() -> list[Own]:
         (SASolver(weights="second-order-half"), "half", 1, 0),
         (SASolver(predictor_order=3, corrector_order=4), "3 and 4", 1, 0),
         (langevin, "20 a level", 20, 1),
+        (shorter, "20 half steps a level", 20, 1),
     ]
     runs = [
         Own(sampler, spacing, variant, each, extra)
