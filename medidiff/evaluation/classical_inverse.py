@@ -154,8 +154,6 @@ CT = (
     Reconstruction("filtered back-projection", back_projection, 1.0, (0.4, 0.6, 0.9)),
     Reconstruction("total variation", positive_total_variation, 1e-4, (3e-5, 1e-4, 3e-4)),
 )
-SUPER_RESOLUTION = (Reconstruction("bicubic", bicubic),)
-INPAINTING = (Reconstruction("biharmonic", biharmonic),)
 
 
 def tuned(

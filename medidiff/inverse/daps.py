@@ -11,8 +11,9 @@ import torch
 from medidiff.diffusion.levels import Denoise, NoiseLevel, ddim_hop, diffuse
 from medidiff.diffusion.sampling import Step
 from medidiff.inverse.draws import measurement_noise
-from medidiff.inverse.likelihoods import Gaussian, image_wise
+from medidiff.inverse.likelihoods import Gaussian
 from medidiff.inverse.problem import Plan, Problem
+from medidiff.physics.operators import per_image
 from medidiff.types import Image, Tensor
 
 RENOISE, AROUND, MEASURED, INNER = 0, 1, 2, 3
@@ -85,8 +86,8 @@ class DAPSSampler:
         """argmin |y + sigma_y n - A x|^2 + (sigma_y / width)^2 |x - estimate - width m|^2."""
         linear = self.problem.linearised(estimate)
         y, std = linear.measurement, linear.noise_std
-        around = estimate + image_wise(width, estimate) * at.noise(AROUND)
-        y = y + image_wise(std, y) * measurement_noise(at, y, MEASURED)
+        around = estimate + per_image(width, estimate) * at.noise(AROUND)
+        y = y + per_image(std, y) * measurement_noise(at, y, MEASURED)
         return linear.operator.prox(around, y, ((std / width) ** 2).clamp_min(1e-8))
 
     def _chain(self, estimate: Image, width: Tensor, at: Step) -> Image:
@@ -96,8 +97,8 @@ class DAPSSampler:
             self.problem.measurement,
         )
         curvature = 1 / width**2 + _steepest(self.problem, estimate)
-        size = image_wise(self.options.langevin_step / curvature, estimate)
-        pull, x = image_wise(1 / width**2, estimate), estimate
+        size = per_image(self.options.langevin_step / curvature, estimate)
+        pull, x = per_image(1 / width**2, estimate), estimate
         for index in range(self.options.langevin_steps):
             slope = operator.adjoint(likelihood.gradient(operator.forward(x), y))
             slope = slope - pull * (x - estimate)

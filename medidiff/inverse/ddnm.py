@@ -11,9 +11,8 @@ import torch
 from medidiff.diffusion.levels import Denoise, NoiseLevel, scale
 from medidiff.diffusion.sampling import Step
 from medidiff.inverse.jumps import check_jumps, with_jumps
-from medidiff.inverse.likelihoods import image_wise
 from medidiff.inverse.problem import LinearProblem, Plan, Problem
-from medidiff.physics.operators import SpectralOperator
+from medidiff.physics.operators import SpectralOperator, per_image
 from medidiff.types import Image
 
 
@@ -107,8 +106,8 @@ class DDNMSampler:
         assert isinstance(operator, SpectralOperator)  # the plan refused it
         residual = operator.measured(linear.residual(clean))
         s = operator.singular_values.to(residual.device, residual.dtype.to_real())
-        std = image_wise(linear.noise_std, residual)
-        alpha, fresh = (image_wise(v, residual) for v in (to.alpha, self.options.eta * to.sigma))
+        std = per_image(linear.noise_std, residual)
+        alpha, fresh = (per_image(v, residual) for v in (to.alpha, self.options.eta * to.sigma))
         ridge = self.options.ridge * operator.norm() ** 2
         gain = torch.where(s > 0, s / (s**2 + ridge), 0.0)
         brought = alpha * std * gain  # noise of y, in x_to

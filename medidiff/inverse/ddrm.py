@@ -11,9 +11,9 @@ import torch
 from medidiff.diffusion.levels import Denoise, NoiseLevel, scale
 from medidiff.diffusion.noise import NoiseSource
 from medidiff.diffusion.sampling import START, Step
-from medidiff.inverse.likelihoods import Gaussian, image_wise
+from medidiff.inverse.likelihoods import Gaussian
 from medidiff.inverse.problem import Plan, Problem
-from medidiff.physics.operators import SpectralOperator
+from medidiff.physics.operators import SpectralOperator, per_image
 from medidiff.types import Image, Tensor
 
 
@@ -97,8 +97,8 @@ class DDRMSampler:
         Source: Kawar et al. 2022, section 3 (the distribution of x_T).
         """
         z = self.operator.spectrum(noise(like, START, 0))
-        s, std = self._values(z), image_wise(self.noise_std, z)
-        alpha, sigma = image_wise(level.alpha, z), image_wise(level.sigma, z)
+        s, std = self._values(z), per_image(self.noise_std, z)
+        alpha, sigma = per_image(level.alpha, z), per_image(level.sigma, z)
         seen = s * sigma > std * alpha  # not by the noise ratio: alpha may be 0
         weight = torch.where(seen, alpha / s, 0.0)
         left = (sigma**2 - (std * weight) ** 2).clamp_min(0).sqrt()
@@ -110,8 +110,8 @@ class DDRMSampler:
         """The three kinds of coefficients, drawn and put together."""
         here = denoise(x, now)
         clean, eps, z = (self.operator.spectrum(v) for v in (here.clean, here.eps, at.noise()))
-        s, std = self._values(clean), image_wise(self.noise_std, clean)
-        y, r = self.operator.measured(self.measurement), image_wise(to.noise_ratio, clean)
+        s, std = self._values(clean), per_image(self.noise_std, clean)
+        y, r = self.operator.measured(self.measurement), per_image(to.noise_ratio, clean)
         eta, eta_missing = self.options.eta, self.options.eta_missing
         drawn = torch.where(
             s > 0,
@@ -138,13 +138,13 @@ class DDRMSampler:
 
     def _by_residual(self, clean: Tensor, y: Tensor, s: Tensor, r: Tensor, z: Tensor) -> Tensor:
         """The residual over its deviation stands for the noise."""
-        std = image_wise(self.noise_std, clean)
+        std = per_image(self.noise_std, clean)
         of_residual = torch.where(std > 0, 1 / std, 0.0)  # at 0 there is no such coefficient
         return _renewed(clean, of_residual * (y - s * clean), r, z, self.options.eta)
 
     def _by_measurement(self, clean: Tensor, y: Tensor, s: Tensor, r: Tensor, z: Tensor) -> Tensor:
         inverse, eta_b = torch.where(s > 0, 1 / s, 0.0), self.options.eta_b
-        std = image_wise(self.noise_std, clean)
+        std = per_image(self.noise_std, clean)
         left = (r**2 - (eta_b * std * inverse) ** 2).clamp_min(0).sqrt()
         return (1 - eta_b) * clean + eta_b * inverse * y + left * z
 

@@ -14,9 +14,9 @@ import torch
 from medidiff.diffusion.levels import Denoise, NoiseLevel
 from medidiff.diffusion.samplers import PredictorCorrector
 from medidiff.diffusion.sampling import Step
-from medidiff.inverse.likelihoods import image_wise
 from medidiff.inverse.problem import Plan, Problem
 from medidiff.physics.iterative import ConjugateGradients
+from medidiff.physics.operators import per_image
 from medidiff.types import Image, Tensor
 
 
@@ -103,7 +103,7 @@ class DiffusionMBIRSampler:
             memory = Split(nothing, nothing.clone())
         linear = self.problem.linearised(x)
         operator, y = linear.operator, linear.measurement
-        y = image_wise(level.alpha, y) * y
+        y = per_image(level.alpha, y) * y
 
         def normal(v: Image) -> Image:
             return operator.normal(v) + rho * differences_adjoint(differences(v, axis), axis)

@@ -10,8 +10,8 @@ import torch
 
 from medidiff.diffusion.levels import Denoise, NoiseLevel, scale
 from medidiff.diffusion.sampling import Step
-from medidiff.inverse.likelihoods import image_wise
 from medidiff.inverse.problem import Plan, Problem
+from medidiff.physics.operators import per_image
 from medidiff.types import Image
 
 
@@ -82,11 +82,11 @@ class CSGMLangevinSampler:
         linear = self.problem.linearised(u)
         back, power = linear.operator.adjoint(linear.residual(u)), linear.noise_std**2 + r**2
         if self.options.pull == "annealed":
-            pull = back / image_wise(power, back)
+            pull = back / per_image(power, back)
         else:
             pull = self.options.balance * _norms(score) / _norms(back).clamp_min(1e-12) * back
         curvature = 1 / r**2 + linear.operator.norm() ** 2 / power
-        size = image_wise(self.options.step / curvature, u)
+        size = per_image(self.options.step / curvature, u)
         return u + size * (score + pull) + (2 * size).sqrt() * z
 
 

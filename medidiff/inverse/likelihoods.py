@@ -11,6 +11,7 @@ from typing import Protocol, TypeAlias
 
 import torch
 
+from medidiff.physics.operators import per_image
 from medidiff.types import Tensor
 
 LEAST_COUNT = 0.5
@@ -66,7 +67,7 @@ class Gaussian:
 
     def gradient(self, predicted: Tensor, measurement: Tensor) -> Tensor:
         """(y - A x) / noise_std^2."""
-        return (measurement - predicted) / image_wise(self.std, predicted) ** 2
+        return (measurement - predicted) / per_image(self.std, predicted) ** 2
 
     def surrogate(self, predicted: Tensor, measurement: Tensor) -> tuple[Tensor, Tensor]:
         """Itself."""
@@ -100,7 +101,7 @@ class Rician:
 
     def log_density(self, predicted: Tensor, measurement: Tensor) -> Tensor:
         """-a^2 / (2 noise_std^2) + log I0(y a / noise_std^2)."""
-        a, power = predicted + self.offset, image_wise(self.std, predicted) ** 2
+        a, power = predicted + self.offset, per_image(self.std, predicted) ** 2
         z = measurement * a / power
         log_bessel = torch.special.i0e(z).log() + z.abs()
         return (log_bessel - a**2 / (2 * power)).flatten(1).sum(1)
@@ -108,7 +109,7 @@ class Rician:
     def gradient(self, predicted: Tensor, measurement: Tensor) -> Tensor:
         """(y I1 / I0 (y a / noise_std^2) - a) / noise_std^2."""
         target, std = self.surrogate(predicted, measurement)
-        return (target - predicted) / image_wise(std, predicted) ** 2
+        return (target - predicted) / per_image(std, predicted) ** 2
 
     def surrogate(self, predicted: Tensor, measurement: Tensor) -> tuple[Tensor, Tensor]:
         """Around the magnitude in phase with a, y I1 / I0: nowhere above the log density.
@@ -116,7 +117,7 @@ class Rician:
         Source: expectation and maximisation over the phase, Dempster, Laird & Rubin 1977.
         """
         a = predicted + self.offset
-        z = measurement * a / image_wise(self.std, predicted) ** 2
+        z = measurement * a / per_image(self.std, predicted) ** 2
         in_phase = torch.special.i1e(z) / torch.special.i0e(z)
         return measurement * in_phase - self.offset, self.std
 
@@ -211,9 +212,3 @@ class PoissonEmission:
 
 
 AnyLikelihood: TypeAlias = Gaussian | Rician | PoissonTransmission | PoissonEmission
-
-
-def image_wise(value: Tensor, like: Tensor) -> Tensor:
-    """One number an image, real, in the precision of `like` and in a shape that broadcasts."""
-    real = value.to(like.device, like.dtype.to_real())
-    return real.reshape(-1, *(1,) * (like.ndim - 1)) if real.ndim == 1 else real

@@ -14,10 +14,10 @@ import torch
 from medidiff.diffusion.levels import Denoise, Estimate, NoiseLevel
 from medidiff.diffusion.samplers import AnySampler, DPMSolverPP
 from medidiff.inverse.gradients import detached
-from medidiff.inverse.likelihoods import image_wise
 from medidiff.inverse.pigdm import moved, pigdm
 from medidiff.inverse.problem import LinearProblem, Plan, Problem
 from medidiff.physics.iterative import ConjugateGradients
+from medidiff.physics.operators import per_image
 from medidiff.types import Image, Tensor
 
 
@@ -91,7 +91,7 @@ def _push(
 
     def spread(u: Tensor) -> Tensor:
         image = transposed(linear.operator.adjoint(u))
-        return linear.operator.forward(image_wise(ratio, image) * image)
+        return linear.operator.forward(per_image(ratio, image) * image)
 
     u = _solved(linear, linear.residual(clean.detach()), spread, options)
     return transposed(linear.operator.adjoint(u))
@@ -103,7 +103,7 @@ def _solved(
     spread: Callable[[Tensor], Tensor],
     options: MomentMatching,
 ) -> Tensor:
-    power = image_wise(linear.noise_std, residual) ** 2
+    power = per_image(linear.noise_std, residual) ** 2
     if options.covariance == "diagonal":
         rows = spread(torch.ones_like(residual))
         return residual / (rows.real.clamp_min(0) + power)

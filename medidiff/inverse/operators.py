@@ -1,4 +1,4 @@
-"""Operators around operators: complex images as real channels, rows of their own weight."""
+"""Complex images as real channels, around any operator."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 
-from medidiff.physics.iterative import ConjugateGradients, IterativeOperator
 from medidiff.physics.operators import LinearOperator, SpectralOperator
 from medidiff.types import Image, Tensor
 
@@ -94,30 +93,3 @@ class SpectralComplexChannels(SpectralOperator):
     def measured(self, y: Tensor) -> Tensor:
         """The operator's own."""
         return self.operator.measured(y)
-
-
-@dataclass(frozen=True, eq=False)
-class WeighedOperator(IterativeOperator):
-    """diag(weights) A: for measurements whose values differ in their noise.
-
-    Shapes: weights as the measurement, (batch, ...), real.
-    """
-
-    operator: LinearOperator
-    weights: Tensor
-    like: Image
-    """An image of the domain."""
-    solver: ConjugateGradients = ConjugateGradients(tolerance=1e-5, steps=50)
-
-    @property
-    def template(self) -> Image:
-        """Zeros like `like`."""
-        return torch.zeros_like(self.like)
-
-    def forward(self, x: Image) -> Tensor:
-        """weights * A x."""
-        return self.weights * self.operator.forward(x)
-
-    def adjoint(self, y: Tensor) -> Image:
-        """A* (weights * y)."""
-        return self.operator.adjoint(self.weights * y)

@@ -11,9 +11,8 @@ import torch
 from medidiff.diffusion.levels import Denoise, Estimate, NoiseLevel, scale
 from medidiff.diffusion.samplers import DDPM, AnySampler
 from medidiff.inverse.gradients import pulled
-from medidiff.inverse.likelihoods import image_wise
 from medidiff.inverse.problem import LinearProblem, Plan, Problem
-from medidiff.physics.operators import SpectralOperator
+from medidiff.physics.operators import SpectralOperator, per_image
 from medidiff.types import Image, Tensor
 
 
@@ -104,8 +103,8 @@ def explained(problem: LinearProblem, clean: Image, variance: Tensor) -> Image:
     if isinstance(operator, SpectralOperator):
         placed = operator.measured(residual)
         s = operator.singular_values.to(placed.device, placed.dtype.to_real())
-        spread = image_wise(variance, placed) * s**2 + image_wise(std, placed) ** 2
+        spread = per_image(variance, placed) * s**2 + per_image(std, placed) ** 2
         return operator.image(torch.where(s > 0, s / spread, 0.0) * placed).to(clean.dtype)
     rho = std**2 / variance
     nearer = operator.prox(torch.zeros_like(clean), residual, rho.clamp_min(1e-8))
-    return nearer / image_wise(variance, clean)
+    return nearer / per_image(variance, clean)

@@ -12,9 +12,12 @@ from medidiff.diffusion.levels import Denoise, NoiseLevel
 from medidiff.diffusion.noise import NoiseSource
 from medidiff.diffusion.sampling import PathItem, Sampler, start
 from medidiff.inverse.likelihoods import AnyLikelihood, Gaussian
-from medidiff.inverse.operators import WeighedOperator
+from medidiff.physics.iterative import ConjugateGradients
 from medidiff.physics.operators import LinearOperator
+from medidiff.physics.window import Weighted
 from medidiff.types import Image, Tensor
+
+WEIGHED_SOLVER = ConjugateGradients(tolerance=1e-5, steps=50)
 
 Begin: TypeAlias = Callable[[NoiseLevel, NoiseSource, Image], Image]
 """(first level, noise, like) -> x at that level, as `start` gives it."""
@@ -55,7 +58,7 @@ class Problem:
         target, std = self.likelihood.surrogate(predicted, self.measurement)
         if std.ndim <= 1:
             return LinearProblem(self.operator, target, std)
-        weighed = WeighedOperator(self.operator, 1 / std, torch.zeros_like(clean))
+        weighed = Weighted(self.operator, 1 / std, torch.zeros_like(clean), WEIGHED_SOLVER)
         return LinearProblem(weighed, target / std, torch.ones((), dtype=torch.float64))
 
 

@@ -14,8 +14,8 @@ import torch
 from medidiff.diffusion.levels import Denoise, NoiseLevel, scale
 from medidiff.diffusion.samplers import PredictorCorrector
 from medidiff.diffusion.sampling import Step
-from medidiff.inverse.likelihoods import image_wise
 from medidiff.inverse.problem import Plan, Problem
+from medidiff.physics.operators import per_image
 from medidiff.types import Image
 
 PASTE_DRAW = 1000
@@ -86,7 +86,7 @@ class ProjectionSampler:
     def _projected(self, x: Image, level: NoiseLevel, at: Step, draw: int) -> Image:
         linear = self.problem.linearised(x)
         operator, y = linear.operator, linear.measurement
-        aim = image_wise(level.alpha, y) * y
+        aim = per_image(level.alpha, y) * y
         if self.options.measurement != "hard" and not level.is_clean:
             aim = aim + operator.forward(scale(level.sigma, x) * at.noise(draw))
         residual, ridge = aim - operator.forward(x), self.options.ridge * operator.norm() ** 2

@@ -11,8 +11,8 @@ import torch
 from medidiff.diffusion.levels import Denoise, NoiseLevel, diffuse
 from medidiff.diffusion.noise import NoiseSource
 from medidiff.diffusion.sampling import Step
-from medidiff.inverse.likelihoods import image_wise
 from medidiff.inverse.problem import LinearProblem, Plan, Problem
+from medidiff.physics.operators import per_image
 from medidiff.types import Image, Tensor
 
 
@@ -100,7 +100,7 @@ class REDDiffSampler:
         of_data = -linear.operator.adjoint(linear.residual(x)) / _numbers(linear)
         r = torch.where(now.alpha == 0, 0.0, now.noise_ratio)
         difference = denoise(diffuse(x, now, eps), now).eps - eps
-        return of_data + self.options.weight * image_wise(r, x) * difference / x[0].numel()
+        return of_data + self.options.weight * per_image(r, x) * difference / x[0].numel()
 
 
 def _numbers(linear: LinearProblem) -> int:

@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, overload
 
 import torch
 
@@ -165,14 +165,23 @@ def check_mask(mask: Tensor) -> None:
         raise ValueError("a mask holds 0 (missing) and 1 (measured) only")
 
 
+@overload
+def per_image(value: Tensor, like: Tensor) -> Tensor: ...
+
+
+@overload
+def per_image(value: float | Tensor, like: Tensor) -> float | Tensor: ...
+
+
 def per_image(value: float | Tensor, like: Tensor) -> float | Tensor:
     """One number as it is, one an image in a shape that broadcasts over the batch.
 
-    It is real, where `like` is and in its precision, so that it does not widen it.
+    A tensor is real, where `like` is and in its precision, so that it does not widen it.
     """
-    if isinstance(value, Tensor) and value.ndim == 1:
-        return _as_real(value, like).reshape(-1, *(1,) * (like.ndim - 1))
-    return value
+    if not isinstance(value, Tensor):
+        return value
+    real = _as_real(value, like)
+    return real.reshape(-1, *(1,) * (like.ndim - 1)) if real.ndim == 1 else real
 
 
 def _as_real(values: Tensor, like: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 from medidiff.data.datasets import Case
 from medidiff.data.intensity import Scale
 from medidiff.errors import TaskError
+from medidiff.evaluation.noise_level import MAD_TO_DEVIATION
 from medidiff.model import Model
 from medidiff.physics import (
     CartesianMRI,
@@ -25,6 +26,7 @@ from medidiff.physics import (
     from_kspace,
 )
 from medidiff.physics.coils import ESPIRiT, calibration_box, phase_of_centre
+from medidiff.physics.operators import per_image
 from medidiff.physics.window import Placed, centred_on
 from medidiff.tasks.base import Measurement, Problem, Signal
 from medidiff.tasks.phase import fitted_phase
@@ -33,7 +35,6 @@ from medidiff.tasks.restoration import WINDOW
 BRIGHT = 0.99  # this quantile of a low-resolution magnitude lies at the top of the window
 OUTER = 0.1  # share of the samples, those farthest out, that the noise level is taken from
 ENOUGH = 1_000_000  # values that a quantile is taken from
-MAD_TO_DEVIATION = 0.6744897501960817
 STEPS = ConjugateGradients(tolerance=1e-6, steps=15)  # of one proximal step, begun at the estimate
 EXACT = ConjugateGradients(tolerance=1e-6, steps=50)
 
@@ -140,10 +141,10 @@ class _Made:
             return self.operator(members, phase)
 
         ones = torch.ones((len(self.cases), 1, *self.size), device=self.kspace.device)
-        shift = operator(everyone).forward(per_case(offset, ones) * ones)
+        shift = operator(everyone).forward(per_image(offset, ones) * ones)
         return Measurement(
             operator,
-            per_case(gain, self.kspace) * self.kspace + shift,
+            per_image(gain, self.kspace) * self.kspace + shift,
             gain * self.sigma,
             2 * self.mask.flatten(1).sum(1).cpu().double() * self.kspace.shape[1],
             kind_of(self.mask, self.kspace.shape[1]) + (", phase given" if known else ""),
@@ -245,12 +246,6 @@ def lines(cases: Sequence[Case]) -> tuple[Tensor, Tensor]:
     )
     gain = 2 / (high - low)
     return gain, -1 - gain * low
-
-
-def per_case(values: Tensor, like: Tensor) -> Tensor:
-    """(batch,) in a shape that broadcasts over `like`, real and in its precision."""
-    real = values.to(like.device, like.real.dtype if like.is_complex() else like.dtype)
-    return real.reshape(-1, *(1,) * (like.ndim - 1))
 
 
 def kind_of(mask: Tensor, coils: int) -> str:

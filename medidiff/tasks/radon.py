@@ -14,6 +14,7 @@ from torch import Tensor
 from medidiff.data.datasets import Case
 from medidiff.data.intensity import Scale
 from medidiff.errors import TaskError
+from medidiff.evaluation.noise_level import MAD_TO_DEVIATION
 from medidiff.model import Model
 from medidiff.physics import (
     ConjugateGradients,
@@ -24,14 +25,14 @@ from medidiff.physics import (
     even_angles,
     filtered_back_projection,
 )
+from medidiff.physics.operators import per_image
 from medidiff.physics.window import Weighted
 from medidiff.tasks.base import Measurement, Problem, Signal
-from medidiff.tasks.cartesian import BRIGHT, lines, per_case, scale_of, stacked
+from medidiff.tasks.cartesian import BRIGHT, lines, scale_of, stacked
 from medidiff.tasks.restoration import WINDOW
 
 STEPS = ConjugateGradients(tolerance=1e-6, steps=15)  # of one proximal step, begun at the estimate
 FEWEST_PHOTONS = 1.0
-MAD_TO_DEVIATION = 0.6744897501960817
 
 
 @dataclass(frozen=True)
@@ -88,17 +89,17 @@ class Radon:
         scaled = self._scaled(cases, model, projector, sinogram)
         blank = torch.zeros((len(cases), 1, *size), device=sinogram.device)
         gain, offset = lines(scaled)
-        shift = projector.forward(blank + per_case(offset, blank))
+        shift = projector.forward(blank + per_image(offset, blank))
         # every ray brought to one noise level
         level = deviation.flatten(1).median(1).values.double().cpu()
-        weight = per_case(level, deviation) / deviation
+        weight = per_image(level, deviation) / deviation
 
         def operator(members: Sequence[int]) -> LinearOperator:
             return Weighted(projector, weight[[*members]], blank[:1], STEPS)
 
         measurement = Measurement(
             operator,
-            weight * (per_case(gain, sinogram) * sinogram + shift),
+            weight * (per_image(gain, sinogram) * sinogram + shift),
             gain * level,
             torch.full((len(cases),), float(sinogram[0].numel()), dtype=torch.float64),
             f"radon {len(angles)} views over {spanned(angles):.0f}",
@@ -132,7 +133,7 @@ class Radon:
         found = torch.stack([detector_noise(each) for each in sinogram])
         if not bool((found > 0).all()):
             raise TaskError("this sinogram shows no noise; state it with measurement.sigma")
-        return per_case(found, sinogram).expand_as(sinogram)
+        return per_image(found, sinogram).expand_as(sinogram)
 
     def _scaled(
         self, cases: Sequence[Case], model: Model, projector: Tomography, sinogram: Tensor

@@ -296,8 +296,8 @@ MUTATIONS = (
     Mutation(
         "PiGDM forgets r^2",
         "inverse/pigdm.py",
-        "spread = image_wise(variance, placed) * s**2 + image_wise(std, placed) ** 2",
-        "spread = s**2 + image_wise(std, placed) ** 2",
+        "spread = per_image(variance, placed) * s**2 + per_image(std, placed) ** 2",
+        "spread = s**2 + per_image(std, placed) ** 2",
         (*recording("dps_step_t50"), INVERSE),
     ),
     Mutation(
@@ -324,14 +324,14 @@ MUTATIONS = (
     Mutation(
         "moment matching takes PiGDM's variance for the covariance",
         "inverse/moment_matching.py",
-        "linear.operator.forward(image_wise(ratio, image) * image)",
-        "linear.operator.forward(image_wise(ratio, image) * linear.operator.adjoint(u))",
+        "linear.operator.forward(per_image(ratio, image) * image)",
+        "linear.operator.forward(per_image(ratio, image) * linear.operator.adjoint(u))",
         (CALIBRATED, "-k", "moment_matching_draws"),
     ),
     Mutation(
         "DAPS draws without perturbing the measurement",
         "inverse/daps.py",
-        "y = y + image_wise(std, y) * measurement_noise(at, y, MEASURED)",
+        "y = y + per_image(std, y) * measurement_noise(at, y, MEASURED)",
         "y = y + 0 * measurement_noise(at, y, MEASURED)",
         (POSTERIORS, "-k", "daps_draws"),
     ),
