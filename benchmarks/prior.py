@@ -45,6 +45,7 @@ DATA = {
 }
 GOALS = {"gaussian 0.05": 34.5, "gaussian 0.1": 31.0, "gaussian 0.2": 28.0}
 """PSNR over the whole image that the benchmark prior of the brain is to reach."""
+REGIONS = "in-head (psnr_head, ssim_head) and whole image; data range = intensity window"
 SYNTHESIS = ("kernel_distance", "precision", "recall", "similarity", "memorisation_ratio")
 EXIT_STOPPED = 75  # as the command line: run again to go on
 FILLING = 0.93  # of the time is training; the rest is validating, drawing and saving
@@ -311,10 +312,13 @@ def about(args: argparse.Namespace, model: api.Model) -> dict[str, object]:
     """What the figures are of."""
     spent = args.work / "minutes.json"
     lineage = model.spec.lineage
+    draws = model.spec.draws_only
     return {
         "data": next((text for key, text in DATA.items() if args.name.startswith(key)), ""),
-        "region": "in-head (psnr_head, ssim_head) and whole image; data range = intensity window",
-        "estimate": "posterior mean by one network call",
+        "region": "whole image" if draws else REGIONS,
+        "estimate": "samples, each by two network calls"
+        if draws
+        else "posterior mean by one network call",
         "intervals": "95 %, bootstrap over subjects",
         "steps": lineage.steps,
         "train_images": lineage.train_images,

@@ -27,6 +27,7 @@ from medidiff.model import Model
 from medidiff.spec import describe
 
 CARDS = ROOT / "benchmarks" / "cards"
+SIMULATED = "Noise is simulated on magnitude images."
 
 
 def ship(
@@ -116,6 +117,7 @@ def training(measured: dict) -> str:
 def metrics(measured: dict) -> str:
     """The figures, with n, region and data range."""
     facts = measured["facts"]
+    denoised = any(row["what"].startswith("denoise") for row in measured["rows"])
     rows = []
     for row in measured["rows"]:
         if row["ours"] is None or row["what"].startswith(("nearest", "membership")):
@@ -126,7 +128,7 @@ def metrics(measured: dict) -> str:
         [
             "## Metrics",
             f"{facts['data']}. {facts['region']}. {facts['estimate'].capitalize()}; intervals "
-            f"{facts['intervals']}. Noise is simulated on magnitude images.",
+            f"{facts['intervals']}. {SIMULATED if denoised else ''}".rstrip(),
             "",
             "| what | value | beside it |",
             "| --- | --: | --- |",
