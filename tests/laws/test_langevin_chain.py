@@ -72,7 +72,7 @@ def left_by(sampler: AnnealedLangevin, levels: list[NoiseLevel]) -> Tensor:
 
 def bias(sampler: AnnealedLangevin, levels: list[NoiseLevel]) -> Tensor:
     """What steps of a finite size add to the variance of chains that no hop disturbs, over it."""
-    added = torch.zeros_like(WIDTHS)
+    added, variance = torch.zeros_like(WIDTHS), WIDTHS**2
     noisy = [level.noise_ratio for level in levels[:-1]]
     for chain, ratio in zip(sampler.chains(levels), noisy, strict=True):
         variance = WIDTHS**2 + ratio**2
