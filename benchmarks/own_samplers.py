@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -85,12 +86,15 @@ class Own:
         most = (calls - self.extra) // self.each
         return next((steps for steps in range(most, 0, -1) if self.calls(steps) <= calls), None)
 
-    def calls(self, steps: int) -> int:
-        """How often `steps` steps call the network; chains are as long as their hops need."""
+    def calls(self, steps: int) -> float:
+        """How often `steps` steps call the network; infinite where the sampler refuses them."""
         if not isinstance(self.sampler, AnnealedLangevin):
             return self.each * steps + self.extra
-        chains = self.sampler.chains(path(self.fixed or SPACINGS[self.spacing], Discrete(), steps))
-        return sum(chain.steps for chain in chains) + self.extra
+        try:
+            levels = path(self.fixed or SPACINGS[self.spacing], Discrete(), steps)
+            return sum(chain.steps for chain in self.sampler.chains(levels)) + self.extra
+        except ValueError:  # more Langevin steps at a level than anyone waits for
+            return math.inf
 
     def run(self, oracle: Denoise, schedule: Schedule, noise: Image, steps: int) -> Image:
         """The images that `steps` hops make from a unit noise."""
