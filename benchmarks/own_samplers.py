@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from medidiff.diffusion import (
     AnySampler,
     AnySpacing,
     Denoise,
+    Discrete,
     DPMSolver,
     DPMSolverPP,
     DPMSolverPPAncestral,
@@ -81,8 +83,18 @@ class Own:
 
     def steps_within(self, calls: int) -> int | None:
         """The most steps that need no more calls; None where there are none."""
-        steps = (calls - self.extra) // self.each
-        return steps if steps >= 1 else None
+        most = (calls - self.extra) // self.each
+        return next((steps for steps in range(most, 0, -1) if self.calls(steps) <= calls), None)
+
+    def calls(self, steps: int) -> float:
+        """How often `steps` steps call the network; infinite where the sampler refuses them."""
+        if not isinstance(self.sampler, AnnealedLangevin):
+            return self.each * steps + self.extra
+        try:
+            levels = path(self.fixed or SPACINGS[self.spacing], Discrete(), steps)
+            return sum(chain.steps for chain in self.sampler.chains(levels)) + self.extra
+        except ValueError:  # more Langevin steps at a level than anyone waits for
+            return math.inf
 
     def run(self, oracle: Denoise, schedule: Schedule, noise: Image, steps: int) -> Image:
         """The images that `steps` hops make from a unit noise."""
@@ -96,10 +108,12 @@ def own() -> list[Own]:
 
     RK45 and the adaptive DPM-Solver choose their own counts; the consistency samplers need a
     consistency model; AnnealedLangevin needs thousands of calls: it takes 20 a level here, of the
-    authors' size and of half of it, for which 20 are too few (40 a level leave no noise).
+    authors' size and of half of it, for which 20 are too few, as it warns, and those once more with
+    as many besides as their hops need.
     """
     langevin = AnnealedLangevin(steps=20)
     shorter = AnnealedLangevin(step_size=1e-5, sigma_last=0.01, steps=20)
+    settled = replace(shorter, settled=0.05)
     # the last hop of a path is a plain denoise, of one call
     made: list[tuple[Any, str, int, int]] = [
         (DDPM(), "", 1, 0),
@@ -137,6 +151,7 @@ def own() -> list[Own]:
         (SASolver(predictor_order=3, corrector_order=4), "3 and 4", 1, 0),
         (langevin, "20 a level", 20, 1),
         (shorter, "20 half steps a level", 20, 1),
+        (settled, "half steps, settled", 20, 1),
     ]
     runs = [
         Own(sampler, spacing, variant, each, extra)

@@ -16,22 +16,29 @@ The best of each side is chosen on one half of the blocks and measured on the ot
 interval of their difference is by jackknife over blocks, with Student's factor.
 
     python benchmarks/sampler_quality.py              # diffusers and MONAI where they are at hand
+    python benchmarks/sampler_quality.py --workers 12 # the same numbers in a twelfth of the time
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import multiprocessing
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from own_samplers import Own, own
 from peer_samplers import Peer, peers
 from record import ROOT, Measured, write_result
+from sampler_quality_page import page
 
 from medidiff.conformance.oracles import Mixture
 from medidiff.diffusion import CLEAN, RK45, Discrete, counted, sample
@@ -60,6 +67,9 @@ PLAIN_SPACINGS = (
 """Whose samplers are searched for structural faults: each once, MONAI's as they come."""
 ENOUGH = 50
 """Steps from which on nothing is excused as discretisation error."""
+
+Each = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
+"""`map`, in one process or in several."""
 
 
 def mixture() -> Mixture:
@@ -145,19 +155,63 @@ def exact(data: Mixture, schedule: Discrete, noise: Image) -> Image:
     return sample(data, top.sigma * noise, [top, low, CLEAN], flow, None, schedule)
 
 
-def run_one(one: Own | Peer, calls: int, data: Mixture, distance: Distance, noise: Image):
-    """Outcome, or None where the sampler cannot do with so few calls or fails."""
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """What all contestants share; each process makes it once."""
+
+    data: Mixture
+    distance: Distance
+    noise: Image
+
+
+@cache
+def setting(images: int) -> Setting:
+    """The same for everyone, by the number of images."""
+    return Setting(mixture(), Distance.to(mixture()), noises(images // BLOCKS))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A contestant, the network calls it is allowed, and how many images it makes."""
+
+    one: Own | Peer
+    calls: int
+    images: int
+
+
+def run_one(run: Run) -> Outcome | None:
+    """None where the sampler cannot do with so few calls or fails."""
+    one, calls, shared = run.one, run.calls, setting(run.images)
     steps = one.steps_within(calls)
     if steps is None:
         return None
-    oracle = counted(data)
+    oracle = counted(shared.data)
     try:
-        images = one.run(oracle, Discrete(), noise, steps)
+        images = one.run(oracle, Discrete(), shared.noise, steps)
     except (ValueError, IndexError):
         return None
     if oracle.calls > calls:
         raise AssertionError(f"{one.name} made {oracle.calls} calls, {calls} were allowed")
-    return Outcome(one.name, isinstance(one, Own), oracle.calls, distance.functions(images))
+    functions = shared.distance.functions(images)
+    return Outcome(one.name, isinstance(one, Own), oracle.calls, functions)
+
+
+@contextmanager
+def workers(count: int) -> Iterator[Each]:
+    """`map` in this process, or in `count` others of one thread each; the order is kept."""
+    quiet()
+    if count == 1:
+        yield map
+        return
+    fresh = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(count, fresh, initializer=quiet) as pool:
+        yield pool.map
+
+
+def quiet() -> None:
+    """One thread and no warnings in this process."""
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
 
 
 def compare(outcomes: Sequence[Outcome], distance: Distance) -> dict[str, object]:
@@ -203,7 +257,18 @@ def _jackknife(ours: Tensor, theirs: Tensor, distance: Distance) -> float:
     return math.sqrt((count - 1) / count * float((values - values.mean()).square().sum()))
 
 
-def faults(one: Own | Peer, noise: Image) -> tuple[dict[int, str], dict[int, str]]:
+@dataclass(frozen=True)
+class Faults:
+    """What is wrong with a sampler, by its number of steps."""
+
+    structural: dict[int, str]
+    coarse: dict[int, str]
+    """What is gone from 50 steps on: discretisation error."""
+    warned: dict[int, str]
+    """What the sampler itself warned of, where something is wrong."""
+
+
+def faults(one: Own | Peer) -> Faults:
     """What is wrong with N(0.5, 0.2^2) at counts that do and do not divide the table: structurally,
     and by discretisation.
 
@@ -214,21 +279,33 @@ def faults(one: Own | Peer, noise: Image) -> tuple[dict[int, str], dict[int, str
     """
     ones = torch.ones((1, 1, 1, 1), dtype=torch.float64)
     data = Mixture(torch.ones(1, dtype=torch.float64), 0.5 * ones, 0.04 * ones)
-    broken, off = {}, {}
+    broken, off, warned = {}, {}, {}
     for steps in FAULT_COUNTS:
         try:
-            images = one.run(data, Discrete(), noise, steps)
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always", UserWarning)
+                images = one.run(data, Discrete(), wide_noise(), steps)
         except Exception as error:  # what a peer raises is what is reported
             broken[steps] = f"{type(error).__name__}"
             continue
+        if caught:
+            warned[steps] = str(caught[0].message)
         mean, deviation = float(images.mean()), float(images.std())
         if not math.isfinite(mean + deviation):
             broken[steps] = f"{mean:.3f} / {deviation:.3f}"
         elif deviation > 0.22 or abs(mean - 0.5) > 0.02:
             off[steps] = f"{mean:.3f} / {deviation:.3f}"
+    told = {steps: text for steps, text in warned.items() if steps in broken or steps in off}
     if any(steps >= ENOUGH for steps in off):
-        return dict(sorted({**broken, **off}.items())), {}
-    return broken, off
+        return Faults(dict(sorted({**broken, **off}.items())), {}, told)
+    return Faults(broken, off, told)
+
+
+@cache
+def wide_noise() -> Image:
+    """8 x 8 voxels: a Langevin corrector sizes its step by norms, which one voxel does not have."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn((32, 1, 8, 8), dtype=torch.float64, generator=generator)
 
 
 def plot(
@@ -282,7 +359,26 @@ class Report:
     checked: list[str] = field(default_factory=list)
     wrong: dict[str, dict[int, str]] = field(default_factory=dict)
     coarse: dict[str, dict[int, str]] = field(default_factory=dict)
+    warned: dict[str, dict[int, str]] = field(default_factory=dict)
     began: float = field(default_factory=time.perf_counter)
+
+    def measured(self, calls: int, outcomes: Sequence[Outcome], distance: Distance) -> None:
+        """What the samplers made with so many calls."""
+        for outcome in outcomes:
+            self.series[outcome.name][calls] = distance(outcome.functions[1::2])
+        self.best[calls] = compare(outcomes, distance)
+        print(calls, self.best[calls], f"{time.perf_counter() - self.began:.0f} s", flush=True)
+        self.write()
+
+    def searched(self, name: str, found: Faults) -> None:
+        """What is wrong with a sampler."""
+        self.checked.append(name)
+        kept = ((self.wrong, found.structural), (self.coarse, found.coarse))
+        for place, part in (*kept, (self.warned, found.warned)):
+            if part:
+                place[name] = part
+        if found.structural:
+            print("structural:", name, found.structural, *found.warned.values(), flush=True)
 
     def write(self) -> None:
         best = dict(sorted(self.best.items()))
@@ -298,6 +394,7 @@ class Report:
             "searched for structural faults": self.checked,
             "structural faults (mean / deviation, target 0.500 / 0.200)": self.wrong,
             "discretisation below 50 steps (mean / deviation)": self.coarse,
+            "of which the sampler itself warned": self.warned,
             "distances": {
                 name: {calls: float(f"{value:.4g}") for calls, value in values.items()}
                 for name, values in series.items()
@@ -307,6 +404,8 @@ class Report:
         rows = [_row(calls, row) for calls, row in best.items()]
         write_result("sampler_quality", rows, facts=facts, folder=self.folder)
         plot(series, best, self.floor, self.folder / "sampler_quality.png")
+        text = page(best, self.wrong, self.warned)
+        (self.folder / "sampler_quality.md").write_text(text, encoding="utf-8")
 
 
 def _beyond(best: dict[int, dict], side: int) -> list[int]:
@@ -335,50 +434,45 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=BLOCKS * 256, help=f"a multiple of {BLOCKS}")
     parser.add_argument("--counts", type=int, nargs="+", default=list(range(5, 51)))
+    parser.add_argument("--workers", type=int, default=1, help="processes of one thread each")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     options = parser.parse_args()
-    warnings.filterwarnings("ignore")
-    torch.set_num_threads(1)
-    data, schedule = mixture(), Discrete()
-    distance = Distance.to(data)
-    generator = torch.Generator().manual_seed(0)
-    noise = noises(options.images // BLOCKS)
-    floor = distance(distance.functions(exact(data, schedule, noise))[1::2])
     theirs, missing = peers()
     for line in missing:
         print(line)
-    everyone = [*own(), *theirs]
-    report = Report(options.images, floor, missing, options.out)
+    with workers(options.workers) as each:
+        run(options, [*own(), *theirs], missing, each)
+
+
+def run(
+    options: argparse.Namespace, everyone: Sequence[Own | Peer], missing: list[str], each: Each
+) -> None:
+    """All counts and the search for faults; several workers have all that can be begun at once."""
+    shared, images = setting(options.images), options.images
+    distance = shared.distance
+    flow = distance.functions(exact(shared.data, Discrete(), shared.noise))
+    report = Report(images, distance(flow[1::2]), missing, options.out)
     report.series = {one.name: {} for one in everyone}
+    suspects = [one for one in everyone if one.name.endswith(PLAIN_SPACINGS)]
+    searches = each(faults, suspects)
+
+    def outcomes(contestants: Sequence[Own | Peer], calls: int) -> Iterator[Outcome]:
+        found = each(run_one, [Run(one, calls, images) for one in contestants])
+        return (outcome for outcome in found if outcome is not None)
+
     finalists: set[str] = set()
-    # 8 x 8 voxels: a Langevin corrector sizes its step by norms, which one voxel does not have
-    wide = torch.randn((32, 1, 8, 8), dtype=torch.float64, generator=generator)
-
-    def at(calls: int) -> None:
-        contestants = [one for one in everyone if calls in COARSE or one.name in finalists]
-        outcomes = [run_one(one, calls, data, distance, noise) for one in contestants]
-        done = [outcome for outcome in outcomes if outcome is not None]
-        for outcome in done:
-            report.series[outcome.name][calls] = distance(outcome.functions[1::2])
-        report.best[calls] = compare(done, distance)
-        finalists.update(first_few(done, distance) if calls in COARSE else ())
-        print(calls, report.best[calls], f"{time.perf_counter() - report.began:.0f} s", flush=True)
-        report.write()
-
-    for calls in [count for count in options.counts if count in COARSE]:
-        at(calls)
-    for one in everyone:
-        if one.name.endswith(PLAIN_SPACINGS):
-            report.checked.append(one.name)
-            wrong, coarse = faults(one, wide)
-            if wrong:
-                report.wrong[one.name] = wrong
-                print("structural:", one.name, wrong, flush=True)
-            if coarse:
-                report.coarse[one.name] = coarse
+    coarse = {calls: outcomes(everyone, calls) for calls in options.counts if calls in COARSE}
+    for calls, found in coarse.items():
+        done = list(found)
+        report.measured(calls, done, distance)
+        finalists |= first_few(done, distance)
+    for one, found in zip(suspects, searches, strict=True):
+        report.searched(one.name, found)
     report.write()
-    for calls in [count for count in options.counts if count not in COARSE]:
-        at(calls)
+    last = [one for one in everyone if one.name in finalists]
+    fine = {calls: outcomes(last, calls) for calls in options.counts if calls not in COARSE}
+    for calls, found in fine.items():
+        report.measured(calls, list(found), distance)
 
 
 if __name__ == "__main__":

@@ -83,6 +83,20 @@ MUTATIONS = (
         (SDE, "-k", "langevin"),
     ),
     Mutation(
+        "a Langevin chain keeps (1 - c k)^T of an excess of variance",
+        "diffusion/samplers/langevin_chain.py",
+        "(1 - moved).abs() ** (2 * length)",
+        "(1 - moved).abs() ** length",
+        ("tests/laws/test_langevin_chain.py", "-k", "excess_is"),
+    ),
+    Mutation(
+        "a Langevin chain forgets the hops before the last",
+        "diffusion/samplers/langevin_chain.py",
+        "brought = left + torch",
+        "brought = torch",
+        ("tests/laws/test_langevin_chain.py", "-k", "excess_is"),
+    ),
+    Mutation(
         "predictor before corrector",
         "diffusion/samplers/sde.py",
         "return self.predict(denoise, self.correct(denoise, x, now, to, at), now, to, at), None",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -76,7 +77,9 @@ def _run(
         shown.append(x)
         return case.mixture(x, level)
 
-    states = [state for _, state in walk(listen, x, [*levels, CLEAN], sampler, noise)]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "annealed-langevin")  # a recording's chains are short
+        states = [state for _, state in walk(listen, x, [*levels, CLEAN], sampler, noise)]
     return [*shown, states[-1]], [x, *states]
 
 

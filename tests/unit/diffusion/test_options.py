@@ -15,6 +15,7 @@ from medidiff.diffusion import (
     P2,
     SNR,
     VE,
+    AnnealedLangevin,
     AnyBetas,
     AnySampler,
     AnySchedule,
@@ -59,6 +60,8 @@ REFUSED: list[Callable[[], object]] = [
     lambda: Karras(rho=0.0),
     lambda: DDIM(eta=1.1),
     lambda: Heun(churn=-1.0),
+    lambda: AnnealedLangevin(settled=0.0),
+    lambda: AnnealedLangevin(step_size=2e-4, settled=0.1),
     lambda: Heun(churn_min=2.0, churn_max=1.0),
 ]
 
