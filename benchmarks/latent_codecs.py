@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from record import ROOT, Measured, write_result
+from record import ROOT, Measured, earlier_result, write_result
 from torch import Tensor
 
 from medidiff import api
@@ -48,6 +48,7 @@ from medidiff.report.pictures import sheet
 from medidiff.spec import ModelSpec
 
 GIB = 2**30
+TILES = Tiles(36, 8)  # of the large sample
 WINDOW = 2.0  # width of the intensity window in model units
 
 
@@ -92,9 +93,14 @@ def main() -> None:
     parser.add_argument("--change", action="append", default=[])
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    rows, data = large_sample(args.large), {}
+    earlier = earlier_result("latent_codecs", args.out)  # of the sets not measured now
+    rows, data = large_sample(args.large), {**earlier.get("facts", {}).get("data", {})}
     facts: dict[str, object] = {"data": data}
-    write_result("latent_codecs", rows, facts=facts, folder=args.out)
+
+    def write() -> Path:
+        return write_result("latent_codecs", rows, facts=facts, folder=args.out, earlier=earlier)
+
+    write()
     for scans, manifest in ((LGG, args.lgg), (HIPPOCAMPUS, args.hippocampus)):
         if manifest is None:
             continue
@@ -103,7 +109,7 @@ def main() -> None:
         found, more = measured(scans, api.load(run), manifest, args.out)
         rows += found
         data[scans.name] = {**told, **more}
-        print(write_result("latent_codecs", rows, facts=facts, folder=args.out))
+        print(write())
 
 
 def trained(
@@ -236,9 +242,12 @@ def large_sample(size: int) -> list[Measured]:
     z = torch.randn(1, 4, *[size // 4] * 3, device=model.device)
     x = torch.randn(1, 1, *[size] * 3, device=model.device)
     codec, space = model.codec, model.spec.space.size
+    tiles = Tiles(TILES.size, TILES.overlap, "tile")
+    apart = LatentCodec(replace(codec.fitted, tiles=tiles), codec.network)
     works: dict[str, Callable[[], object]] = {
         "sample, 20 steps and decoding by tiles": lambda: model.sample(1, steps=20, seed=0),
         "decoding by tiles": lambda: codec.decode(z, space),
+        "decoding by tiles, each with its own statistics": lambda: apart.decode(z, space),
         "decoding whole": lambda: codec.decode(z, space, whole=True),
         "encoding by tiles": lambda: codec.encode(x),
         "encoding whole": lambda: codec.encode(x, whole=True),
@@ -275,7 +284,7 @@ def untrained(size: int) -> Model:
     network = UNetOptions(channels=(64, 128, 256), attention=(False, False, True))
     images, latents = NetworkShape(3), NetworkShape(3, 4, 4)
     standard = Standard((0.0,) * 4, (1.0,) * 4)
-    codec = FittedAutoencoder(options, images, standard, "untrained", Tiles(36, 8))
+    codec = FittedAutoencoder(options, images, standard, "untrained", TILES)
     spec = ModelSpec(
         "untrained",
         "MR",

@@ -10,13 +10,15 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+HEADER = ("command", "commit", "date", "hardware")
 PACKAGES = ("medidiff", "torch", "monai", "numpy", "scikit-image", "nibabel", "diffusers")
 
 
@@ -33,10 +35,18 @@ class Measured:
 
 
 def write_result(
-    name: str, rows: Sequence[Measured], *, facts: dict[str, object], folder: Path | None = None
+    name: str,
+    rows: Sequence[Measured],
+    *,
+    facts: dict[str, object],
+    folder: Path | None = None,
+    earlier: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write benchmarks/results/NAME.json (or into `folder`)."""
-    place = (folder or ROOT / "benchmarks" / "results") / f"{name}.json"
+    """Write benchmarks/results/NAME.json (or into `folder`).
+
+    Rows and facts of `earlier_result` that were not measured anew are kept, with their origin.
+    """
+    place = (folder or RESULTS) / f"{name}.json"
     place.parent.mkdir(parents=True, exist_ok=True)
     # the interpreter's and the data's own places are nobody else's business
     command = " ".join(shlex.quote(Path(a).name if a.startswith("/") else a) for a in sys.argv)
@@ -49,8 +59,33 @@ def write_result(
         "facts": facts,
         "rows": [asdict(row) for row in rows],
     }
+    if earlier:
+        content = with_earlier(content, earlier)
     place.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return place
+
+
+def earlier_result(name: str, folder: Path | None = None) -> dict[str, Any]:
+    """The result in `folder`, or else in benchmarks/results; empty if there is none."""
+    for place in ((folder or RESULTS) / f"{name}.json", RESULTS / f"{name}.json"):
+        if place.is_file():
+            return json.loads(place.read_text(encoding="utf-8"))
+    return {}
+
+
+def with_earlier(content: Mapping[str, Any], earlier: Mapping[str, Any]) -> dict[str, Any]:
+    """The result with what only the earlier one has; facts["measured earlier"] tells its origin."""
+    new = {row["what"] for row in content["rows"]}
+    kept = [row for row in earlier["rows"] if row["what"] not in new]
+    names = {row["what"] for row in kept}
+    own = {"rows": [row["what"] for row in earlier["rows"]], **{k: earlier[k] for k in HEADER}}
+    origins: list[dict[str, Any]] = []
+    for origin in [*earlier["facts"].get("measured earlier", []), own]:
+        rows = [what for what in origin["rows"] if what in names]
+        names -= set(rows)
+        origins += [{**origin, "rows": rows}] if rows else []
+    facts = {**earlier["facts"], **content["facts"], "measured earlier": origins}
+    return {**content, "facts": facts, "rows": [*content["rows"], *kept]}
 
 
 def direction(metric: str) -> Literal["lower", "higher"]:

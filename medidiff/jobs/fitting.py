@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from medidiff.config import Config
-from medidiff.errors import ConfigError
 from medidiff.jobs.codecs import check_source
 from medidiff.jobs.memory import GIB, SAMPLE_BATCH, MemoryPlan, Training, plan
 from medidiff.jobs.models import model_folder
@@ -15,18 +14,16 @@ from medidiff.model_folder import read_spec
 from medidiff.networks import (
     AutoencoderCodec,
     AutoencoderOptions,
+    EncoderOptions,
     NetworkShape,
     UNetOptions,
     WaveletCodec,
 )
 from medidiff.networks.memory import Grid
-from medidiff.training.losses import Denoising, Hybrid, Variational
-from medidiff.training.objectives.uncertainty import Uncertainty
+from medidiff.training.objectives.consistency import ConsistencyTraining
+from medidiff.training.objectives.spread import Spread
 
 Progress = Callable[[int, int], None]
-PLANNED = (Denoising, Hybrid, Variational, Uncertainty)
-"""Objectives that train a U-Net with no other network of its size beside it."""
-_PLANNED = ", ".join(each().kind for each in PLANNED)
 SMALLER = (3 / 4, 1 / 2, 3 / 8, 1 / 4)
 """Sizes of an image or patch that are tried, as shares of its own along each axis."""
 
@@ -78,10 +75,7 @@ def fit(training: Training, gpu_memory: float, progress: Progress = lambda *_: N
 
 
 def fit_config(config: Config, shape: NetworkShape, gpu_memory: float, report: Reporter) -> Fit:
-    """Whether the training of a configuration fits into `gpu_memory` GiB.
-
-    Errors: ConfigError for a training whose memory cannot be planned.
-    """
+    """Whether the training of a configuration fits into `gpu_memory` GiB."""
     training = training_of(config, shape)
     return fit(
         training,
@@ -91,16 +85,7 @@ def fit_config(config: Config, shape: NetworkShape, gpu_memory: float, report: R
 
 
 def training_of(config: Config, shape: NetworkShape) -> Training:
-    """What decides how much memory the training of a configuration takes.
-
-    Errors: ConfigError for a training whose memory cannot be planned.
-    """
-    network, objective = config.network, config.diffusion.objective
-    if not isinstance(network, UNetOptions) or not isinstance(objective, PLANNED):
-        raise ConfigError(
-            f"--gpu-memory: the memory of a training with diffusion.objective {objective.kind!r} "
-            f"cannot be planned, only that of one U-Net; those are the objectives {_PLANNED}"
-        )
+    """What decides how much memory the training of a configuration takes."""
     codec, space = config.codec, config.data.space.size
     coding = None
     if isinstance(codec, WaveletCodec):
@@ -110,7 +95,8 @@ def training_of(config: Config, shape: NetworkShape) -> Training:
         options = check_source(known, config)
         space, coding = options.latent_space(space), (options, known.shape)
     patch = None if config.data.patch is None else config.data.patch.size
-    return Training(network, shape, space, config.train, patch, coding)
+    objective = config.diffusion.objective
+    return Training(config.network, shape, space, config.train, patch, coding, objective)
 
 
 Step = tuple[tuple[str, ...], Training]
@@ -165,7 +151,10 @@ def _fused(training: Training) -> Iterator[Step]:
 
 def _recomputed(training: Training) -> Iterator[Step]:
     """Gradient checkpointing of one level more, the finest first."""
-    network, count = training.network, len(training.network.channels)
+    network = training.network
+    if not isinstance(network, UNetOptions) or isinstance(training.objective, Spread):
+        return
+    count = len(network.channels)
     for levels in range(sum(network.checkpoint_levels) + 1, count + 1):
         chosen = tuple(level < levels for level in range(count))
         text = ", ".join(str(each).lower() for each in chosen)
@@ -178,8 +167,12 @@ def _smaller_batch(training: Training) -> Iterator[Step]:
 
 
 def _on_patches(training: Training) -> Iterator[Step]:
-    """Whole images are validated and drawn all the same."""
-    told = training.shape if training.patch else _told_where(training.shape)
+    """A prior validates and draws whole images all the same."""
+    told_anew = training.patch is None and _as_parent(training)
+    if isinstance(training.network, EncoderOptions) or told_anew:
+        return
+    plain = training.patch or isinstance(training.network, AutoencoderOptions)
+    told = training.shape if plain else _told_where(training.shape)
     for patch in _smaller(training, training.patch or training.space):
         yield (
             (f"data.patch.size=[{_listed(patch)}]",),
@@ -189,7 +182,8 @@ def _on_patches(training: Training) -> Iterator[Step]:
 
 def _in_another_space(training: Training) -> Iterator[Step]:
     """Wavelet bands; or latents of an autoencoder that has yet to be trained."""
-    if training.coding is not None or training.patch is not None:
+    elsewhere = training.coding is not None or training.patch is not None
+    if elsewhere or not isinstance(training.network, UNetOptions) or _as_parent(training):
         return
     dims, channels = training.shape.dims, training.shape.in_channels
     halved = tuple(-(-size // 2) for size in training.space)
@@ -214,6 +208,13 @@ def _smaller(training: Training, space: Grid) -> Iterator[Grid]:
     multiple = 2 ** (len(training.network.channels) - 1)
     for share in SMALLER:
         yield tuple(max(multiple, int(size * share) // multiple * multiple) for size in space)
+
+
+def _as_parent(training: Training) -> bool:
+    """Whether a parent says what the network takes and gives."""
+    objective = training.objective
+    taught = isinstance(objective, ConsistencyTraining) and objective.teacher == "parent"
+    return taught or isinstance(objective, Spread)
 
 
 def _told_where(shape: NetworkShape) -> NetworkShape:
@@ -272,16 +273,19 @@ def _lines(found: Fit) -> Iterator[str]:
         f"{_gib(planned.averages)}, optimiser {_gib(planned.optimiser)}, driver "
         f"{_gib(planned.needed - planned.peak)}"
     )
+    if planned.steps.beside:
+        yield f"  other networks of this objective: {_gib(planned.steps.beside)}"
     grids = {grid: size for grid, size in step.by_grid.items() if grid}
     levels = ", ".join(f"{' x '.join(map(str, grid))} {_gib(size)}" for grid, size in grids.items())
     yield f"  activations kept for the way back, by level: {levels}"
     yield f"  gradients {_gib(step.gradients)}, forward and back together {_gib(step.peak)}"
     moments = ", ".join(f"{name} {_gib(size)}" for name, size in planned.moments.items())
     yield f"  at most while {moments}"
-    yield (
-        f"  drawing samples with the finished model, {SAMPLE_BATCH} at a time: "
-        f"{_gib(planned.drawing)}"
-    )
+    if planned.training.draws:
+        yield (
+            f"  drawing samples with the finished model, {SAMPLE_BATCH} at a time: "
+            f"{_gib(planned.drawing)}"
+        )
     if planned.least > found.available:
         yield (
             f"  the network alone needs {_gib(planned.least)} GiB: only a smaller one helps "

@@ -13,16 +13,26 @@ from typing import Literal
 import torch
 
 from medidiff.diffusion import training_noise
-from medidiff.networks import AutoencoderOptions, NetworkShape, UNetOptions
+from medidiff.jobs.step_memory import CONSTANTS, StepMemory, memory_of_steps
+from medidiff.networks import (
+    AnyNetwork,
+    AutoencoderOptions,
+    EncoderOptions,
+    NetworkShape,
+    UNetOptions,
+)
 from medidiff.networks.memory import (
     CallKind,
     CallMemory,
     Grid,
     decoding_memory,
+    headed_inference_memory,
     inference_memory,
     peak_of,
-    training_memory,
+    reconstruction_memory,
 )
+from medidiff.training.losses import AnyObjective, Denoising
+from medidiff.training.objectives.spread import Spread
 from medidiff.training.options import PowerAverages, TrainOptions
 
 GIB = 2**30
@@ -31,25 +41,10 @@ IMAGES = 8  # images of a batch that the loss and the recorded call hold beside 
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What no operation shows; see benchmarks/memory_plan.py."""
-
-    driver: int
-    """The CUDA context and the kernels loaded into it."""
-    workspace: int
-    """cuBLAS's and cuDNN's scratch memory, and what the allocator cannot use."""
-    pool: float
-    """Memory that a recorded step holds for each byte that it uses at most."""
-
-
-CONSTANTS = Measured(driver=900 * 2**20, workspace=400 * 2**20, pool=1.06)
-
-
-@dataclass(frozen=True)
 class Training:
     """What decides how much memory a training takes."""
 
-    network: UNetOptions
+    network: AnyNetwork
     shape: NetworkShape
     space: Grid
     """The whole image, in the network's space: what is validated and drawn."""
@@ -58,11 +53,17 @@ class Training:
     """What is trained on, where that is not the whole image."""
     coding: tuple[AutoencoderOptions, NetworkShape] | None = None
     """The autoencoder of a prior of latents."""
+    objective: AnyObjective = Denoising()
 
     @property
-    def recorded(self) -> bool:
-        """Whether calls are recorded as CUDA graphs, whose memory is then kept."""
+    def accelerated(self) -> bool:
+        """Whether kernels are fused and calls recorded as CUDA graphs, whose memory is kept."""
         return self.train.acceleration == "auto"
+
+    @property
+    def draws(self) -> bool:
+        """Whether the model draws samples."""
+        return isinstance(self.network, UNetOptions)
 
     @property
     def number(self) -> Literal["bf16", "fp16", "fp32"]:
@@ -75,16 +76,22 @@ class MemoryPlan:
     """Bytes that a training takes on a GPU, moment by moment."""
 
     training: Training
-    step: CallMemory
-    """Forward pass and the way back."""
+    steps: StepMemory
+    """The calls of a training step."""
     validation: int
-    """A call of the averaged network in float32, without a gradient, on whole images."""
+    """A call of the averaged network in float32, without a gradient."""
     sampling: int
-    """The same for the grid of samples drawn during training, or their decoding."""
+    """The same for the grid of samples drawn during training, or their decoding; 0 for none."""
     batch: int
     """Images, their noise, and what the loss makes of them."""
     finished: int
-    """A call of the finished model on as many images as `Model.sample` draws at a time."""
+    """A call of the finished model on as many images as `Model.sample` draws at a time; 0 for a
+    model that draws none."""
+
+    @property
+    def step(self) -> CallMemory:
+        """The trained network's forward pass and the way back."""
+        return self.steps.call
 
     @property
     def weights(self) -> int:
@@ -93,8 +100,8 @@ class MemoryPlan:
 
     @property
     def optimiser(self) -> int:
-        """AdamW's two moments."""
-        return 2 * self.weights
+        """AdamW's two moments of what is trained."""
+        return 8 * self.step.trained
 
     @property
     def averages(self) -> int:
@@ -105,29 +112,22 @@ class MemoryPlan:
     @property
     def always(self) -> int:
         """What is held from the first step to the last."""
-        return self.weights + self.optimiser + self.averages
+        return self.weights + self.optimiser + self.averages + self.steps.beside
 
     @cached_property
     def moments(self) -> dict[str, int]:
         """The most that the allocator holds while training, validating and drawing samples."""
-        step = self._step
-        kept = step if self.training.recorded else 0
-        draws = self.training.train.sample_every > 0
+        kept, drawn = self.steps.kept, {}
+        if self.training.train.sample_every > 0 and self.sampling > 0:
+            drawn = {"drawing samples": self._held(self.batch + kept + self.sampling)}
         return {
-            "training": self._held(self.batch + step),
+            "training": self._held(self.batch + self.steps.peak),
             "validation": self._held(self.batch + kept + self.validation),
-            **({"drawing samples": self._held(self.batch + kept + self.sampling)} if draws else {}),
+            **drawn,
         }
 
     def _held(self, beside: int) -> int:
         return self.always + beside + CONSTANTS.workspace
-
-    @property
-    def _step(self) -> int:
-        """A recorded step has a pool of its own, and its gradients are copied out of it."""
-        if not self.training.recorded:
-            return self.step.peak
-        return int(CONSTANTS.pool * self.step.peak) + self.step.gradients
 
     @property
     def peak(self) -> int:
@@ -142,7 +142,7 @@ class MemoryPlan:
     @property
     def drawing(self) -> int:
         """What drawing samples needs once the model is finished."""
-        weights = self.weights // 2 if self.training.recorded else self.weights
+        weights = self.weights // 2 if self.training.accelerated else self.weights
         return weights + self.finished + CONSTANTS.workspace + CONSTANTS.driver
 
     @property
@@ -152,38 +152,69 @@ class MemoryPlan:
 
 
 def plan(training: Training) -> MemoryPlan:
-    """The memory that a training takes, counted from its network."""
-    options, shape, space = training.train, training.shape, training.space
-    fused, cut = training.recorded, training.patch or training.space
-    checked = min(options.batch, options.validation_images)
-    drawn = min(options.sample_images, SAMPLE_BATCH)
+    """The memory that a training takes, counted from its networks."""
+    options, shape = training.train, training.shape
+    fused, cut = training.accelerated, training.patch or training.space
     call = CallKind(options.batch, cut, training.number, fused)
-    sampling = _inference_memory(training.network, shape, CallKind(drawn, space, "fp32", fused))
-    if training.coding is not None:
-        sampling = max(sampling, _decoding_memory(*training.coding, drawn, space))
     return MemoryPlan(
         training,
-        _training_memory(training.network, shape, call),
-        _inference_memory(training.network, shape, CallKind(checked, space, "fp32", fused)),
-        sampling,
+        memory_of_steps(training.network, shape, call, training.objective, options.steps),
+        _validation(training),
+        _sampling(training),
         _batch_memory(options.batch, shape, cut),
         _finished(training),
     )
 
 
+def _validation(training: Training) -> int:
+    """Whole images, but for an autoencoder on patches."""
+    options, space = training.train, training.space
+    if isinstance(training.network, AutoencoderOptions):
+        space = training.patch or space
+    checked = min(options.batch, options.validation_images)
+    return _evaluation(training, CallKind(checked, space, "fp32", training.accelerated))
+
+
+def _sampling(training: Training) -> int:
+    """Of an autoencoder, reconstructions; of a network that reads, nothing."""
+    if isinstance(training.network, EncoderOptions):
+        return 0
+    drawn = training.train.sample_images
+    if isinstance(training.network, UNetOptions):
+        drawn = min(drawn, SAMPLE_BATCH)
+    call = CallKind(drawn, training.space, "fp32", training.accelerated)
+    one = _evaluation(training, call)
+    if training.coding is None:
+        return one
+    return max(one, _decoding_memory(*training.coding, drawn, training.space))
+
+
+def _evaluation(training: Training, call: CallKind) -> int:
+    """A call without a gradient of the network as it is trained."""
+    network, shape, objective = training.network, training.shape, training.objective
+    if isinstance(network, AutoencoderOptions):
+        return _reconstruction_memory(network, shape, call)
+    if isinstance(network, UNetOptions) and isinstance(objective, Spread):
+        return _headed_inference_memory(network, shape, objective.form, call)
+    return _inference_memory(network, shape, call)
+
+
 def _finished(training: Training) -> int:
     """Weights in bfloat16 on a card that has it; a network of its own in a recording."""
-    number = "bf16" if training.recorded else "fp32"
-    call = CallKind(SAMPLE_BATCH, training.space, number, training.recorded)
+    if not training.draws:
+        return 0
+    number = "bf16" if training.accelerated else "fp32"
+    call = CallKind(SAMPLE_BATCH, training.space, number, training.accelerated)
     one = _inference_memory(training.network, training.shape, call)
     if training.coding is None:
         return one
     return max(one, _decoding_memory(*training.coding, SAMPLE_BATCH, training.space))
 
 
-_training_memory = lru_cache(maxsize=64)(training_memory)
 _inference_memory = lru_cache(maxsize=64)(inference_memory)
+_headed_inference_memory = lru_cache(maxsize=64)(headed_inference_memory)
 _decoding_memory = lru_cache(maxsize=64)(decoding_memory)
+_reconstruction_memory = lru_cache(maxsize=64)(reconstruction_memory)
 
 
 @lru_cache(maxsize=64)

@@ -381,7 +381,9 @@ def make_spec(
 
 
 def _same(ours: object, theirs: object) -> bool:
-    """Whether a model can go on from another one's; dropout is no part of its weights."""
+    """Whether a model can go on from another one's; dropout and what is computed again are no part
+    of its weights."""
     if isinstance(ours, UNetOptions) and isinstance(theirs, UNetOptions):
-        return dataclasses.replace(ours, dropout=theirs.dropout) == theirs
+        free = {name: getattr(theirs, name) for name in ("dropout", "checkpoint_levels")}
+        return dataclasses.replace(ours, **free) == theirs
     return ours == theirs

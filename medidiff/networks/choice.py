@@ -27,16 +27,23 @@ def build(options: AnyNetwork, shape: NetworkShape, seed: int = 0) -> UNet | Enc
     """A network with fresh weights, the same for the same seed; no global generator moves."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return _made(options, shape)
+        return made(options, shape)
 
 
 def parameter_count(options: AnyNetwork, shape: NetworkShape) -> int:
     """The number of weights that `build` would make, without making them."""
     with torch.device("meta"):
-        return sum(math.prod(weight.shape) for weight in _made(options, shape).parameters())
+        return sum(math.prod(weight.shape) for weight in made(options, shape).parameters())
 
 
-def _made(options: AnyNetwork, shape: NetworkShape) -> UNet | Encoder | Autoencoder:
+@overload
+def made(options: UNetOptions, shape: NetworkShape) -> UNet: ...
+@overload
+def made(options: AutoencoderOptions, shape: NetworkShape) -> Autoencoder: ...
+@overload
+def made(options: AnyNetwork, shape: NetworkShape) -> UNet | Encoder | Autoencoder: ...
+def made(options: AnyNetwork, shape: NetworkShape) -> UNet | Encoder | Autoencoder:
+    """A network as the options say, its weights drawn from the global generator."""
     if isinstance(options, EncoderOptions):
         return Encoder(options, shape)
     if isinstance(options, AutoencoderOptions):

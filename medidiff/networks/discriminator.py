@@ -17,7 +17,7 @@ GROUPS, EPS, SLOPE, WIDEST = 8, 1e-5, 0.2, 8
 
 
 def patch_discriminator(
-    dims: Dims, images: int, channels: int, layers: int, seed: int
+    dims: Dims, images: int, channels: int, layers: int, seed: int = 0
 ) -> nn.Sequential:
     """A score for each patch, with fresh weights, the same for the same seed.
 

@@ -11,10 +11,20 @@ from typer.testing import CliRunner
 import medidiff
 from medidiff.cli import app
 from medidiff.data.phantoms import write_population
-from medidiff.errors import ConfigError
 from medidiff.jobs.fitting import fit
 from medidiff.jobs.memory import CONSTANTS, GIB, Training, plan
-from medidiff.networks import NetworkShape, UNetOptions
+from medidiff.networks import (
+    AnyNetwork,
+    AutoencoderOptions,
+    EncoderOptions,
+    NetworkShape,
+    UNetOptions,
+)
+from medidiff.training.losses import AnyObjective
+from medidiff.training.objectives.autoencoder import Autoencoding
+from medidiff.training.objectives.classifier import Classifier
+from medidiff.training.objectives.consistency import ConsistencyTraining
+from medidiff.training.objectives.spread import Spread
 from medidiff.training.options import PowerAverages, TrainOptions
 
 TRAINING = Training(
@@ -84,7 +94,7 @@ def test_averages_are_counted_as_they_are_kept() -> None:
     assert plan(TRAINING).optimiser == 2 * weights
 
 
-def test_check_says_it_and_tells_too_much_from_what_cannot_be_planned(tmp_path: Path) -> None:
+def test_check_says_it_of_every_objective(tmp_path: Path) -> None:
     manifest = write_population(tmp_path / "data", 6, 3, 3, size=32)
     config = tmp_path / "config.yaml"
     config.write_text(
@@ -104,24 +114,48 @@ def test_check_says_it_and_tells_too_much_from_what_cannot_be_planned(tmp_path: 
     assert little.exit_code == 1
     assert "does NOT fit" in little.output
     assert "the network alone needs" in little.output
-    for objective in ("hybrid", "uncertainty"):
-        known = medidiff.check(
-            config, changes=[f"diffusion.objective.kind={objective}"], gpu_memory=24
-        )
-        assert known.memory is not None
-        assert known.memory.fits
     encoder = "network={kind: encoder, channels: [8], attention: [false], blocks: 1}"
     coder = "network={kind: autoencoder, channels: [8, 8], blocks: 1, latent_channels: 2}"
-    others = {
+    objectives = {
+        "hybrid": [],
         "spread": [],
         "consistency": ["diffusion.target.kind=edm"],
         "alignment": [encoder],
         "autoencoder": [coder],
     }
-    for objective, more in others.items():
+    for objective, more in objectives.items():
         changes = [f"diffusion.objective.kind={objective}", *more]
-        with pytest.raises(ConfigError, match=f"'{objective}' cannot be planned"):
-            medidiff.check(config, changes=changes, gpu_memory=24)
+        planned = medidiff.check(config, changes=changes, gpu_memory=24).memory
+        assert planned is not None
+        assert planned.plan.training.objective.kind == objective
+        assert planned.fits
+
+
+READER = EncoderOptions(channels=(8, 8), attention=(False, False), blocks=1)
+CODER = AutoencoderOptions(channels=(8, 8), blocks=1)
+TAUGHT = ConsistencyTraining(teacher="parent")
+
+
+@pytest.mark.parametrize(
+    ("objective", "network", "offered"),
+    [
+        (Classifier(column="sex"), READER, {"train.batch", "data.space.size"}),
+        (Autoencoding(), CODER, {"train.batch", "data.patch.size", "data.space.size"}),
+        (Spread(), TRAINING.network, {"train.batch", "data.space.size"}),
+        (TAUGHT, TRAINING.network, {"network.checkpoint_levels", "train.batch", "data.space.size"}),
+    ],
+    ids=["classifier", "autoencoder", "spread", "student"],
+)
+def test_only_changes_that_the_objective_can_be_trained_with_are_offered(
+    objective: AnyObjective, network: AnyNetwork, offered: set[str]
+) -> None:
+    some = dataclasses.replace(TRAINING.train, batch=64, validation_images=1, steps=2000)
+    training = dataclasses.replace(TRAINING, objective=objective, network=network, train=some)
+    found = fit(training, (plan(training).needed - 2**20) / GIB)
+    keys = {key.split("=")[0] for change in found.changes for key in change.keys}
+    assert keys - {"train.sample_images"} == offered
+    assert any(change.fits for change in found.changes)
+    assert ("finished model" in found.text) == isinstance(network, UNetOptions)
 
 
 @pytest.mark.parametrize("precision", ["auto", "bf16", "fp16", "fp32"])
