@@ -17,13 +17,12 @@ import argparse
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
-from supervised_peers import RICIAN, Trained, denoised, keep, solver, untrained
+from supervised_peers import RICIAN, Trained, denoised, keep, kept, solver, untrained
 from torch import Tensor, nn
 
 from medidiff import api
@@ -36,7 +35,7 @@ from medidiff.evaluation.distortion import psnr
 from medidiff.evaluation.regions import head_region
 from medidiff.jobs.splits import Splits
 from medidiff.model import Model
-from medidiff.networks import UNetOptions, accelerated
+from medidiff.networks import UNetOptions, accelerated, has_bf16
 from medidiff.networks.graphs import channels_last
 from medidiff.networks.kernels import available
 from medidiff.networks.unrolled import UnrolledReconstruction
@@ -47,7 +46,7 @@ from medidiff.tasks.reconstruct import MRI, Reconstruction, setting_of
 from medidiff.tasks.restoration import WINDOW
 from medidiff.tasks.settings import as_the_truth, simulated
 from medidiff.training.ema import AveragedWeights
-from medidiff.training.precision import Precision, choose_precision
+from medidiff.training.precision import choose_precision
 
 AUGMENT = Augment(shift_voxels=4, rotate_degrees=5, scale=0.05, until=0.8)
 """As configs/brain-t1-2d-benchmark.yaml."""
@@ -55,7 +54,8 @@ SIGMAS = (0.02, 0.25)  # window widths
 VALIDATED_SIGMAS = (0.05, 0.1, 0.2)
 MASKS = 2000  # drawn beforehand
 STEPS = ConjugateGradients(tolerance=1e-4, steps=12)  # of a turn in training
-UNIT = 1e-3  # squared error of 30 dB, in squared window widths
+UNIT = 1e-3  # squared error in squared window widths that a loss of 1 is: 30 dB
+LEVEL = 0.1  # window widths: a denoiser's errors count by this level over their own
 DECAY = 0.998
 WARM_UP = 200  # steps
 ONE_TURN = 0.35  # share of an unrolled network's training with one turn: five times as fast
@@ -135,10 +135,13 @@ class Scans:
         return Clean(some, self.low[chosen], self.high[chosen])
 
 
+Network = Callable[..., Tensor]
+
+
 class Task(Protocol):
     """What a network is trained for."""
 
-    def loss(self, network: nn.Module, clean: Clean, noise: KeyedNoise, draws: Tensor) -> Tensor:
+    def loss(self, network: Network, clean: Clean, noise: KeyedNoise, draws: Tensor) -> Tensor:
         """Of a batch, about 1; `draws` (batch,) are uniform in (0, 1)."""
         ...
 
@@ -154,24 +157,25 @@ class Checked:
     problem: Problem
     given: Sequence[Case]
     clean: Tensor
+    region: Tensor
 
     def psnr(self, solve: Callable[[Problem], Tensor]) -> list[float]:
         """Of what solves the problem, in-head."""
         found = as_the_truth(solve(self.problem), self.problem, self.given)
-        region = head_region(self.clean)
-        return psnr(found, self.clean, data_range=WINDOW, region=region).tolist()
+        return psnr(found, self.clean, data_range=WINDOW, region=self.region).tolist()
 
 
 class Rician:
     """Magnitudes of noisy complex values, of any level."""
 
-    def loss(self, network: nn.Module, clean: Clean, noise: KeyedNoise, draws: Tensor) -> Tensor:
+    def loss(self, network: Network, clean: Clean, noise: KeyedNoise, draws: Tensor) -> Tensor:
         low, high = SIGMAS
         sigma = (low * (high / low) ** draws).to(clean.images)
         spread = WINDOW * _column(sigma, clean.images)
         noisy = noisy_magnitude(clean.images, clean.zero, spread, noise)
         error = (denoised(network, noisy, sigma) - clean.images) / WINDOW
-        return (error.square() / _column(sigma, error)).mean() / (10 * UNIT)  # as all levels fall
+        # squared errors grow about as the level does: so none of them outweighs the others
+        return (error.square() * LEVEL / _column(sigma, error)).mean() / UNIT
 
     def validation(self, cases: Sequence[Case], model: Model) -> Iterator[Checked]:
         clean = torch.stack([case.images for case in cases])
@@ -180,7 +184,7 @@ class Rician:
             head = Denoising(noise="rician", sigma=sigma)
             noisy = head.corrupt(clean, cases, noise)
             given = [replace(case, images=x) for case, x in zip(cases, noisy, strict=True)]
-            yield Checked(head.prepare(given, model), given, clean)
+            yield Checked(head.prepare(given, model), given, clean, head_region(clean))
 
 
 class Scanner:
@@ -191,7 +195,7 @@ class Scanner:
         masks = [self.scanner.mask(space, seed).bool() for seed in range(MASKS)]
         self.masks = torch.stack(masks).to(device)
 
-    def loss(self, network: nn.Module, clean: Clean, noise: KeyedNoise, draws: Tensor) -> Tensor:
+    def loss(self, network: Network, clean: Clean, noise: KeyedNoise, draws: Tensor) -> Tensor:
         whole = self.scanner.whole(clean.signal, clean.widths, noise)
         mask = self.masks[(draws * len(self.masks)).long().to(self.masks.device)].float()
         found = network(CartesianMRI(mask, whole.coils, None, STEPS), whole.kspace * mask)
@@ -204,7 +208,7 @@ class Scanner:
         setting = setting_of(self.setting, Reconstruction())
         given = simulated(setting, cases, seed=0)
         clean = torch.stack([case.images for case in cases])
-        yield Checked(setting.head.prepare(given, model), given, clean)
+        yield Checked(setting.head.prepare(given, model), given, clean, head_region(clean))
 
 
 class Training:
@@ -217,14 +221,19 @@ class Training:
         scans: Scans,
         checks: Sequence[Checked],
         device: torch.device,
+        start: Path | None = None,
     ) -> None:
         self.what, self.task, self.scans, self.checks = what, task, scans, checks
         self.network = untrained(what).to(device).train()
+        self.before = what  # what an earlier training came to
+        if start is not None:
+            earlier, self.before = kept(start, device)
+            self.network.load_state_dict(earlier.state_dict())
         self.unrolled = isinstance(self.network, UnrolledReconstruction)
         if self.unrolled and device.type == "cuda" and available():
             channels_last(self.network)  # its turns pass gradients on, which no recording does
         self.call = self.network if self.unrolled else accelerated(self.network, "auto")
-        self.precision = choose_precision("auto", device)
+        self.precision = choose_precision("bf16" if has_bf16(device) else "fp32", device)
         self.average = AveragedWeights(self.network, DECAY)
         self.best = -math.inf
 
@@ -266,8 +275,7 @@ class Training:
         places = range(budget.batch)
         noise = training_noise(budget.seed, step, places)
         draws = training_uniforms(budget.seed, step, places, "task")[:, 0]
-        with autocast(self.precision, recorded=not self.unrolled):
-            loss = self.task.loss(self.call, clean, noise, draws)
+        loss = self.task.loss(self._called, clean, noise, draws)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
@@ -276,11 +284,22 @@ class Training:
             self.average.update(self.network, step + 1)
         return loss.detach()
 
+    def _called(self, *inputs: Any) -> Tensor:
+        """The network in half precision, where the GPU has it; measurements are made in full."""
+        recorded = not self.unrolled  # else weights are cast once for all turns
+        device, dtype = self.precision.device, self.precision.dtype
+        if recorded or dtype == torch.float32:
+            with self.precision.autocast():
+                return self.call(*inputs)
+        with torch.autocast(device.type, dtype=dtype):
+            return self.call(*inputs)
+
     def _set_turns(self, share: float) -> None:
         """One turn of an unrolled network at first, then all."""
         for network in (self.network, self.average.network):
             if isinstance(network, UnrolledReconstruction):
-                network.turns = 1 if share < ONE_TURN else self.what.turns
+                begun = self.before.steps > 0 or share >= ONE_TURN
+                network.turns = self.what.turns if begun else 1
 
     def _validate(self, weights: Path, minutes: float, step: int, batch: int) -> None:
         now = time.monotonic()
@@ -289,20 +308,17 @@ class Training:
         found = sum(values) / len(values)
         if found > self.best:
             self.best = found
-            facts = {"minutes": minutes, "steps": step, "images": step * batch}
-            turns = getattr(self.average.network, "turns", self.what.turns)
-            kept = replace(self.what, turns=turns, validation_psnr=found, **facts)
-            keep(self.average.network, kept, weights)
+            what = replace(
+                self.what,
+                turns=getattr(self.average.network, "turns", self.what.turns),
+                minutes=self.before.minutes + minutes,
+                steps=self.before.steps + step,
+                images=self.before.images + step * batch,
+                validation_psnr=found,
+            )
+            keep(self.average.network, what, weights)
         taken = time.monotonic() - now
         print(f"  validation PSNR {found:.2f} dB, in {taken:.1f} s", flush=True)
-
-
-def autocast(precision: Precision, *, recorded: bool) -> AbstractContextManager[object]:
-    """Half precision on a GPU; weights that several turns use are cast once, unless the calls are
-    recorded."""
-    if recorded or precision.device.type == "cpu":
-        return precision.autocast()
-    return torch.autocast(precision.device.type, dtype=precision.dtype)
 
 
 def cases_of(
@@ -332,6 +348,7 @@ def main() -> None:
     parser.add_argument("--manifest", type=Path, required=True)
     parser.add_argument("--setting", choices=(RICIAN, *MRI), required=True)
     parser.add_argument("--weights", type=Path, required=True, help="where the best ones are kept")
+    parser.add_argument("--start", type=Path, help="weights of an earlier training to go on with")
     parser.add_argument("--minutes", type=float, default=9.0)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rate", type=float, default=3e-4)
@@ -349,7 +366,7 @@ def main() -> None:
     held_out = cases_of(model, args.manifest, "validation", args.limit)
     parts = [held_out[first : first + AT_ONCE] for first in range(0, len(held_out), AT_ONCE)]
     checks = [check for part in parts for check in task.validation(part, model)]
-    training = Training(what, task, scans, checks, model.device)
+    training = Training(what, task, scans, checks, model.device, args.start)
     count = sum(each.numel() for each in training.network.parameters())
     print(f"{what.name}: {count / 1e6:.1f} M parameters, {len(cases)} scans", flush=True)
     budget = Budget(args.minutes, args.batch, args.rate, args.validate_every)
