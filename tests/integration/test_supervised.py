@@ -41,6 +41,8 @@ def scripts(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         monkeypatch.delitem(sys.modules, name, raising=False)
     import supervised
 
+    monkeypatch.setattr(supervised, "MASKS", 20)
+
     return supervised
 
 
@@ -66,11 +68,12 @@ def test_a_network_gains_in_training_and_is_the_same_when_it_is_kept(
     optimiser = torch.optim.AdamW(training.network.parameters())
     budget = scripts.Budget(minutes=1, batch=4, rate=4e-3)
     training._set_turns(1.0)
-    for step in range(15):
+    steps = 30
+    for step in range(steps):
         training._step(optimiser, budget, 200 + step, share=0.5)
     training.average.network.load_state_dict(training.network.state_dict())
     place = tmp_path / "weights.safetensors"
-    training._validate(place, 1.0, 15, 4)
+    training._validate(place, 1.0, steps, 4)
 
     def psnr(network: torch.nn.Module) -> float:
         solve = peers.solver(network, what)
@@ -81,6 +84,12 @@ def test_a_network_gains_in_training_and_is_the_same_when_it_is_kept(
     assert psnr(kept) == pytest.approx(training.best, abs=1e-3)
     assert facts.validation_psnr == training.best
     assert training.best > psnr(peers.untrained(what)) + 0.1  # that gives back what it is given
+
+    onwards = scripts.Training(what, task, scans, checks, CPU, start=place)
+    onwards.run(scripts.Budget(minutes=1e-9, batch=4), tmp_path / "later.safetensors")  # a step
+    later = peers.described(tmp_path / "later.safetensors")
+    assert (later.steps, later.images, later.turns) == (steps + 1, 4 * steps + 4, 2)
+    assert later.validation_psnr == pytest.approx(training.best, abs=0.5)
 
 
 def test_a_peer_is_compared_by_subject_on_the_measurements_of_the_head(
