@@ -7,8 +7,11 @@ Each part is `medidiff benchmark` on the test split, the mean of the samples bes
 on validation scans, and again with eight samples for their coverage; parts that are in W already
 are not run again (--parts chooses, so that several processes can share the work). The result is
 benchmarks/results/inverse_problems.json and a sheet of each part. Everything is simulated from
-8-bit magnitude slices: smooth random phases, sinograms from a finer grid, noise levels and coil
-maps estimated from the measurement.
+8-bit magnitude slices: smooth random phases, sinograms from a finer grid; the noise level and the
+coils' maps are told to all methods.
+
+Networks that benchmarks/supervised.py trained are compared on the same measurements by
+--supervised FILES; with --baselines none and --name supervised that is all there is besides.
 """
 
 from __future__ import annotations
@@ -20,10 +23,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from record import ROOT, Measured, write_result
+from supervised_peers import described, least_of, peer
 
-from medidiff import api
-from medidiff.tasks.base import OURS
+from medidiff import api, options
+from medidiff.tasks.base import OURS, Peer
 
 DRAWS = 8
 RICIAN_GOALS = {"rician 0.05": 2.5, "rician 0.1": 4.0, "rician 0.2": 6.0}
@@ -64,6 +69,10 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     names = [part.name for part in PARTS]
     parser.add_argument("--parts", nargs="*", choices=names, default=names)
+    parser.add_argument("--supervised", nargs="*", type=Path, default=[], metavar="WEIGHTS")
+    parser.add_argument("--baselines", choices=("tuned", "none"), default="tuned")
+    parser.add_argument("--name", default="inverse_problems", help="of the result")
+    parser.add_argument("--out", type=Path, help="another folder for it; pictures stay in W then")
     args = parser.parse_args()
     for part in PARTS:
         if part.name in args.parts:
@@ -77,16 +86,18 @@ def main() -> None:
         "data_range": "the intensity window",
         "model_digest": summary(args.work, parts[0].name)["facts"]["model_digest"],
     }
-    print(write_result("inverse_problems", rows, facts=facts))
-    for part in parts:
+    if args.supervised:
+        facts["supervised"] = [options.tree(described(place)) for place in args.supervised]
+    print(write_result(args.name, rows, facts=facts, folder=args.out))
+    for part in parts if args.out is None else ():
         picture = ROOT / "benchmarks" / "results" / f"inverse_{part.name.replace('-', '_')}.png"
         shutil.copyfile(args.work / part.name / "comparison.png", picture)
 
 
 def run(args: argparse.Namespace, part: Part) -> None:
     """The part's benchmarks, those that are not done yet."""
-    kinds = {part.name: (1, "tuned")}
-    if part.calibrated:
+    kinds = {part.name: (1, args.baselines)}
+    if part.calibrated and not args.supervised:
         kinds[f"{part.name}-spread"] = (DRAWS, "none")
     for name, (n, baselines) in kinds.items():
         place = args.work / name
@@ -100,10 +111,22 @@ def run(args: argparse.Namespace, part: Part) -> None:
             n=n,
             baselines="tuned" if baselines == "tuned" else "none",
             mismatch="warn",  # the whole split is measured, and what does not fit is said
+            peers=peers_of(args, part) if n == 1 else (),
             progress="bars",
             **part.options,  # type: ignore[arg-type]
         )
         print(table.text)
+
+
+def peers_of(args: argparse.Namespace, part: Part) -> list[Peer]:
+    """The supervised networks that solve what the part measures."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    found = [peer(place, device) for place in args.supervised]
+    if part.task == "denoise":
+        return [each for each in found if each.settings is None]
+    wanted = part.options.get("settings", [])
+    assert isinstance(wanted, list)
+    return [each for each in found if any(name in (each.settings or ()) for name in wanted)]
 
 
 def rows_of(work: Path, part: Part) -> Iterator[Measured]:
@@ -126,8 +149,9 @@ def rows_of(work: Path, part: Part) -> Iterator[Measured]:
         what = f"{apart['setting']}, {where}, above {apart['baseline']}: {goal['verdict']}"
         yield Measured(what, apart["interval"]["mean"], "dB", "higher", bounds(apart), least)
     for apart in found["differences"]:
-        if apart["metric"] == metric and apart["setting"] in RICIAN_GOALS:
-            least = RICIAN_GOALS[apart["setting"]]
+        supervised = least_of(apart["baseline"], apart["setting"])
+        least = RICIAN_GOALS.get(apart["setting"]) if supervised is None else supervised
+        if apart["metric"] == metric and least is not None:
             verdict = "reached" if apart["interval"]["low"] >= least else "missed"
             what = f"{apart['setting']}, {where}, above {apart['baseline']}: {verdict}"
             yield Measured(what, apart["interval"]["mean"], "dB", "higher", bounds(apart), least)

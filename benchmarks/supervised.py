@@ -1,229 +1,380 @@
-"""How good are supervised networks of the same size, trained for the same minutes?
+"""How good are supervised networks of the prior's size, trained for minutes on one measurement?
 
-An unrolled network (MoDL) for one-coil MRI with a smooth random phase, and a U-Net for magnitude
-noise, each trained for one degradation on the training slices of a folder with a manifest (columns
-image and split) and judged on its test slices beside what zero-filling or the noisy image gives,
-and, for MRI, on masks that it never saw. Brain slices are magnitudes: all of this is simulated.
+    python benchmarks/supervised.py MODEL --manifest ixi_t1_slices/manifest.csv \\
+        --setting "mri 1 coil R=4" --minutes 9 --weights modl.safetensors
+    python benchmarks/inverse_problems.py MODEL ... --supervised modl.safetensors
 
-    python benchmarks/supervised.py --data FOLDER --task mri --minutes 20 --out benchmarks/results
+`--setting rician` trains a U-Net that is told the noise level, on levels of .02 to .25; a setting
+of MRI trains an unrolled network (MoDL) for it. The network has the options of MODEL's, scans are
+moved as MODEL's were, and measurements come from the simulators of the heads' benchmarks, a batch
+at once where the network lies. The weights are averages, those of the highest PSNR on validation
+scans, written whenever there are better ones. The second command compares by subject.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
+import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Protocol
 
-import numpy as np
 import torch
-from PIL import Image as PILImage
-from record import Measured, write_result
-from rich.progress import Progress
-from safetensors.torch import save_file
+from supervised_peers import RICIAN, Trained, denoised, keep, kept, solver, untrained
 from torch import Tensor, nn
 
+from medidiff import api
+from medidiff.data.augment import augment, margin, surroundings
+from medidiff.data.datasets import Case, CaseSet
+from medidiff.data.manifest import read_manifest
+from medidiff.data.options import Augment
+from medidiff.diffusion import KeyedNoise, training_noise, training_uniforms
 from medidiff.evaluation.distortion import psnr
 from medidiff.evaluation.regions import head_region
-from medidiff.networks import NetworkShape, UNetOptions, build
+from medidiff.jobs.splits import Splits
+from medidiff.model import Model
+from medidiff.networks import UNetOptions, accelerated, has_bf16
+from medidiff.networks.graphs import channels_last
+from medidiff.networks.kernels import available
 from medidiff.networks.unrolled import UnrolledReconstruction
-from medidiff.physics import FourierSampling, Sampling
+from medidiff.physics import CartesianMRI, ConjugateGradients
+from medidiff.tasks.base import Problem, noise_key
+from medidiff.tasks.denoise import Denoising, noisy_magnitude
+from medidiff.tasks.reconstruct import MRI, Reconstruction, setting_of
+from medidiff.tasks.restoration import WINDOW
+from medidiff.tasks.settings import as_the_truth, simulated
+from medidiff.training.ema import AveragedWeights
+from medidiff.training.precision import choose_precision
 
-CROP = (208, 176)
-NOISE = 0.01  # of each part of k-space
-RATES = {"R=4": Sampling("gaussian", 4, 0.08), "R=8": Sampling("gaussian", 8, 0.04)}
-UNSEEN = {
-    "R=4, equispaced": Sampling("equispaced", 4, 0.08),
-    "R=6": Sampling("gaussian", 6, 0.06),
-}
-SIGMAS = (0.05, 0.1, 0.2)
-
-Estimate = tuple[Tensor, Tensor]  # (what the given data show by themselves, what the network says)
+AUGMENT = Augment(shift_voxels=4, rotate_degrees=5, scale=0.05, until=0.8)
+"""As configs/brain-t1-2d-benchmark.yaml."""
+SIGMAS = (0.02, 0.25)  # window widths
+VALIDATED_SIGMAS = (0.05, 0.1, 0.2)
+MASKS = 2000  # drawn beforehand
+STEPS = ConjugateGradients(tolerance=1e-4, steps=12)  # of a turn in training
+UNIT = 1e-3  # squared error in squared window widths that a loss of 1 is: 30 dB
+LEVEL = 0.1  # window widths: a denoiser's errors count by this level over their own
+DECAY = 0.998
+WARM_UP = 200  # steps
+ONE_TURN = 0.35  # share of an unrolled network's training with one turn: five times as fast
+EVERY = 20.0  # seconds between lines
+AT_ONCE = 16  # validation scans
 
 
 @dataclass(frozen=True)
-class Options:
-    """What a training is: the network's levels, the batch and the learning rate."""
+class Budget:
+    """How a network is trained."""
 
-    channels: tuple[int, ...]
-    batch: int
-    rate: float
     minutes: float
+    batch: int = 16
+    rate: float = 3e-4
+    validate_every: float = 45.0
+    """Seconds."""
+    seed: int = 0
+
+    def rate_at(self, share: float, step: int) -> float:
+        """A linear warm-up, then half a cosine over the time."""
+        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
+        return self.rate * min(1.0, (step + 1) / WARM_UP) * cosine
 
 
-def slices(folder: Path, split: str, limit: int) -> Tensor:
-    """The middle of each slice of a split, in [0, 1]."""
-    with (folder / "manifest.csv").open() as lines:
-        names = [row["image"] for row in csv.DictReader(lines) if row["split"] == split][:limit]
-    pictures = [np.asarray(PILImage.open(folder / name)) / 255 for name in names]
-    cut = [
-        slice((n - size) // 2, (n - size) // 2 + size)
-        for n, size in zip(pictures[0].shape, CROP, strict=True)
-    ]
-    return torch.from_numpy(np.stack([each[tuple(cut)] for each in pictures]))[:, None].float()
+@dataclass(frozen=True, eq=False)
+class Clean:
+    """Scans where the network lies, and the ends of their windows.
 
+    Shapes: images (batch, 1, *space) in model units; low and high (batch,).
+    """
 
-def smooth_phase(count: int, generator: torch.Generator) -> Tensor:
-    """A random phase of low order, (count, 1, *CROP)."""
-    y, x = torch.meshgrid(*(torch.linspace(-1, 1, n) for n in CROP), indexing="ij")
-    waves = (torch.ones_like(x), x, y, x * y, x**2 - y**2, (2 * x + y).sin(), (2 * y - x).cos())
-    weights = 0.8 * torch.randn(count, len(waves), generator=generator)
-    return torch.einsum("nk,khw->nhw", weights, torch.stack(waves))[:, None]
+    images: Tensor
+    low: Tensor
+    high: Tensor
 
+    @property
+    def widths(self) -> Tensor:
+        """Of the windows, (batch,)."""
+        return self.high - self.low
 
-def sampled(clean: Tensor, sampling: Sampling, seed: int) -> tuple[FourierSampling, Tensor, Tensor]:
-    """Another mask, phase and noise for each image: the operator, the k-space, the true image."""
-    generator = torch.Generator().manual_seed(seed)
-    masks = torch.stack([sampling.mask(CROP, seed + index) for index in range(len(clean))])
-    operator = FourierSampling(masks[:, None].to(clean.device))
-    image = torch.polar(clean, smooth_phase(len(clean), generator).to(clean.device))
-    noise = torch.randn((*clean.shape, 2), generator=generator).to(clean.device)
-    kspace = operator.forward(image) + NOISE * operator.measured(torch.view_as_complex(noise))
-    return operator, kspace, image
+    @property
+    def zero(self) -> Tensor:
+        """No signal, in model units: (batch, 1, ...)."""
+        return _column(-2 * self.low / self.widths - 1, self.images)
 
-
-def batches(clean: Tensor, options: Options) -> Iterator[tuple[Tensor, int]]:
-    """Random training slices, some mirrored, with a seed of their own, until the time is over."""
-    generator, seed, end = torch.Generator().manual_seed(0), 0, time.time() + 60 * options.minutes
-    with Progress() as progress:
-        bar = progress.add_task("training", total=60 * options.minutes)
-        while time.time() < end or seed == 0:
-            index = torch.randint(len(clean), (options.batch,), generator=generator)
-            chosen = clean[index.to(clean.device)]
-            seed += 1
-            yield (chosen.flip(-1) if seed % 2 else chosen), seed * 1000
-            progress.update(bar, completed=60 * options.minutes - (end - time.time()))
-
-
-def fitted(
-    network: nn.Module, loss: Callable[[Tensor, int], Tensor], clean: Tensor, options: Options
-) -> int:
-    """The network trained in place, by Adam with a rate that falls to 0; the number of steps."""
-    optimiser = torch.optim.Adam(network.parameters(), lr=options.rate)
-    begun, steps = time.time(), 0
-    for chosen, seed in batches(clean, options):
-        share = min(1.0, (time.time() - begun) / (60 * options.minutes))
-        optimiser.param_groups[0]["lr"] = options.rate * (1 - share)
-        optimiser.zero_grad(set_to_none=True)
-        loss(chosen, seed).backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimiser.step()
-        steps += 1
-    return steps
-
-
-def unet(options: Options, channels: Literal[1, 2]) -> nn.Module:
-    """A U-Net of the prior's kind."""
-    last = [False] * (len(options.channels) - 1)
-    chosen = UNetOptions(channels=options.channels, attention=(*last, True))
-    return build(chosen, NetworkShape(in_channels=channels, out_channels=channels), seed=0)
-
-
-def mri(train: Tensor, test: Tensor, options: Options) -> tuple[nn.Module, list[Measured], int]:
-    """The unrolled network, trained on both rates together."""
-    network = UnrolledReconstruction(unet(options, 2)).to(train.device)  # type: ignore[arg-type]
-    rates = list(RATES.values())
-
-    def loss(clean: Tensor, seed: int) -> Tensor:
-        operator, kspace, image = sampled(clean, rates[seed // 1000 // 2 % len(rates)], seed)
-        return (network(operator, kspace) - image).abs().square().mean()
-
-    steps, rows = fitted(network, loss, train, options), []
-    for name, sampling in {**RATES, **UNSEEN}.items():
-
-        def restored(clean: Tensor, sampling: Sampling = sampling) -> Estimate:
-            operator, kspace, _ = sampled(clean, sampling, 10**9)
-            return operator.adjoint(kspace).abs(), network(operator, kspace).abs()
-
-        rows += judged(f"MRI, one coil, {name}", "zero-filled", restored, test)
-    return network, rows, steps
-
-
-def magnitudes(clean: Tensor, sigma: Tensor, seed: int) -> Tensor:
-    """|clean + complex noise|."""
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn((2, *clean.shape), generator=generator).to(clean)
-    return torch.hypot(clean + sigma * noise[0], sigma * noise[1])
-
-
-def denoise(train: Tensor, test: Tensor, options: Options) -> tuple[nn.Module, list[Measured], int]:
-    """The U-Net that is told the noise level, trained on levels from .02 to .3."""
-    network = unet(options, 1).to(train.device)
-
-    def restored(noisy: Tensor, sigma: Tensor) -> Tensor:
-        return noisy + network(noisy, sigma.flatten().log() / 4)
-
-    def loss(clean: Tensor, seed: int) -> Tensor:
-        draw = torch.rand(len(clean), 1, 1, 1, generator=torch.Generator().manual_seed(seed + 1))
-        sigma = (0.02 * 15**draw).to(clean)
-        return ((restored(magnitudes(clean, sigma, seed), sigma) - clean) / sigma).square().mean()
-
-    steps, rows = fitted(network, loss, train, options), []
-    for level in SIGMAS:
-
-        def at_level(clean: Tensor, level: float = level) -> Estimate:
-            sigma = torch.full((len(clean), 1, 1, 1), level).to(clean)
-            noisy = magnitudes(clean, sigma, 10**9)
-            return noisy, restored(noisy, sigma)
-
-        rows += judged(f"magnitude noise of {level}", "noisy", at_level, test)
-    return network, rows, steps
-
-
-def judged(
-    what: str, given: str, restored: Callable[[Tensor], Estimate], test: Tensor
-) -> list[Measured]:
-    """Mean PSNR in-head and of the whole image, a few test slices at a time."""
-    with torch.no_grad():
-        parts = [restored(some) for some in test.split(8)]
-    simple, ours = (torch.cat(each).cpu() for each in zip(*parts, strict=True))
-    clean = test.cpu()
-    rows = []
-    for place, region in (("in-head", head_region(clean)), ("whole image", None)):
-        values = [
-            float(psnr(each, clean, data_range=1.0, region=region).mean())
-            for each in (ours, simple)
-        ]
-        rows.append(
-            Measured(f"PSNR {place}, {what}", values[0], "dB", "higher", {given: values[1]})
+    @property
+    def signal(self) -> Tensor:
+        """In units of the scans."""
+        return (self.images + 1) / WINDOW * _column(self.widths, self.images) + _column(
+            self.low, self.images
         )
-    return rows
+
+
+class Scans:
+    """All training scans with what lies around them, on the device."""
+
+    def __init__(self, cases: Sequence[Case], size: tuple[int, ...], device: torch.device) -> None:
+        fields, spacings = [case.field for case in cases], [case.spacing for case in cases]
+        around = surroundings([case.around for case in cases], fields, size, spacings)
+        self.around = around.to(device)
+        self.low, self.high = (
+            torch.tensor([ends[0] for ends in pair], device=device)
+            for pair in zip(*((case.scale.low, case.scale.high) for case in cases), strict=True)
+        )
+
+    def batch(self, step: int, size: int, seed: int, *, moved: bool) -> Clean:
+        """Some of them at random, moved as training scans are."""
+        draws = training_uniforms(seed, step, range(size), "which")[:, 0]
+        chosen = (draws * len(self.low)).long().to(self.low.device)
+        around, some = self.around, self.around.images[chosen]
+        if moved:
+            how = training_uniforms(seed, step, range(size), "augment", Augment.DRAWS)
+            spacing, field = around.spacing[chosen], around.field[chosen]
+            some = augment(some, AUGMENT, how, field=field, size=around.size, spacing=spacing)
+        else:
+            some = replace(around, images=some).on_grid
+        return Clean(some, self.low[chosen], self.high[chosen])
+
+
+Network = Callable[..., Tensor]
+
+
+class Task(Protocol):
+    """What a network is trained for."""
+
+    def loss(self, network: Network, clean: Clean, noise: KeyedNoise, draws: Tensor) -> Tensor:
+        """Of a batch, about 1; `draws` (batch,) are uniform in (0, 1)."""
+        ...
+
+    def validation(self, cases: Sequence[Case], model: Model) -> Iterator[Checked]:
+        """The same measurements as the benchmark's, of validation scans."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Checked:
+    """Some scans, measured."""
+
+    problem: Problem
+    given: Sequence[Case]
+    clean: Tensor
+    region: Tensor
+
+    def psnr(self, solve: Callable[[Problem], Tensor]) -> list[float]:
+        """Of what solves the problem, in-head."""
+        found = as_the_truth(solve(self.problem), self.problem, self.given)
+        return psnr(found, self.clean, data_range=WINDOW, region=self.region).tolist()
+
+
+class Rician:
+    """Magnitudes of noisy complex values, of any level."""
+
+    def loss(self, network: Network, clean: Clean, noise: KeyedNoise, draws: Tensor) -> Tensor:
+        low, high = SIGMAS
+        sigma = (low * (high / low) ** draws).to(clean.images)
+        spread = WINDOW * _column(sigma, clean.images)
+        noisy = noisy_magnitude(clean.images, clean.zero, spread, noise)
+        error = (denoised(network, noisy, sigma) - clean.images) / WINDOW
+        # squared errors grow about as the level does: so none of them outweighs the others
+        return (error.square() * LEVEL / _column(sigma, error)).mean() / UNIT
+
+    def validation(self, cases: Sequence[Case], model: Model) -> Iterator[Checked]:
+        clean = torch.stack([case.images for case in cases])
+        noise = KeyedNoise(0, [(f"degradation {noise_key(case)}", 0) for case in cases])
+        for sigma in VALIDATED_SIGMAS:
+            head = Denoising(noise="rician", sigma=sigma)
+            noisy = head.corrupt(clean, cases, noise)
+            given = [replace(case, images=x) for case, x in zip(cases, noisy, strict=True)]
+            yield Checked(head.prepare(given, model), given, clean, head_region(clean))
+
+
+class Scanner:
+    """Undersampled k-space of one of the heads' settings, another mask and phase each time."""
+
+    def __init__(self, setting: str, space: tuple[int, ...], device: torch.device) -> None:
+        self.setting, self.scanner = setting, MRI[setting]
+        masks = [self.scanner.mask(space, seed).bool() for seed in range(MASKS)]
+        self.masks = torch.stack(masks).to(device)
+
+    def loss(self, network: Network, clean: Clean, noise: KeyedNoise, draws: Tensor) -> Tensor:
+        whole = self.scanner.whole(clean.signal, clean.widths, noise)
+        mask = self.masks[(draws * len(self.masks)).long().to(self.masks.device)].float()
+        found = network(CartesianMRI(mask, whole.coils, None, STEPS), whole.kspace * mask)
+        truth = torch.polar(clean.signal, whole.phase)
+        error, width = found - truth, _column(clean.widths, clean.images)
+        shade = found.abs() - clean.signal  # by which it is judged
+        return ((error / width).abs().square() + (shade / width).square()).mean() / (2 * UNIT)
+
+    def validation(self, cases: Sequence[Case], model: Model) -> Iterator[Checked]:
+        setting = setting_of(self.setting, Reconstruction())
+        given = simulated(setting, cases, seed=0)
+        clean = torch.stack([case.images for case in cases])
+        yield Checked(setting.head.prepare(given, model), given, clean, head_region(clean))
+
+
+class Training:
+    """A network, its average and what it has come to."""
+
+    def __init__(
+        self,
+        what: Trained,
+        task: Task,
+        scans: Scans,
+        checks: Sequence[Checked],
+        device: torch.device,
+        start: Path | None = None,
+    ) -> None:
+        self.what, self.task, self.scans, self.checks = what, task, scans, checks
+        self.network = untrained(what).to(device).train()
+        self.before = what  # what an earlier training came to
+        if start is not None:
+            earlier, self.before = kept(start, device)
+            self.network.load_state_dict(earlier.state_dict())
+        self.unrolled = isinstance(self.network, UnrolledReconstruction)
+        if self.unrolled and device.type == "cuda" and available():
+            channels_last(self.network)  # its turns pass gradients on, which no recording does
+        self.call = self.network if self.unrolled else accelerated(self.network, "auto")
+        self.precision = choose_precision("bf16" if has_bf16(device) else "fp32", device)
+        self.average = AveragedWeights(self.network, DECAY)
+        self.best = -math.inf
+
+    def run(self, budget: Budget, weights: Path) -> None:
+        """Train for the budget's time, and write what is best on the way."""
+        optimiser = torch.optim.AdamW(
+            self.network.parameters(), weight_decay=0.0, fused=self.precision.device.type == "cuda"
+        )
+        seconds, losses, step, share = 60 * budget.minutes, [], 0, 0.0
+        began = told = checked = time.monotonic()
+        while share < 1:
+            self._set_turns(share)
+            loss = self._step(optimiser, budget, step, share)
+            losses.append(loss)
+            step += 1
+            if step == 1:  # kernels are made in the first one
+                began = told = checked = time.monotonic()
+            now = time.monotonic()
+            share = (now - began) / seconds
+            if now - checked > budget.validate_every or share >= 1:
+                self._validate(weights, (now - began) / 60, step, budget.batch)
+                checked = time.monotonic()
+            if now - told > EVERY or share >= 1:
+                rate = len(losses) * budget.batch / (time.monotonic() - told)
+                mean = float(torch.stack(losses).mean())
+                print(
+                    f"{now - began:6.0f} s, step {step}, {rate:.0f} images/s, loss {mean:.3f}, "
+                    f"best validation PSNR {self.best:.2f} dB",
+                    flush=True,
+                )
+                losses, told = [], time.monotonic()
+
+    def _step(
+        self, optimiser: torch.optim.Optimizer, budget: Budget, step: int, share: float
+    ) -> Tensor:
+        optimiser.param_groups[0]["lr"] = budget.rate_at(share, step)
+        moved = share < AUGMENT.until
+        clean = self.scans.batch(step, budget.batch, budget.seed, moved=moved)
+        places = range(budget.batch)
+        noise = training_noise(budget.seed, step, places)
+        draws = training_uniforms(budget.seed, step, places, "task")[:, 0]
+        loss = self.task.loss(self._called, clean, noise, draws)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        if bool(torch.isfinite(norm)):  # a step that is not is left out
+            optimiser.step()
+            self.average.update(self.network, step + 1)
+        return loss.detach()
+
+    def _called(self, *inputs: Any) -> Tensor:
+        """The network in half precision, where the GPU has it; measurements are made in full."""
+        recorded = not self.unrolled  # else weights are cast once for all turns
+        device, dtype = self.precision.device, self.precision.dtype
+        if recorded or dtype == torch.float32:
+            with self.precision.autocast():
+                return self.call(*inputs)
+        with torch.autocast(device.type, dtype=dtype):
+            return self.call(*inputs)
+
+    def _set_turns(self, share: float) -> None:
+        """One turn of an unrolled network at first, then all."""
+        for network in (self.network, self.average.network):
+            if isinstance(network, UnrolledReconstruction):
+                begun = self.before.steps > 0 or share >= ONE_TURN
+                network.turns = self.what.turns if begun else 1
+
+    def _validate(self, weights: Path, minutes: float, step: int, batch: int) -> None:
+        now = time.monotonic()
+        solve = solver(self.average.network, self.what)
+        values = [value for check in self.checks for value in check.psnr(solve)]
+        found = sum(values) / len(values)
+        if found > self.best:
+            self.best = found
+            what = replace(
+                self.what,
+                turns=getattr(self.average.network, "turns", self.what.turns),
+                minutes=self.before.minutes + minutes,
+                steps=self.before.steps + step,
+                images=self.before.images + step * batch,
+                validation_psnr=found,
+            )
+            keep(self.average.network, what, weights)
+        taken = time.monotonic() - now
+        print(f"  validation PSNR {found:.2f} dB, in {taken:.1f} s", flush=True)
+
+
+def cases_of(
+    model: Model, manifest: Path, which: Literal["train", "validation"], limit: int | None
+) -> list[Case]:
+    """The scans that the prior was trained on or chosen by, with what lies around its grid."""
+    lineage, space = model.spec.lineage, model.spec.space
+    splits = Splits(lineage.train_split, lineage.validation_split, lineage.holdout)
+    name = splits.train if which == "train" else splits.validation
+    rows = splits.rows(read_manifest(manifest), name)[:limit]
+    beyond = margin(AUGMENT, space)
+    return list(CaseSet(rows, model.spec.images, space, model.spec.intensity, margin=beyond))
+
+
+def task_of(setting: str, model: Model, device: torch.device) -> Task:
+    """By the name of what is measured."""
+    return Rician() if setting == RICIAN else Scanner(setting, model.spec.space.size, device)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--task", choices=("mri", "denoise"), required=True)
-    parser.add_argument("--minutes", type=float, default=20.0)
-    parser.add_argument("--channels", type=int, nargs="+", default=[64, 128, 256])
-    parser.add_argument("--batch", type=int, default=8)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument(
+        "model", help="the prior whose grid, splits and network's options are taken"
+    )
+    parser.add_argument("--manifest", type=Path, required=True)
+    parser.add_argument("--setting", choices=(RICIAN, *MRI), required=True)
+    parser.add_argument("--weights", type=Path, required=True, help="where the best ones are kept")
+    parser.add_argument("--start", type=Path, help="weights of an earlier training to go on with")
+    parser.add_argument("--minutes", type=float, default=9.0)
+    parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rate", type=float, default=3e-4)
-    parser.add_argument("--limit", type=int, default=10**6, help="slices of a split, at most")
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--weights", type=Path, help="where the trained network is kept")
+    parser.add_argument("--turns", type=int, default=5, help="of the unrolled network")
+    parser.add_argument("--validate-every", type=float, default=45.0, help="seconds")
+    parser.add_argument("--limit", type=int, help="scans of a split, at most")
     args = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    options = Options(tuple(args.channels), args.batch, args.rate, args.minutes)
-    train, test = (slices(args.data, split, args.limit).to(device) for split in ("train", "test"))
-    network, rows, steps = (mri if args.task == "mri" else denoise)(train, test, options)
-    for row in rows:
-        print(f"{row.what}: {row.ours:.2f} {row.unit} {row.peers}")
-    if args.weights:
-        save_file(
-            {name: each.contiguous() for name, each in network.state_dict().items()}, args.weights
-        )
-    if args.out:
-        facts = {
-            "parameters": sum(each.numel() for each in network.parameters()),
-            "steps": steps,
-            "minutes": args.minutes,
-            "train": len(train),
-            "test": len(test),
-        }
-        write_result(f"supervised_{args.task}", rows, facts=facts, folder=args.out)
+    model = api.load(args.model)
+    assert isinstance(model.spec.network, UNetOptions)
+    network = replace(model.spec.network, dropout=0.0)  # of minutes: nothing is learned by heart
+    what = Trained(args.setting, network, model.spec.space.dims, args.turns)
+    cases = cases_of(model, args.manifest, "train", args.limit)
+    scans = Scans(cases, model.spec.space.size, model.device)
+    task = task_of(args.setting, model, model.device)
+    held_out = cases_of(model, args.manifest, "validation", args.limit)
+    parts = [held_out[first : first + AT_ONCE] for first in range(0, len(held_out), AT_ONCE)]
+    checks = [check for part in parts for check in task.validation(part, model)]
+    training = Training(what, task, scans, checks, model.device, args.start)
+    count = sum(each.numel() for each in training.network.parameters())
+    print(f"{what.name}: {count / 1e6:.1f} M parameters, {len(cases)} scans", flush=True)
+    budget = Budget(args.minutes, args.batch, args.rate, args.validate_every)
+    training.run(budget, args.weights)
+
+
+def _column(values: Tensor, like: Tensor) -> Tensor:
+    return values.to(like).view(-1, *[1] * (like.ndim - 1))
 
 
 if __name__ == "__main__":

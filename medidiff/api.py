@@ -75,6 +75,7 @@ from medidiff.jobs.train import train_model
 from medidiff.model import Model
 from medidiff.networks import Acceleration
 from medidiff.tasks import head, head_and_beside
+from medidiff.tasks.base import Peer
 from medidiff.tasks.results import Result
 from medidiff.tracking import sync as sync_runs
 
@@ -92,6 +93,7 @@ __all__ = [
     "ManifestMade",
     "MedidiffError",
     "Model",
+    "Peer",
     "PhiReport",
     "Planned",
     "Result",
@@ -338,6 +340,7 @@ def benchmark(
     limit: int | None = None,
     mismatch: Mismatch = "refuse",
     baselines: Literal["tuned", "none"] = "tuned",
+    peers: Sequence[Peer] = (),
     tile: int | None = None,
     tile_overlap: float = 0.25,
     progress: Progress = "none",
@@ -348,8 +351,9 @@ def benchmark(
 
     Split names and the held-out share are those of the training unless stated.
     With `out`, writes table.md, summary.json, rows.csv (a row a subject and method) and a picture
-    there. `baselines` "none" measures the network alone: seconds instead of minutes. `tile` as in
-    `run`, on the model's own grid.
+    there. `baselines` "none" measures the network alone: seconds instead of minutes. `peers` are
+    methods of your own, such as a network trained for the task: each is given the same problems
+    and compared by subject. `tile` as in `run`, on the model's own grid.
     Errors: TaskError, ManifestError, OutputError; DataError naming all rows whose scans do not fit
     the model (`mismatch="warn"` warns instead).
     """
@@ -370,6 +374,7 @@ def benchmark(
             mismatch=mismatch,
             report=report,
             baselines=baselines,
+            peers=peers,
         )
 
 

@@ -32,7 +32,16 @@ from medidiff.report.tables import (
     write_csv,
     write_json,
 )
-from medidiff.tasks.base import OURS, Bench, Benchmarked, Calibrated, Head, Row, check_fit
+from medidiff.tasks.base import (
+    OURS,
+    Bench,
+    Benchmarked,
+    Calibrated,
+    Head,
+    Peer,
+    Row,
+    check_fit,
+)
 from medidiff.tasks.calibrated import keep
 
 PathLike = str | os.PathLike[str]
@@ -47,7 +56,7 @@ class Table:
     summaries: Sequence[Summary]
     """Mean and 95 % interval over subjects, by metric, setting and method."""
     differences: Sequence[Difference]
-    """Ours minus the best baseline, paired by subject."""
+    """Ours minus the best baseline, and minus each peer, paired by subject."""
     references: Sequence[Reference]
     """Metrics of our population beside two sets of real images of the same size."""
     goals: Sequence[Goal]
@@ -81,6 +90,7 @@ def benchmark_head(
     mismatch: Mismatch,
     report: Reporter,
     baselines: Literal["tuned", "none"] = "tuned",
+    peers: Sequence[Peer] = (),
 ) -> Table:
     """Run `head` and its baselines on `split`; nothing is chosen on it.
 
@@ -98,6 +108,7 @@ def benchmark_head(
         raise TaskError(f"the numbers of samples and of scans must be at least 1: {n}, {limit}")
     check_splits(model, manifest, splits, split, splits.validation)
     check_fit(head, model)
+    check_peers(head, peers)
 
     def cases(name: str) -> list[Case]:
         return cases_of_split(model, manifest, name, splits, report, limit)
@@ -111,16 +122,27 @@ def benchmark_head(
         seed=seed,
         samples=n,
         baselines=baselines,
+        peers=peers,
         progress=lambda what, done, total: report.progress(what, done, total),
     )
     misfits = check_cases(model, manifest, [*train, *bench.validation, *bench.test], mismatch)
     found = head.benchmark(bench)
-    table = make_table(head, found)
+    table = make_table(head, found, [peer.name for peer in peers])
     if out is not None:
         protocol = {"split": split, "seed": seed, "samples": n, "rows_that_do_not_fit": misfits}
         save_table(table, found, head, model, protocol, out)
     keep_verdicts(model, found, split)
     return table
+
+
+def check_peers(head: Head, peers: Sequence[Peer]) -> None:
+    """Errors: TaskError for peers of a head that solves nothing, and for names that are taken."""
+    if peers and not head.needs().input_images:
+        raise TaskError(f"{head.kind} draws images and solves no problem: it has no peers")
+    names = [OURS, *head.baselines(), *(peer.name for peer in peers)]
+    taken = sorted({name for name in names if names.count(name) > 1})
+    if taken:
+        raise TaskError(f"the methods of a table need names of their own; found twice: {taken}")
 
 
 def keep_verdicts(model: Model, found: Benchmarked, split: str) -> None:
@@ -132,8 +154,9 @@ def keep_verdicts(model: Model, found: Benchmarked, split: str) -> None:
         warnings.warn(str(error), stacklevel=3)
 
 
-def make_table(head: Head, found: Benchmarked) -> Table:
-    """The rows of a benchmark, summarised over subjects and compared with the baselines run."""
+def make_table(head: Head, found: Benchmarked, peers: Sequence[str] = ()) -> Table:
+    """The rows of a benchmark, summarised over subjects and compared with the baselines and the
+    peers that were run."""
     rows = found.rows
     run = {row["method"] for row in rows}
     baselines = [name for name in head.baselines() if name in run]
@@ -142,16 +165,23 @@ def make_table(head: Head, found: Benchmarked) -> Table:
     for metric, meaning in head.metrics().items():
         means = summarise(rows, metric)
         summaries += means
-        if not baselines or all(item.interval.n == 1 for item in means):
+        if all(item.interval.n == 1 for item in means):
             continue  # a population is measured once: there is nothing to pair or to resample
         better: Better = "higher" if meaning.endswith("higher") else "lower"
-        differences += paired_difference(
-            rows, metric, ours=OURS, better=better, baselines=baselines
-        )
+        for rivals in (baselines, *([peer] for peer in peers)):
+            differences += paired_difference(
+                _where_run(rows, rivals), metric, ours=OURS, better=better, baselines=rivals
+            )
     references, goals = beside_real(found), goals_of(head, found)
     spreads = [spread_of(each) for each in found.calibrated]
     text = plain_text(summaries, differences, references, goals, spreads)
     return Table(rows, summaries, differences, references, goals, spreads, text)
+
+
+def _where_run(rows: Sequence[Row], methods: Sequence[str]) -> list[Row]:
+    """The rows of the settings in which one of the methods was run."""
+    settings = {row["setting"] for row in rows if row["method"] in methods}
+    return [row for row in rows if row["setting"] in settings]
 
 
 def goals_of(head: Head, found: Benchmarked) -> list[Goal]:

@@ -37,6 +37,7 @@ from medidiff.networks.spread_heads import (
 )
 from medidiff.networks.tiling import Tiles
 from medidiff.networks.unet import UNet, UNetOptions
+from medidiff.networks.unrolled import UnrolledReconstruction
 
 take_unit_numbers_from(unit_numbers)
 
@@ -67,6 +68,7 @@ __all__ = [
     "Tiles",
     "UNet",
     "UNetOptions",
+    "UnrolledReconstruction",
     "WaveletCodec",
     "WithCoordinates",
     "accelerated",

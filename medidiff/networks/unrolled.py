@@ -17,7 +17,8 @@ class UnrolledReconstruction(nn.Module):
     """Turns of denoising and of drawing the image to the measurement, with shared weights.
 
     Shapes: complex images of one channel; the denoiser has two in and out, for the real and the
-    imaginary part, and predicts what is to be added. Gives (batch, 1, *space), complex.
+    imaginary part, and predicts what is to be added. Gives (batch, 1, *space), complex; zeros of a
+    measurement of zeros. It may be given another number of turns at any time (`turns`).
     Source: Aggarwal et al. 2019 ("MoDL", arXiv:1712.02862).
     Differs: the denoiser is this project's U-Net; the coupling is learnt through its logarithm.
     Errors: ValueError for a denoiser of other channels.
@@ -34,7 +35,8 @@ class UnrolledReconstruction(nn.Module):
     def forward(self, operator: LinearOperator, y: Tensor) -> Image:
         """The image of a measurement, in the measurement's units."""
         x = operator.adjoint(y)
-        unit = x.abs().flatten(1).amax(1).reshape(-1, *(1,) * (x.ndim - 1))
+        bright = x.abs().flatten(1).amax(1)
+        unit = torch.where(bright > 0, bright, 1.0).reshape(-1, *(1,) * (x.ndim - 1))
         x, y = x / unit, y / unit.reshape(-1, *(1,) * (y.ndim - 1))
         for _ in range(self.turns):
             z = x + self._corrections(x)
@@ -57,7 +59,7 @@ class _Prox(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, z: Image, y: Tensor, rho: Tensor, operator: LinearOperator) -> Image:
-        x = operator.prox(z, y, float(rho))
+        x = operator.prox(z, y, rho)
         ctx.save_for_backward(z, y, x, rho)
         ctx.operator = operator
         return x
@@ -65,6 +67,6 @@ class _Prox(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, Tensor, None]:
         z, y, x, rho = ctx.saved_tensors
-        pulled = ctx.operator.prox(gradients[0], torch.zeros_like(y), float(rho))
+        pulled = ctx.operator.prox(gradients[0], torch.zeros_like(y), rho)
         along = real_inner(pulled, z - x).sum() / rho
         return pulled, None, along, None

@@ -166,6 +166,22 @@ class Solution:
 
 
 @dataclass(frozen=True)
+class Peer:
+    """Another method that a benchmark compares a head with beside the head's own baselines, such
+    as a network that was trained for one measurement."""
+
+    name: str
+    solve: Callable[[Problem], Tensor]
+    """Images in the problem's model units, (batch, channel, *space)."""
+    settings: tuple[str, ...] | None = None
+    """The settings that it takes part in, by name; all unless told."""
+
+    def takes_part(self, setting: str) -> bool:
+        """Whether it is to solve a setting's problems."""
+        return self.settings is None or setting in self.settings
+
+
+@dataclass(frozen=True)
 class Bench:
     """What a head's benchmark is given. Baselines are tuned on `validation` and reported on
     `test`."""
@@ -179,6 +195,8 @@ class Bench:
     samples: int = 1
     baselines: Literal["tuned", "none"] = "tuned"
     """"none" leaves them out: their tuning costs minutes, the network's share seconds."""
+    peers: Sequence[Peer] = ()
+    """What else is compared; nothing of it is tuned."""
     progress: Progress = lambda what, done, total: None
 
 

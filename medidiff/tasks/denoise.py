@@ -134,13 +134,10 @@ class Denoising:
         """
         if self.sigma == "estimate":
             raise TaskError("noise can only be added with a stated sigma")
-        sigma = float(self.sigma)
-        real = clean + WINDOW * sigma * noise(clean, 0)
+        spread = WINDOW * float(self.sigma)
         if self.noise == "gaussian":
-            return real
-        zero = signal_zero(cases, clean)
-        imaginary = WINDOW * sigma * noise(clean, 0, draw=1)
-        return torch.hypot(real - zero, imaginary) + zero
+            return clean + spread * noise(clean, 0)
+        return noisy_magnitude(clean, signal_zero(cases, clean), spread, noise)
 
     def _as_measured(self, problem: Problem, model: Model) -> Problem:
         """The scans as measurements of themselves.
@@ -260,6 +257,14 @@ class Denoising:
         ratio = WINDOW * torch.tensor(problem.levels, dtype=torch.float64) * _noise_scale(model)
         schedule = model.spec.schedule
         return schedule(schedule.time_of(-ratio.log()))
+
+
+def noisy_magnitude(
+    clean: Tensor, zero: Tensor | float, spread: Tensor | float, noise: KeyedNoise
+) -> Tensor:
+    """|clean + complex noise| where `zero` is no signal; all in model units."""
+    real = clean + spread * noise(clean, 0)
+    return torch.hypot(real - zero, spread * noise(clean, 0, draw=1)) + zero
 
 
 def _noise_scale(model: Model) -> float:

@@ -92,6 +92,9 @@ def _restored(
         for baseline in tuned:
             filtered = restored_by(baseline, (given - zero) / WINDOW, sigma, pool)
             estimates[baseline.name] = filtered * WINDOW + zero
+        for peer in bench.peers:
+            if peer.takes_part(setting):
+                estimates[peer.name] = peer.solve(problem).cpu()
         estimates[OURS] = ours
         shown = {**estimates, TRUTH: clean}
         for index in range(min(EXAMPLES - len(examples), len(cases))):

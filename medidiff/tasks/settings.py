@@ -27,6 +27,7 @@ from medidiff.tasks.base import (
     Benchmarked,
     Calibrated,
     Head,
+    Peer,
     Problem,
     Row,
     Solution,
@@ -78,7 +79,8 @@ def judged(settings: Sequence[Setting], bench: Bench) -> Benchmarked:
         for first in range(0, len(bench.test), bench.batch):
             cases = bench.test[first : first + bench.batch]
             solved = _solved(setting, cases, bench)
-            found, shown = _compared(setting, tuned, cases, solved)
+            peers = [peer for peer in bench.peers if peer.takes_part(setting.name)]
+            found, shown = _compared(setting, tuned, peers, cases, solved)
             rows += found
             kept = shown[: EXAMPLES if first == 0 else 0]
             examples += kept
@@ -179,13 +181,19 @@ def _solved(setting: Setting, cases: Sequence[Case], bench: Bench) -> _Solved:
 
 
 def _compared(
-    setting: Setting, tuned: Sequence[Tuned], cases: Sequence[Case], solved: _Solved
+    setting: Setting,
+    tuned: Sequence[Tuned],
+    peers: Sequence[Peer],
+    cases: Sequence[Case],
+    solved: _Solved,
 ) -> tuple[list[Row], list[Mapping[str, Tensor]]]:
     problem, given, clean = solved.problem, solved.given, solved.clean
     estimates = {
         each.rival.name: as_the_truth(each.rival.solve(problem, each.parameter), problem, given)
         for each in tuned
     }
+    for peer in peers:
+        estimates[peer.name] = as_the_truth(peer.solve(problem), problem, given)
     estimates[OURS] = as_the_truth(solved.solution.point, problem, given)
     rows: list[Row] = []
     for method, estimate in estimates.items():

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -42,24 +43,55 @@ class SimulatedMRI:
     def __call__(self, cases: Sequence[Case], noise: KeyedNoise) -> list[Case]:
         """Cases with k-space, mask and (for several coils) maps; the signal is the intensity."""
         clean = torch.stack([case.scale.inverse(case.images, axis=0) for case in cases])
+        widths = torch.tensor([case.scale.high[0] - case.scale.low[0] for case in cases])
+        whole = self.whole(clean, widths, noise)
+        space, each = tuple(clean.shape[2:]), range(len(cases))
+        masks = [self.mask(space, seed_of(noise.take([index]))) for index in each]
+        made = []
+        for index, (case, mask) in enumerate(zip(cases, masks, strict=True)):
+            beside = {"kspace": whole.kspace[index] * mask, "mask": mask}
+            beside["sigma"] = whole.sigma[index]
+            if whole.coils is not None:
+                beside["coils"] = whole.coils[0]
+            made.append(replace(case, images=torch.zeros_like(case.images), beside=beside))
+        return made
+
+    def whole(self, clean: Tensor, widths: Tensor, noise: KeyedNoise) -> WholeKspace:
+        """Every sample of some images, wherever they lie.
+
+        Shapes: clean (batch, 1, *space), widths of the window (batch,), in units of the signal.
+        """
         space, dims = tuple(clean.shape[2:]), clean.ndim - 2
         fine = finer(clean, dims)
         phase = smooth_phase(fine, noise)
-        maps = ring_of_coils(self.coils, tuple(fine.shape[2:]))
-        whole = to_kspace(maps * torch.polar(fine, phase)) * FINER ** (-dims / 2)
-        kspace = centred_on(whole, space)
-        sigma = self.sigma * torch.tensor([c.scale.high[0] - c.scale.low[0] for c in cases])
+        maps = ring_of_coils(self.coils, tuple(fine.shape[2:])).to(fine.device)
+        kspace = to_kspace(maps * torch.polar(fine, phase)) * FINER ** (-dims / 2)
+        kspace = centred_on(kspace, space)
+        sigma = self.sigma * widths
         kspace = kspace + sigma.view(-1, *[1] * (dims + 1)) * _complex(noise, kspace)
+        on_grid = (..., *[slice(None, None, FINER)] * dims)
+        coils = maps[on_grid] if self.coils > 1 else None
+        return WholeKspace(kspace, sigma, phase[on_grid], coils)
+
+    def mask(self, space: tuple[int, ...], seed: int) -> Tensor:
+        """Where samples are kept: (1, *space)."""
         places = Sampling("gaussian", self.acceleration, self.centre_fraction)
-        made = []
-        for index, case in enumerate(cases):
-            mask = places.mask(space, seed_of(noise.take([index])))[None]
-            beside = {"kspace": kspace[index] * mask, "mask": mask, "sigma": sigma[index]}
-            if self.coils > 1:
-                every = (slice(None), *[slice(None, None, FINER)] * dims)
-                beside["coils"] = maps[0][every]
-            made.append(replace(case, images=torch.zeros_like(case.images), beside=beside))
-        return made
+        return places.mask(space, seed)[None]
+
+
+@dataclass(frozen=True, eq=False)
+class WholeKspace:
+    """Noisy k-space before any of it is left out, and what is known of it.
+
+    Shapes: kspace (batch, coil, *space); sigma (batch,); phase (batch, 1, *space).
+    """
+
+    kspace: Tensor
+    sigma: Tensor
+    phase: Tensor
+    """In radians."""
+    coils: Tensor | None
+    """(1, coil, *space); None for one coil that sees evenly."""
 
 
 @dataclass(frozen=True)
@@ -111,30 +143,50 @@ def finer(images: Tensor, axes: int, middle: bool = False) -> Tensor:
     Voxel i lies on voxel 2 i, so that for an even n the voxels in the middle, n // 2, lie on each
     other, or with `middle` both grids have the same middle; beyond the last voxel comes the first.
     """
-    from scipy import ndimage
-
-    kept = images.ndim - axes
-    steps = np.array([*[1.0] * kept, *[1.0 / FINER] * axes])
-    begin: Any = [*[0.0] * kept, *[(1 / FINER - 1) / 2 if middle else 0.0] * axes]
-    shape = (*images.shape[:kept], *(FINER * n for n in images.shape[kept:]))
-    values = images.double().numpy()
-    found = ndimage.affine_transform(
-        values, steps, begin, output_shape=shape, order=3, mode="grid-wrap"
-    )
-    return torch.from_numpy(found).float()
+    values = images.double()
+    for axis in range(images.ndim - axes, images.ndim):
+        values = _along(values, axis, _twice(images.shape[axis], middle))
+    return values.float()
 
 
 def smooth_phase(like: Tensor, noise: KeyedNoise) -> Tensor:
     """A phase in radians that varies over the whole field of view: (batch, 1, *space)."""
+    space = like.shape[2:]
+    shape = (len(like), 1, *[PHASE_KNOTS] * len(space))
+    phase = noise(torch.zeros(shape, device=like.device), 0, draw=2).double()
+    for axis, n in enumerate(space, start=2):
+        phase = _along(phase, axis, _between_knots(n))
+    return PHASE_SPREAD * phase.to(like)
+
+
+def _along(values: Tensor, axis: int, matrix: Tensor) -> Tensor:
+    """What a matrix (to, from) makes of one axis."""
+    return (values.movedim(axis, -1) @ matrix.T.to(values)).movedim(-1, axis)
+
+
+@cache
+def _twice(n: int, middle: bool) -> Tensor:
+    """(2 n, n): what the splines make of each voxel."""
     from scipy import ndimage
 
-    space = like.shape[2:]
-    knots = noise(torch.zeros(len(like), 1, *[PHASE_KNOTS] * len(space)), 0, draw=2).double()
-    zoom = (1, 1, *(n / PHASE_KNOTS for n in space))
-    phase = ndimage.zoom(knots.numpy(), zoom, order=3, mode="nearest", grid_mode=True)
-    return PHASE_SPREAD * torch.from_numpy(phase).to(like)
+    begin: Any = [(1 / FINER - 1) / 2 if middle else 0.0, 0.0]
+    steps, shape = np.array([1 / FINER, 1.0]), (FINER * n, n)
+    found = ndimage.affine_transform(
+        np.eye(n), steps, begin, output_shape=shape, order=3, mode="grid-wrap"
+    )
+    return torch.from_numpy(found)
 
 
+@cache
+def _between_knots(n: int) -> Tensor:
+    """(n, knots): cubic splines along one axis, level beyond the outermost knots."""
+    from scipy import ndimage
+
+    knots, zoom = np.eye(PHASE_KNOTS), (n / PHASE_KNOTS, 1)
+    return torch.from_numpy(ndimage.zoom(knots, zoom, order=3, mode="nearest", grid_mode=True))
+
+
+@cache
 def ring_of_coils(count: int, space: tuple[int, ...]) -> Tensor:
     """(1, coil, *space) sensitivities of loops around the last two axes, their squares summing to
     1; one coil sees evenly. Each falls off with the distance to its loop, with the phase of the
