@@ -100,12 +100,16 @@ def test_the_demo_puts_the_shipped_prior_to_work(shipped: Path, tmp_path: Path) 
 
 def test_every_folder_of_the_package_carries_the_licence_of_its_data() -> None:
     licences = {path.parent.name: path for path in SHIPPED.glob("*/LICENSE")}
-    assert set(licences) == set(shipped_names()) == {
-        "brain-t1-2d",
-        "brain-t1-2d-student",
-        "hippocampus-3d",
-        "hippocampus-3d-student",
-    }
+    assert (
+        set(licences)
+        == set(shipped_names())
+        == {
+            "brain-t1-2d",
+            "brain-t1-2d-student",
+            "hippocampus-3d",
+            "hippocampus-3d-student",
+        }
+    )
     for path in licences.values():
         text = path.read_text(encoding="utf-8")
         assert text.startswith("CC BY-SA ")
