@@ -46,6 +46,7 @@ SAMPLERS: tuple[AnySampler, ...] = (
     LMS(),
     PNDM(start="grow"),
     AnnealedLangevin(steps=20),
+    AnnealedLangevin(step_size=1e-5, steps=1, settled=0.1),
     DPMSolverPP(),
     DPMSolverPP(rule="taylor"),
     DPMSolverPP(order=3),
