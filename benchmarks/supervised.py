@@ -125,10 +125,10 @@ class Training:
     ) -> Tensor:
         optimiser.param_groups[0]["lr"] = budget.rate_at(share, step)
         moved = share < AUGMENT.until
-        clean = self.scans.batch(step, budget.batch, budget.seed, moved=moved)
-        places = range(budget.batch)
-        noise = training_noise(budget.seed, step, places)
-        draws = training_uniforms(budget.seed, step, places, "task")[:, 0]
+        places, of_all = range(budget.batch), self.before.steps + step
+        clean = self.scans.batch(of_all, budget.batch, budget.seed, moved=moved)
+        noise = training_noise(budget.seed, of_all, places)
+        draws = training_uniforms(budget.seed, of_all, places, "task")[:, 0]
         loss = self.task.loss(self._called, clean, noise, draws)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
