@@ -16,46 +16,31 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
-from supervised_peers import RICIAN, Trained, denoised, keep, kept, solver, untrained
+from supervised_peers import RICIAN, Trained, keep, kept, solver, untrained
+from supervised_tasks import AUGMENT, Checked, Scans, Task, task_of
 from torch import Tensor, nn
 
 from medidiff import api
-from medidiff.data.augment import augment, margin, surroundings
+from medidiff.data.augment import margin
 from medidiff.data.datasets import Case, CaseSet
 from medidiff.data.manifest import read_manifest
-from medidiff.data.options import Augment
-from medidiff.diffusion import KeyedNoise, training_noise, training_uniforms
-from medidiff.evaluation.distortion import psnr
-from medidiff.evaluation.regions import head_region
+from medidiff.diffusion import training_noise, training_uniforms
 from medidiff.jobs.splits import Splits
 from medidiff.model import Model
 from medidiff.networks import UNetOptions, accelerated, has_bf16
 from medidiff.networks.graphs import channels_last
 from medidiff.networks.kernels import available
 from medidiff.networks.unrolled import UnrolledReconstruction
-from medidiff.physics import CartesianMRI, ConjugateGradients
-from medidiff.tasks.base import Problem, noise_key
-from medidiff.tasks.denoise import Denoising, noisy_magnitude
-from medidiff.tasks.reconstruct import MRI, Reconstruction, setting_of
-from medidiff.tasks.restoration import WINDOW
-from medidiff.tasks.settings import as_the_truth, simulated
+from medidiff.tasks.reconstruct import MRI
 from medidiff.training.ema import AveragedWeights
 from medidiff.training.precision import choose_precision
 
-AUGMENT = Augment(shift_voxels=4, rotate_degrees=5, scale=0.05, until=0.8)
-"""As configs/brain-t1-2d-benchmark.yaml."""
-SIGMAS = (0.02, 0.25)  # window widths
-VALIDATED_SIGMAS = (0.05, 0.1, 0.2)
-MASKS = 2000  # drawn beforehand
-STEPS = ConjugateGradients(tolerance=1e-4, steps=12)  # of a turn in training
-UNIT = 1e-3  # squared error in squared window widths that a loss of 1 is: 30 dB
-LEVEL = 0.1  # window widths: a denoiser's errors count by this level over their own
 DECAY = 0.998
 WARM_UP = 200  # steps
 ONE_TURN = 0.35  # share of an unrolled network's training with one turn: five times as fast
@@ -78,137 +63,6 @@ class Budget:
         """A linear warm-up, then half a cosine over the time."""
         cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
         return self.rate * min(1.0, (step + 1) / WARM_UP) * cosine
-
-
-@dataclass(frozen=True, eq=False)
-class Clean:
-    """Scans where the network lies, and the ends of their windows.
-
-    Shapes: images (batch, 1, *space) in model units; low and high (batch,).
-    """
-
-    images: Tensor
-    low: Tensor
-    high: Tensor
-
-    @property
-    def widths(self) -> Tensor:
-        """Of the windows, (batch,)."""
-        return self.high - self.low
-
-    @property
-    def zero(self) -> Tensor:
-        """No signal, in model units: (batch, 1, ...)."""
-        return _column(-2 * self.low / self.widths - 1, self.images)
-
-    @property
-    def signal(self) -> Tensor:
-        """In units of the scans."""
-        return (self.images + 1) / WINDOW * _column(self.widths, self.images) + _column(
-            self.low, self.images
-        )
-
-
-class Scans:
-    """All training scans with what lies around them, on the device."""
-
-    def __init__(self, cases: Sequence[Case], size: tuple[int, ...], device: torch.device) -> None:
-        fields, spacings = [case.field for case in cases], [case.spacing for case in cases]
-        around = surroundings([case.around for case in cases], fields, size, spacings)
-        self.around = around.to(device)
-        self.low, self.high = (
-            torch.tensor([ends[0] for ends in pair], device=device)
-            for pair in zip(*((case.scale.low, case.scale.high) for case in cases), strict=True)
-        )
-
-    def batch(self, step: int, size: int, seed: int, *, moved: bool) -> Clean:
-        """Some of them at random, moved as training scans are."""
-        draws = training_uniforms(seed, step, range(size), "which")[:, 0]
-        chosen = (draws * len(self.low)).long().to(self.low.device)
-        around, some = self.around, self.around.images[chosen]
-        if moved:
-            how = training_uniforms(seed, step, range(size), "augment", Augment.DRAWS)
-            spacing, field = around.spacing[chosen], around.field[chosen]
-            some = augment(some, AUGMENT, how, field=field, size=around.size, spacing=spacing)
-        else:
-            some = replace(around, images=some).on_grid
-        return Clean(some, self.low[chosen], self.high[chosen])
-
-
-Network = Callable[..., Tensor]
-
-
-class Task(Protocol):
-    """What a network is trained for."""
-
-    def loss(self, network: Network, clean: Clean, noise: KeyedNoise, draws: Tensor) -> Tensor:
-        """Of a batch, about 1; `draws` (batch,) are uniform in (0, 1)."""
-        ...
-
-    def validation(self, cases: Sequence[Case], model: Model) -> Iterator[Checked]:
-        """The same measurements as the benchmark's, of validation scans."""
-        ...
-
-
-@dataclass(frozen=True, eq=False)
-class Checked:
-    """Some scans, measured."""
-
-    problem: Problem
-    given: Sequence[Case]
-    clean: Tensor
-    region: Tensor
-
-    def psnr(self, solve: Callable[[Problem], Tensor]) -> list[float]:
-        """Of what solves the problem, in-head."""
-        found = as_the_truth(solve(self.problem), self.problem, self.given)
-        return psnr(found, self.clean, data_range=WINDOW, region=self.region).tolist()
-
-
-class Rician:
-    """Magnitudes of noisy complex values, of any level."""
-
-    def loss(self, network: Network, clean: Clean, noise: KeyedNoise, draws: Tensor) -> Tensor:
-        low, high = SIGMAS
-        sigma = (low * (high / low) ** draws).to(clean.images)
-        spread = WINDOW * _column(sigma, clean.images)
-        noisy = noisy_magnitude(clean.images, clean.zero, spread, noise)
-        error = (denoised(network, noisy, sigma) - clean.images) / WINDOW
-        # squared errors grow about as the level does: so none of them outweighs the others
-        return (error.square() * LEVEL / _column(sigma, error)).mean() / UNIT
-
-    def validation(self, cases: Sequence[Case], model: Model) -> Iterator[Checked]:
-        clean = torch.stack([case.images for case in cases])
-        noise = KeyedNoise(0, [(f"degradation {noise_key(case)}", 0) for case in cases])
-        for sigma in VALIDATED_SIGMAS:
-            head = Denoising(noise="rician", sigma=sigma)
-            noisy = head.corrupt(clean, cases, noise)
-            given = [replace(case, images=x) for case, x in zip(cases, noisy, strict=True)]
-            yield Checked(head.prepare(given, model), given, clean, head_region(clean))
-
-
-class Scanner:
-    """Undersampled k-space of one of the heads' settings, another mask and phase each time."""
-
-    def __init__(self, setting: str, space: tuple[int, ...], device: torch.device) -> None:
-        self.setting, self.scanner = setting, MRI[setting]
-        masks = [self.scanner.mask(space, seed).bool() for seed in range(MASKS)]
-        self.masks = torch.stack(masks).to(device)
-
-    def loss(self, network: Network, clean: Clean, noise: KeyedNoise, draws: Tensor) -> Tensor:
-        whole = self.scanner.whole(clean.signal, clean.widths, noise)
-        mask = self.masks[(draws * len(self.masks)).long().to(self.masks.device)].float()
-        found = network(CartesianMRI(mask, whole.coils, None, STEPS), whole.kspace * mask)
-        truth = torch.polar(clean.signal, whole.phase)
-        error, width = found - truth, _column(clean.widths, clean.images)
-        shade = found.abs() - clean.signal  # by which it is judged
-        return ((error / width).abs().square() + (shade / width).square()).mean() / (2 * UNIT)
-
-    def validation(self, cases: Sequence[Case], model: Model) -> Iterator[Checked]:
-        setting = setting_of(self.setting, Reconstruction())
-        given = simulated(setting, cases, seed=0)
-        clean = torch.stack([case.images for case in cases])
-        yield Checked(setting.head.prepare(given, model), given, clean, head_region(clean))
 
 
 class Training:
@@ -271,10 +125,10 @@ class Training:
     ) -> Tensor:
         optimiser.param_groups[0]["lr"] = budget.rate_at(share, step)
         moved = share < AUGMENT.until
-        clean = self.scans.batch(step, budget.batch, budget.seed, moved=moved)
-        places = range(budget.batch)
-        noise = training_noise(budget.seed, step, places)
-        draws = training_uniforms(budget.seed, step, places, "task")[:, 0]
+        places, of_all = range(budget.batch), self.before.steps + step
+        clean = self.scans.batch(of_all, budget.batch, budget.seed, moved=moved)
+        noise = training_noise(budget.seed, of_all, places)
+        draws = training_uniforms(budget.seed, of_all, places, "task")[:, 0]
         loss = self.task.loss(self._called, clean, noise, draws)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -333,11 +187,6 @@ def cases_of(
     return list(CaseSet(rows, model.spec.images, space, model.spec.intensity, margin=beyond))
 
 
-def task_of(setting: str, model: Model, device: torch.device) -> Task:
-    """By the name of what is measured."""
-    return Rician() if setting == RICIAN else Scanner(setting, model.spec.space.size, device)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -371,10 +220,6 @@ def main() -> None:
     print(f"{what.name}: {count / 1e6:.1f} M parameters, {len(cases)} scans", flush=True)
     budget = Budget(args.minutes, args.batch, args.rate, args.validate_every)
     training.run(budget, args.weights)
-
-
-def _column(values: Tensor, like: Tensor) -> Tensor:
-    return values.to(like).view(-1, *[1] * (like.ndim - 1))
 
 
 if __name__ == "__main__":

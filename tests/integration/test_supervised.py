@@ -37,11 +37,12 @@ def model(place: Path) -> Model:
 @pytest.fixture
 def scripts(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    for name in ("supervised", "supervised_peers"):
+    for name in ("supervised", "supervised_peers", "supervised_tasks"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     import supervised
+    import supervised_tasks
 
-    monkeypatch.setattr(supervised, "MASKS", 20)
+    monkeypatch.setattr(supervised_tasks, "MASKS", 20)
 
     return supervised
 
