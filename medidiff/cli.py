@@ -123,8 +123,8 @@ def check(
         float | None,
         typer.Option(
             min=0.1,
-            help="Say whether training fits into a GPU of so many GiB (exit code 1: it does not; "
-            "2: that cannot be planned)",
+            help="Say whether training fits into a GPU of so many GiB, and what could be changed "
+            "(exit code 1: it does not fit)",
         ),
     ] = None,
 ) -> None:

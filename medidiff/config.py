@@ -339,7 +339,9 @@ def _apply(content: dict[str, Any], change: str) -> None:
     *parents, last = key.split(".")
     place = content
     for parent in parents:
-        place = place.setdefault(parent, {})
+        if place.get(parent) is None:  # left out, or null as a run's own file spells it
+            place[parent] = {}
+        place = place[parent]
         if not isinstance(place, dict):
             raise ConfigError(f"--change {change}: {parent!r} is not a section")
     place[last] = value

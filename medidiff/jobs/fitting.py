@@ -14,12 +14,13 @@ from medidiff.model_folder import read_spec
 from medidiff.networks import (
     AutoencoderCodec,
     AutoencoderOptions,
-    EncoderOptions,
     NetworkShape,
     UNetOptions,
     WaveletCodec,
 )
 from medidiff.networks.memory import Grid
+from medidiff.training.objectives.alignment import Alignment
+from medidiff.training.objectives.classifier import Classifier
 from medidiff.training.objectives.consistency import ConsistencyTraining
 from medidiff.training.objectives.spread import Spread
 
@@ -163,13 +164,14 @@ def _recomputed(training: Training) -> Iterator[Step]:
 
 
 def _smaller_batch(training: Training) -> Iterator[Step]:
-    return _halved(training, "batch", training.train.batch)
+    least = 2 if isinstance(training.objective, Alignment) else 1
+    return _halved(training, "batch", training.train.batch, least)
 
 
 def _on_patches(training: Training) -> Iterator[Step]:
     """A prior validates and draws whole images all the same."""
-    told_anew = training.patch is None and _as_parent(training)
-    if isinstance(training.network, EncoderOptions) or told_anew:
+    whole = isinstance(training.objective, ConsistencyTraining | Classifier | Alignment)
+    if whole or (training.patch is None and _as_parent(training)):
         return
     plain = training.patch or isinstance(training.network, AutoencoderOptions)
     told = training.shape if plain else _told_where(training.shape)
@@ -255,8 +257,8 @@ def _with(training: Training, name: str, value: object) -> Step:
     return (f"train.{name}={value}",), replace(training, train=changed)
 
 
-def _halved(training: Training, name: str, count: int) -> Iterator[Step]:
-    while count > 1:
+def _halved(training: Training, name: str, count: int, least: int = 1) -> Iterator[Step]:
+    while count // 2 >= least:
         count //= 2
         yield _with(training, name, count)
 

@@ -78,6 +78,15 @@ def test_what_is_not_plain_yaml_is_refused(tmp_path: Path, text: str, said: str)
         load_config(write(tmp_path, text))
 
 
+def test_a_change_reaches_into_a_section_that_a_run_s_own_file_has_as_null(tmp_path: Path) -> None:
+    whole = tmp_path / "whole.yaml"
+    whole.write_text(dump_config(load_config(write(tmp_path, SHORT)).config))
+    assert "patch: null" in whole.read_text()
+    patch = load_config(whole, ["data.patch.size=[16, 16]"]).config.data.patch
+    assert patch is not None
+    assert tuple(patch.size) == (16, 16)
+
+
 @pytest.mark.parametrize("change", ["train.steps", "=5", "name.x=1"])
 def test_a_change_that_cannot_be_applied_says_how_to_write_it(tmp_path: Path, change: str) -> None:
     with pytest.raises(ConfigError, match="--change"):
