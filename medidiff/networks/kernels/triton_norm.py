@@ -48,8 +48,8 @@ def moments_kernel(
     if BOX:
         start = image.to(tl.int64) * step_image
     # Sums about the chunk's first row: no cancellation where the mean is far above the spread.
-    line = _line(first, channels, height, width, step_d, step_h, step_w, BOX)
-    pivot = tl.load(x + start + line + column, mask=inside, other=0.0).to(SUM)
+    leading = start + _line(first, channels, height, width, step_d, step_h, step_w, BOX)
+    pivot = tl.load(x + leading + column, mask=inside, other=0.0).to(SUM)
     if ADD:
         first_other = other + start + first.to(tl.int64) * channels + column
         pivot += tl.load(first_other, mask=inside, other=0.0).to(SUM)
