@@ -447,7 +447,7 @@ def test_norms_of_all_tiles_and_their_gradients_are_those_of_the_plain_way(dims:
     generator = torch.Generator().manual_seed(dims)
     network = Told(dims).to(DEVICE, torch.float64)
     for weight in network.parameters():
-        weight.data += 0.3 * torch.randn(weight.shape, generator=generator).to(weight)
+        weight.data = 0.5 * torch.randn(weight.shape, generator=generator).to(weight)
     space = (3, 8) if dims == 2 else (2, 3, 8)
     x = 3 + torch.randn(2, 1, *space, generator=generator).to(DEVICE, torch.float64)
     told = torch.randn(2, 36, generator=generator).to(x).requires_grad_()
@@ -470,4 +470,5 @@ def test_norms_of_all_tiles_and_their_gradients_are_those_of_the_plain_way(dims:
         torch.testing.assert_close(one, two, rtol=0, atol=1e-10 * most)
     with torch.no_grad():
         half = run(HALF)
-    assert (half - found[1][0]).norm() < 1e-2 * found[1][0].norm()
+    exact = found[1][0]
+    assert (half - exact).norm() < 4 * torch.finfo(HALF).eps * exact.norm()
