@@ -42,3 +42,21 @@ def test_the_plain_way_takes_no_more_than_a_tile_and_a_slab(
             decode(network, tiles)
         found[tiles.statistics] = live.most
     assert found["image"] < 1.05 * found["tile"]
+
+
+@pytest.mark.parametrize("slab", [1, 100, 2**22])
+def test_slabs_are_the_whole(slab: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(given, "SLAB", slab)
+    generator = torch.Generator().manual_seed(0)
+    x = (5 + torch.randn(2, 3, 7, 4, 5, generator=generator)).to(torch.bfloat16)[..., 1:4]
+    gain, bias = torch.randn(2, 2, 3, generator=generator)
+    offset = torch.randn(1, 3, generator=generator)
+    exact = x.double() + offset.view(1, 3, 1, 1, 1)
+    count, total, square = given.channel_moments(x).sums(offset)
+    assert bool((count == 7 * 4 * 3).all())
+    torch.testing.assert_close(total, exact.sum((2, 3, 4)), rtol=1e-6, atol=0)
+    torch.testing.assert_close(square, exact.square().sum((2, 3, 4)), rtol=1e-6, atol=0)
+    y = x.float() * gain.view(2, 3, 1, 1, 1) + bias.view(2, 3, 1, 1, 1)
+    with torch.no_grad():
+        assert torch.equal(given.scaled(x, gain, bias), y.to(torch.bfloat16))
+    torch.testing.assert_close(given.scaled(x, gain, bias), y.to(torch.bfloat16))
