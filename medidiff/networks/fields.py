@@ -19,11 +19,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from medidiff.networks.group_statistics import (
+    ChannelMoments,
+    GroupStatistics,
+    channel_moments,
+    scaled,
+)
 from medidiff.networks.kernels import only_counted, usable
 from medidiff.types import Tensor
 
 if TYPE_CHECKING:
-    from medidiff.networks.kernels.norm import Moments, Part
+    from medidiff.networks.kernels.norm import Folded, Moments, Part
 
 Conv = nn.Conv2d | nn.Conv3d
 Result = TypeVar("Result")
@@ -31,11 +37,7 @@ Resampling = Literal["keep", "down", "up"]
 Filter = Literal["box", "fir"]
 
 
-Normalise = Callable[[Tensor, nn.GroupNorm], Tensor]
-"""What a group normalisation makes of a field, (batch, C, *space) -> the same."""
-
 _CHECKPOINTED: ContextVar[bool] = ContextVar("checkpointed", default=False)
-_NORMALISE: ContextVar[Normalise | None] = ContextVar("normalise", default=None)
 
 
 @dataclass(eq=False)
@@ -65,6 +67,12 @@ class Field:
         return self.data if self.offset is None else _Settle.apply(self.data, self.offset)
 
 
+Statistics = Callable[[Sequence[Field], nn.GroupNorm], GroupStatistics | None]
+"""The statistics that a normalisation of the parts' concatenation uses; None for their own."""
+
+_STATISTICS: ContextVar[Statistics | None] = ContextVar("statistics", default=None)
+
+
 def checkpointed(call: Callable[..., Result]) -> Callable[..., Result]:
     """`call` for a checkpoint, which makes all again: a layer that kept how to make its own input
     would hold fields that the checkpoint lets go of."""
@@ -80,13 +88,25 @@ def checkpointed(call: Callable[..., Result]) -> Callable[..., Result]:
 
 
 @contextmanager
-def normalised_by(normalise: Normalise) -> Iterator[None]:
-    """Within the block, every group normalisation is this function's."""
-    token = _NORMALISE.set(normalise)
+def with_statistics(statistics: Statistics) -> Iterator[None]:
+    """Within the block, every group normalisation asks this function for its statistics.
+
+    A gradient takes them as given.
+    """
+    token = _STATISTICS.set(statistics)
     try:
         yield
     finally:
-        _NORMALISE.reset(token)
+        _STATISTICS.reset(token)
+
+
+def moments_of_region(x: Tensor) -> ChannelMoments:
+    """The moments of a field's channels, or of those of a region of it."""
+    if not usable(x):
+        return channel_moments(x)
+    from medidiff.networks.kernels.norm import moments_of
+
+    return moments_of(x).of_channels(x[0, 0].numel())
 
 
 def convolve(x: Tensor, layer: Conv) -> Field:
@@ -113,11 +133,15 @@ def norm_silu(
     Shapes: parts (batch, C_i, *space); scale_shift (batch, 2 sum C_i), scales first.
     Source: adaptive group normalisation, Dhariwal and Nichol 2021 (arXiv:2105.05233), section 3.1.
     """
-    if _fusable(parts[0]):
+    if usable(parts[0].data):
         return _fused_norm(parts, norm, scale_shift, act)[0]
+    given = _given(parts, norm)
     data = [part.settled() for part in parts]
     x = data[0] if len(data) == 1 else torch.cat(data, dim=1)
-    x = (_NORMALISE.get() or group_norm)(x, norm)
+    if given is not None:
+        x = scaled(x, *given.gain_and_bias(norm, scale_shift))
+        return F.silu(x) if act else x
+    x = _group_norm(x, norm)
     if scale_shift is not None:
         scale, shift = _spread(scale_shift, x).to(x.dtype).chunk(2, dim=1)
         x = torch.addcmul(shift, x, 1 + scale)
@@ -135,7 +159,7 @@ def norm_silu_convolve(
 
     The fused way keeps nothing of what the convolution reads: the way back makes it again.
     """
-    if not _fusable(parts[0]):
+    if not usable(parts[0].data):
         return convolve(F.dropout(norm_silu(parts, norm, scale_shift), dropout, dropout > 0), layer)
     y, again = _fused_norm(parts, norm, scale_shift, act=True)
     if dropout > 0:
@@ -146,13 +170,11 @@ def norm_silu_convolve(
 
 def norm_silu_project(x: Field, norm: nn.GroupNorm, layer: Conv) -> Tensor:
     """The convolution of `norm_silu` to a few channels, as a tensor."""
-    if not (_fusable(x) and _is_thin(x.data, layer, layer.out_channels)):
+    if not (usable(x.data) and _is_thin(x.data, layer, layer.out_channels)):
         return layer(norm_silu([x], norm))
-    from medidiff.networks.kernels.norm import fold
     from medidiff.networks.kernels.thin import narrow
 
-    folded = fold([_part(x)], norm.weight, norm.bias, None, norm.num_groups, norm.eps)
-    return narrow(x.data, folded, layer.weight.to(x.data.dtype), layer.bias)
+    return narrow(x.data, _folded([x], norm, None), layer.weight.to(x.data.dtype), layer.bias)
 
 
 def added(x: Field, other: Field) -> Field:
@@ -309,14 +331,14 @@ def _fused_norm(
     parts: Sequence[Field], norm: nn.GroupNorm, scale_shift: Tensor | None, act: bool
 ) -> tuple[Tensor, Callable[[], Tensor]]:
     """The normalised concatenation, and what makes it again without a gradient."""
-    from medidiff.networks.kernels.norm import NormAct, apply, fold
+    from medidiff.networks.kernels.norm import NormAct, apply
 
     with torch.no_grad():
-        read = [_part(field) for field in parts]
-        folded = fold(read, norm.weight, norm.bias, scale_shift, norm.num_groups, norm.eps)
+        folded = _folded(parts, norm, scale_shift)
+    read = [field.data.detach() for field in parts]
     a, b = parts[0], parts[1] if len(parts) == 2 else None
     if torch.is_grad_enabled():
-        settings = (norm.num_groups, act, folded, read)
+        settings = (norm.num_groups, act, folded, [_part(field) for field in parts])
         of_b = (None, None) if b is None else (b.data, b.offset)
         given = (a.data, a.offset, *of_b, norm.weight, norm.bias, scale_shift, settings)
         y, a.data, passed = NormAct.apply(*given)
@@ -325,6 +347,23 @@ def _fused_norm(
     else:
         y = apply(read, folded, act)
     return cast(Tensor, y), lambda: apply(read, folded, act)
+
+
+def _folded(parts: Sequence[Field], norm: nn.GroupNorm, scale_shift: Tensor | None) -> Folded:
+    """The normalisation of the concatenation, by its own statistics or by given ones."""
+    from medidiff.networks.kernels.norm import fold, fold_given
+
+    given = _given(parts, norm)
+    if given is not None:
+        shapes = [(part.data, part.offset) for part in parts]
+        return fold_given(shapes, norm, scale_shift, given)
+    read = [_part(part) for part in parts]
+    return fold(read, norm.weight, norm.bias, scale_shift, norm.num_groups, norm.eps)
+
+
+def _given(parts: Sequence[Field], norm: nn.GroupNorm) -> GroupStatistics | None:
+    statistics = _STATISTICS.get()
+    return None if statistics is None else statistics(parts, norm)
 
 
 def _part(field: Field) -> Part:
@@ -430,12 +469,7 @@ def _field_of(rows: Tensor, like: Tensor) -> Tensor:
     return rows.reshape(len(like), *like.shape[2:], -1).movedim(-1, 1)
 
 
-def _fusable(x: Field) -> bool:
-    """Whether a kernel normalises the field."""
-    return _NORMALISE.get() is None and usable(x.data)
-
-
-def group_norm(x: Tensor, norm: nn.GroupNorm) -> Tensor:
+def _group_norm(x: Tensor, norm: nn.GroupNorm) -> Tensor:
     """Group normalisation in the dtype of `x`.
 
     Autocast would write the whole field in float32, although the kernel sums in float32 anyhow.

@@ -1,6 +1,6 @@
 """Group norms of an image that is seen in tiles, with the statistics of the whole image.
 
-    mean, variance of a group = over the own parts of all tiles    y = (x - mean) rstd weight + bias
+    mean, variance of a group = over the own parts of all tiles
 
 Source: Wu and He 2018 (arXiv:1803.08494), section 3, for the norm.
 """
@@ -13,7 +13,8 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 from torch import nn
 
-from medidiff.networks.fields import group_norm, normalised_by
+from medidiff.networks.fields import Field, moments_of_region, with_statistics
+from medidiff.networks.group_statistics import GroupStatistics
 from medidiff.types import Tensor
 
 Own = Sequence[tuple[float, float]]
@@ -31,7 +32,7 @@ class PooledNorms:
     """
 
     def __init__(self) -> None:
-        self._known: dict[nn.GroupNorm, tuple[Tensor, Tensor]] = {}
+        self._known: dict[nn.GroupNorm, GroupStatistics] = {}
         self._sums: dict[nn.GroupNorm, Tensor] = {}
         self._tile: tuple[Sequence[int], Own] | None = None
 
@@ -53,7 +54,7 @@ class PooledNorms:
 
     def used(self) -> AbstractContextManager[None]:
         """Within the block, norms are those of the whole image."""
-        return normalised_by(self._normalise)
+        return with_statistics(self._statistics)
 
     @property
     def found(self) -> bool:
@@ -65,38 +66,31 @@ class PooledNorms:
         for norm, (count, total, square) in self._sums.items():
             mean = total / count
             variance = (square / count - mean**2).clamp_min(0)
-            self._known[norm] = mean, (variance + norm.eps).rsqrt()
+            self._known[norm] = GroupStatistics(mean, (variance + norm.eps).rsqrt())
         self._sums.clear()
 
-    def _normalise(self, x: Tensor, norm: nn.GroupNorm) -> Tensor:
-        if norm not in self._known:
-            if self._tile is None:  # the calls differ in their layers: nothing else can be done
-                return group_norm(x, norm)
-            self._count(x, norm, *self._tile)
-            raise _CountedError
-        wide = _wide(x)
-        mean, rstd = (
-            each.to(wide).repeat_interleave(norm.num_channels // norm.num_groups, dim=1)
-            for each in self._known[norm]
+    def _statistics(self, parts: Sequence[Field], norm: nn.GroupNorm) -> GroupStatistics | None:
+        if norm in self._known:
+            return self._known[norm]
+        if self._tile is None:  # the calls differ in their layers: nothing else can be done
+            return None
+        self._count(parts, norm, *self._tile)
+        raise _CountedError
+
+    def _count(
+        self, parts: Sequence[Field], norm: nn.GroupNorm, sizes: Sequence[int], own: Own
+    ) -> None:
+        """Adds count, sum and sum of squares of each group over the tile's own part."""
+        channels = torch.cat(
+            [moments_of_region(_own(x.data, sizes, own)).sums(x.offset) for x in parts], dim=2
         )
-        gain = rstd * norm.weight.to(wide)
-        bias = norm.bias.to(wide) - mean * gain
-        shape = (len(gain), -1, *[1] * (x.ndim - 2))
-        with torch.autocast(x.device.type, enabled=False):
-            return torch.addcmul(bias.view(shape), x.to(wide), gain.view(shape)).to(x.dtype)
-
-    def _count(self, x: Tensor, norm: nn.GroupNorm, sizes: Sequence[int], own: Own) -> None:
-        for axis, (size, (low, high)) in enumerate(zip(sizes, own, strict=True), start=2):
-            unit = x.shape[axis] / size
-            x = x.narrow(axis, int(low * unit), int(high * unit) - int(low * unit))
-        values = x.reshape(len(x), norm.num_groups, -1)
-        variance, mean = torch.var_mean(values.to(_wide(x)), dim=2, correction=0)
-        mean, variance = mean.double(), variance.double()
-        count = torch.full_like(mean, values.shape[2])
-        sums = torch.stack([count, count * mean, count * (variance + mean**2)])
-        self._sums[norm] = self._sums.get(norm, 0) + sums
+        groups = channels.unflatten(2, (norm.num_groups, -1)).sum(3)
+        self._sums[norm] = self._sums.get(norm, 0) + groups
 
 
-def _wide(x: Tensor) -> torch.dtype:
-    """Half precisions are summed and scaled in float32."""
-    return torch.promote_types(x.dtype, torch.float32)
+def _own(x: Tensor, sizes: Sequence[int], own: Own) -> Tensor:
+    """The view of a tile's field that no other tile counts."""
+    for axis, (size, (low, high)) in enumerate(zip(sizes, own, strict=True), start=2):
+        unit = x.shape[axis] / size
+        x = x.narrow(axis, int(low * unit), int(high * unit) - int(low * unit))
+    return x

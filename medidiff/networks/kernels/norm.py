@@ -6,11 +6,14 @@ is (batch, C) in the dtype of sums, float32 (float64 for float64 fields).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
+from medidiff.networks.group_statistics import ChannelMoments, GroupStatistics
 from medidiff.networks.kernels.launches import Kernels, cdiv, next_power_of_2, sum_type
 from medidiff.types import Tensor
 
@@ -29,6 +32,13 @@ class Moments:
     square: Tensor
     chunk_rows: int
 
+    def of_channels(self, rows: int) -> ChannelMoments:
+        """The same in float64, each chunk with its count of the field's `rows`."""
+        chunks = self.mean.shape[1]
+        firsts = torch.arange(chunks, dtype=torch.float64, device=self.mean.device)
+        counts = (rows - self.chunk_rows * firsts).clamp(max=self.chunk_rows)
+        return ChannelMoments(counts, self.mean.double(), self.square.double())
+
 
 @dataclass(frozen=True, eq=False)
 class Part:
@@ -44,7 +54,7 @@ class Part:
 
 
 def moments_of(x: Tensor) -> Moments:
-    """The moments of a field's channels."""
+    """The moments of a field's channels, or of those of a box cut out of a field."""
     return _take_moments(x, None)[1]
 
 
@@ -112,6 +122,8 @@ class Folded:
     bias: Tensor
     centre: Tensor
     rstd: Tensor
+    given: bool = False
+    """Centre and rstd are not the parts' own: nothing flows back through them."""
 
 
 def fold(
@@ -141,16 +153,41 @@ def fold(
     return Folded(gain, bias, centre, rstd)
 
 
-def apply(parts: list[Part], folded: Folded, act: bool) -> Tensor:
-    """act(gain * x + bias) of the concatenated parts."""
-    first = parts[0].data
-    channels = sum(part.channels for part in parts)
+def fold_given(
+    parts: Sequence[tuple[Tensor, Tensor | None]],
+    norm: nn.GroupNorm,
+    modulation: Tensor | None,
+    statistics: GroupStatistics,
+) -> Folded:
+    """Gain and bias of every channel with statistics that are given.
+
+    Shapes: parts (batch, C_i, *space) with their offsets (batch or 1, C_i).
+    """
+    exact = _sums_of(parts[0][0])
+    gain, bias = statistics.gain_and_bias(norm, modulation, _joined(parts))
+    known = (gain, bias, statistics.mean, statistics.rstd)
+    return Folded(*(each.to(exact) for each in known), given=True)
+
+
+def _joined(parts: Sequence[tuple[Tensor, Tensor | None]]) -> Tensor | None:
+    """The offsets of the concatenated parts. Shapes: (batch or 1, C)."""
+    if all(offset is None for _, offset in parts):
+        return None
+    every = [x.new_zeros(1, x.shape[1]) if offset is None else offset for x, offset in parts]
+    batch = max(len(offset) for offset in every)
+    return torch.cat([offset.expand(batch, -1) for offset in every], dim=1)
+
+
+def apply(parts: Sequence[Tensor], folded: Folded, act: bool) -> Tensor:
+    """act(gain * x + bias) of the concatenated parts. Shapes: parts (batch, C_i, *space)."""
+    first = parts[0]
+    channels = sum(part.shape[1] for part in parts)
     shape = (first.shape[0], channels, *first.shape[2:])
     out = torch.empty(shape, dtype=first.dtype, device=first.device, memory_format=last_of(first))
     column = 0
     for part in parts:
-        _apply(part.data, folded.gain, folded.bias, out, column, act=act)
-        column += part.channels
+        _apply(part, folded.gain, folded.bias, out, column, act=act)
+        column += part.shape[1]
     return out
 
 
@@ -178,7 +215,7 @@ class NormAct(torch.autograd.Function):
         ctx.save_for_backward(x_a, offset_a, x_b, offset_b, weight, shift, modulation)
         ctx.set_materialize_grads(False)
         passed_b = None if x_b is None else x_b.view_as(x_b)
-        return apply(parts, folded, act), x_a.view_as(x_a), passed_b
+        return apply([part.data for part in parts], folded, act), x_a.view_as(x_a), passed_b
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -252,7 +289,7 @@ def _gradients(
         weight, shift, weight if modulation is None else modulation, folded.centre, folded.rstd,
         by_x, by_one, offset, of_weight, of_shift, of_modulation,
         rows, chunk_rows, chunks, a.channels, channels, channels // groups,
-        MODULATED=modulation is not None, OFFSET_A=a.offset is not None,
+        GIVEN=folded.given, MODULATED=modulation is not None, OFFSET_A=a.offset is not None,
         OFFSET_B=b is not a and b.offset is not None,
         **_group_blocks(channels // groups, a.moments), SUM=_sum(sums),
     )  # fmt: skip
@@ -273,7 +310,9 @@ def _gradients(
 
 
 def _take_moments(x: Tensor, other: Tensor | None) -> tuple[Tensor, Moments]:
-    assert x.is_contiguous(memory_format=last_of(x)), "the kernels read channels last"
+    whole = x.is_contiguous(memory_format=last_of(x))
+    box = not whole and other is None and 1 in (x.stride(1), x.shape[1])
+    assert whole or box, "the kernels read channels last"
     batch, channels = x.shape[:2]
     rows = x[0, 0].numel()
     chunk_rows = chunk_rows_of(rows, batch)
@@ -286,10 +325,16 @@ def _take_moments(x: Tensor, other: Tensor | None) -> tuple[Tensor, Moments]:
     block = channel_block(channels)
     kernels.moments_kernel[(chunks, cdiv(channels, block), batch)](
         x, x if other is None else other, out, mean, square, rows, channels, chunk_rows,
-        ADD=other is not None, BLOCK_ROWS=_SUM_ROWS, BLOCK_CHANNELS=block, SUM=_sum(sums),
-        num_warps=4,
+        *(_box(x) if box else (0,) * 6), ADD=other is not None, BOX=box,
+        BLOCK_ROWS=_SUM_ROWS, BLOCK_CHANNELS=block, SUM=_sum(sums), num_warps=4,
     )  # fmt: skip
     return out, Moments(mean, square, chunk_rows)
+
+
+def _box(x: Tensor) -> tuple[int, ...]:
+    """Height and width of a box, and the steps from image to image and along each axis."""
+    image, _, *space = x.stride()
+    return (*x.shape[-2:], image, *([0] if x.ndim == 4 else []), *space)
 
 
 def _apply(

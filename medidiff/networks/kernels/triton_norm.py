@@ -17,12 +17,27 @@ import triton.language as tl
 
 
 @triton.jit
+def _line(row, channels, height, width, step_d, step_h, step_w, BOX: tl.constexpr):
+    """Where the channels of a voxel begin, by its number in the field or in the box."""
+    if BOX:
+        line = (row // (height * width)).to(tl.int64) * step_d
+        line += ((row // width) % height).to(tl.int64) * step_h
+        line += (row % width).to(tl.int64) * step_w
+    else:
+        line = row.to(tl.int64) * channels
+    return line
+
+
+@triton.jit
 def moments_kernel(
     x, other, out, mean, square, rows, channels, chunk_rows,
-    ADD: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, SUM: tl.constexpr,
+    height, width, step_image, step_d, step_h, step_w,
+    ADD: tl.constexpr, BOX: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, SUM: tl.constexpr,
 ):  # fmt: skip
     """Mean and squared deviation of each channel over one chunk of rows; with ADD, those of
-    x + other, which is written to `out`."""
+    x + other, which is written to `out`; with BOX, of a box of so much height and width that lies
+    within a field of these steps."""
     chunk, block, image = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     chunks = tl.num_programs(0)
     column = block * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
@@ -30,9 +45,11 @@ def moments_kernel(
     first = chunk * chunk_rows
     end = tl.minimum(first + chunk_rows, rows)
     start = image.to(tl.int64) * rows * channels
+    if BOX:
+        start = image.to(tl.int64) * step_image
     # Sums about the chunk's first row: no cancellation where the mean is far above the spread.
-    pivot = tl.load(x + start + first.to(tl.int64) * channels + column, mask=inside, other=0.0)
-    pivot = pivot.to(SUM)
+    leading = start + _line(first, channels, height, width, step_d, step_h, step_w, BOX)
+    pivot = tl.load(x + leading + column, mask=inside, other=0.0).to(SUM)
     if ADD:
         first_other = other + start + first.to(tl.int64) * channels + column
         pivot += tl.load(first_other, mask=inside, other=0.0).to(SUM)
@@ -41,7 +58,8 @@ def moments_kernel(
     for tile in range(first, end, BLOCK_ROWS):
         row = tile + tl.arange(0, BLOCK_ROWS)
         mask = (row < end)[:, None] & inside[None, :]
-        place = start + row[:, None].to(tl.int64) * channels + column[None, :]
+        line = _line(row, channels, height, width, step_d, step_h, step_w, BOX)
+        place = start + line[:, None] + column[None, :]
         value = tl.load(x + place, mask=mask, other=0.0)
         if ADD:
             more = tl.load(other + place, mask=mask, other=0.0)
@@ -213,10 +231,11 @@ def grad_fold_kernel(
     by_x, by_one, grad_offset, grad_weight, grad_shift, grad_modulation,
     rows, chunk_rows, chunks, channels_a, channels, group_size,
     MODULATED: tl.constexpr, OFFSET_A: tl.constexpr, OFFSET_B: tl.constexpr,
-    BLOCK_CHUNKS: tl.constexpr, BLOCK_GROUP: tl.constexpr, SUM: tl.constexpr,
+    BLOCK_CHUNKS: tl.constexpr, BLOCK_GROUP: tl.constexpr, SUM: tl.constexpr, GIVEN: tl.constexpr,
 ):  # fmt: skip
     """What the statistics give back: grad_x = gain * slope + by_x * x + by_one, and the gradients
-    of offsets, weight, shift and modulation (weight and shift still to be summed over images)."""
+    of offsets, weight, shift and modulation (weight and shift still to be summed over images);
+    GIVEN statistics are constants and give nothing back."""
     group, image = tl.program_id(0), tl.program_id(1)
     groups = tl.num_programs(0)
     channels_b = channels - channels_a
@@ -264,6 +283,9 @@ def grad_fold_kernel(
     second_sum = tl.sum(tl.where(inside, scale * slope_hat, 0.0), 0) / size
     of_x = tl.zeros([BLOCK_GROUP], SUM) - rstd * rstd * second_sum
     of_one = of_x * (offset - centre) - rstd * first_sum
+    if GIVEN:
+        of_x = tl.zeros([BLOCK_GROUP], SUM)
+        of_one = tl.zeros([BLOCK_GROUP], SUM)
     place = image * channels + channel
     tl.store(by_x + place, of_x, mask=inside)
     tl.store(by_one + place, of_one, mask=inside)

@@ -106,14 +106,15 @@ def test_a_norms_passes_compile(add: bool) -> None:
     known = "mean_a square_a offset_a mean_b square_b offset_b weight shift modulation gain bias"
     back = "by_x by_one grad_offset grad_weight grad_shift grad_modulation sum_grad sum_grad_x"
     of_groups = "group_mean group_rstd"
-    compiled(moments_kernel, "x other out", "mean square", ADD=add, **tile)
+    compiled(moments_kernel, "x other out", "mean square", ADD=add, BOX=False, **tile)
+    compiled(moments_kernel, "x other out", "mean square", ADD=False, BOX=True, **tile)
     compiled(fold_kernel, "", f"{known} {of_groups}", **offsets, **groups)
     compiled(
         apply_kernel, "x out", "gain bias", ACT=add, UP=2 if add else 0, GAIN=True, BIAS=True,
         **tile,
     )  # fmt: skip
     compiled(grad_sums_kernel, "x grad", "gain bias sum_grad sum_grad_x", ACT=add, **tile)
-    compiled(grad_fold_kernel, "", f"{known} {of_groups} {back}", **offsets, **groups)
+    compiled(grad_fold_kernel, "", f"{known} {of_groups} {back}", GIVEN=add, **offsets, **groups)
     compiled(
         grad_apply_kernel, "x grad passed out", "gain bias by_x by_one", ACT=add, PASSED=add,
         **tile,

@@ -411,3 +411,64 @@ def test_an_autoencoder_and_its_gradients_are_those_of_the_plain_way(dims: Liter
     assert len(fused) == len(expected) > 40
     for one, other in zip(fused, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-4 * float(other.abs().max()) + 1e-7)
+
+
+class Told(torch.nn.Module):
+    """Norms of one and of two fields, between thin layers, told of a number."""
+
+    def __init__(self, dims: int) -> None:
+        from medidiff.networks.blocks import make_conv
+
+        super().__init__()
+        few: Literal[2, 3] = 2 if dims == 2 else 3
+        self.first, self.second = make_conv(few, 1, 6), make_conv(few, 6, 12)
+        self.third, self.last = make_conv(few, 18, 6), make_conv(few, 6, 1)
+        self.norms = torch.nn.ModuleList(
+            torch.nn.GroupNorm(groups, channels) for groups, channels in ((3, 6), (2, 18), (1, 6))
+        )
+
+    def forward(self, x: Tensor, told: Tensor) -> Tensor:
+        from medidiff.networks.fields import convolve, norm_silu_convolve, norm_silu_project
+
+        one, two, three = self.norms
+        h = convolve(x, self.first)
+        wide = norm_silu_convolve([h], one, self.second).shifted(told[:, :12])  # type: ignore[arg-type]
+        y = norm_silu_convolve([wide, h], two, self.third, told)  # type: ignore[arg-type]
+        return norm_silu_project(y, three, self.last)  # type: ignore[arg-type]
+
+
+@where_kernels_run
+@pytest.mark.parametrize("dims", [2, 3])
+def test_norms_of_all_tiles_and_their_gradients_are_those_of_the_plain_way(dims: int) -> None:
+    from medidiff.networks import Tiles
+    from medidiff.networks.kernels import plain
+    from medidiff.networks.tiling import tiled
+
+    generator = torch.Generator().manual_seed(dims)
+    network = Told(dims).to(DEVICE, torch.float64)
+    for weight in network.parameters():
+        weight.data = 0.5 * torch.randn(weight.shape, generator=generator).to(weight)
+    space = (3, 8) if dims == 2 else (2, 3, 8)
+    x = 3 + torch.randn(2, 1, *space, generator=generator).to(DEVICE, torch.float64)
+    told = torch.randn(2, 36, generator=generator).to(x).requires_grad_()
+    x.requires_grad_()
+
+    def run(dtype: torch.dtype) -> Tensor:
+        return tiled(
+            lambda part: network.to(dtype)(part, told.to(dtype)), x.to(dtype), Tiles(5, 2),
+            units=(1, 1),
+        )  # fmt: skip
+
+    inputs = [x, told, *network.parameters()]
+    found = []
+    for way in (nullcontext(), plain()):
+        with way:
+            y = run(torch.float64)
+            found.append([y, *torch.autograd.grad(y.square().sum(), inputs)])
+    for one, two in zip(*found, strict=True):
+        most = 1 + float(two.detach().abs().max())
+        torch.testing.assert_close(one, two, rtol=0, atol=1e-10 * most)
+    with torch.no_grad():
+        half = run(HALF)
+    exact = found[1][0]
+    assert (half - exact).norm() < 4 * torch.finfo(HALF).eps * exact.norm()
