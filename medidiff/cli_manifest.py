@@ -24,7 +24,7 @@ def build(
     out: NewFile,
     subjects: Annotated[
         Literal["pseudonym", "raw"],
-        typer.Option(help="DICOM's patient identifiers: keyed pseudonyms, or as they stand"),
+        typer.Option(help="Patient identifiers in headers: keyed pseudonyms, or as they stand"),
     ] = "pseudonym",
     tilt: Annotated[Resample, typer.Option(help="Series made with a tilted gantry")] = "refuse",
     gaps: Annotated[Resample, typer.Option(help="Series with uneven or missing slices")] = "refuse",
@@ -32,8 +32,13 @@ def build(
         Literal["images", "cases"],
         typer.Option(help="A row an image, or a row a session with a column a sequence"),
     ] = "images",
+    kspace: Annotated[
+        Literal["volumes", "slices"],
+        typer.Option(help="Fully sampled k-space (.h5): a row a file, or a row each slice"),
+    ] = "volumes",
 ) -> None:
-    """Write the manifest of a tree or archive of DICOM, NIfTI, NRRD, MetaImage, PNG or JPEG."""
+    """Write the manifest of a tree or archive of DICOM, NIfTI, NRRD, MetaImage, PNG, JPEG or
+    fastMRI's k-space."""
     from medidiff import api
 
     made = api.build_manifest(
@@ -43,6 +48,7 @@ def build(
         tilt=tilt,
         gaps=gaps,
         arrange=arrange,
+        kspace=kspace,
         progress="bars",
     )
     typer.echo(made.text)

@@ -1,4 +1,5 @@
-"""A manifest from a tree of scans: DICOM by series, other volumes and pictures by their names.
+"""A manifest from a tree of scans: DICOM by series, other volumes and pictures by their names,
+k-space by what its files say.
 
 Every image is decoded once: what cannot be used is not in the manifest, and its reason is told.
 """
@@ -6,7 +7,7 @@ Every image is decoded once: what cannot be used is not in the manifest, and its
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -15,19 +16,21 @@ from typing import Literal
 import numpy as np
 
 from medidiff.data.checks import content_digest
-from medidiff.data.decode import Scan, decode
+from medidiff.data.decode import Scan, decode, only, told_without_names
 from medidiff.data.dicom import Stacking
 from medidiff.data.dicom_rows import Subjects, facts_of, sessions_of
 from medidiff.data.file_names import (
     Named,
     fits,
     is_data_half,
+    is_kspace,
     is_picture,
     is_thumbnail,
     is_volume,
     named,
 )
 from medidiff.data.index import Index, index_tree
+from medidiff.data.kspace_images import kspace_facts, slices_of
 from medidiff.data.privacy import SiteKey
 from medidiff.data.rows import Progress
 from medidiff.data.series_list import SUFFIX, write_series_list
@@ -35,8 +38,8 @@ from medidiff.data.sources import is_archive
 from medidiff.errors import DataError
 
 COLUMNS = (
-    *("subject", "session", "study", "series", "part", "modality", "sequence", "site", "size"),
-    *("spacing_mm", "content", "sex:category", "age:number", "image", "label"),
+    *("subject", "session", "study", "series", "part", "modality", "sequence", "site", "coils"),
+    *("size", "spacing_mm", "content", "sex:category", "age:number", "image", "label"),
 )
 NAME = "_name"  # of a row while the manifest is made: the file's path in the tree
 NO_IMAGE = "a label or mask with no image of its name and size"
@@ -54,6 +57,8 @@ class BuildOptions:
     stacking: Stacking = field(default_factory=Stacking)
     arrange: Literal["images", "cases"] = "images"
     """A row an image, or a row a session with a column for each sequence."""
+    kspace: Literal["volumes", "slices"] = "volumes"
+    """A row a file of k-space, or a row each of its slices, for models of slices."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,7 @@ def build_rows(
     key = key or SiteKey.load()
     told = progress or (lambda what: lambda done, total: None)
     index = index_tree(root, progress=told("reading headers"))
-    files = _sorted_files(root, index)
+    files = _sorted_files(root, index, options, key)
     jobs = [*_dicom_jobs(index, lists, options, key), *files.jobs]
     rows: list[dict[str, str]] = []
     skipped = [
@@ -126,8 +131,8 @@ class _Job:
     place: Path
     facts: dict[str, str]
     names: str
-    each_volume: bool = False
-    """Whether a file of several volumes gives a row for each."""
+    each: Literal["file", "volume", "slice"] = "file"
+    """What gets a row of its own, in a file of several."""
 
 
 def _tried(job: _Job) -> list[dict[str, str]] | Skipped:
@@ -136,12 +141,16 @@ def _tried(job: _Job) -> list[dict[str, str]] | Skipped:
     except DataError as error:
         _discard(job.place)
         return Skipped(str(error), job.names)
-    if not job.each_volume or len(scan.array) == 1:
+    if job.each == "slice" and scan.dims == 3 and len(scan.array) == 1:
+        parts = list(slices_of(scan))
+    elif job.each == "file" or len(scan.array) == 1:
         return [_row(job, scan, str(job.place))]
-    volumes = (Scan(scan.array[k : k + 1], scan.affine) for k in range(len(scan.array)))
+    else:
+        parts = [only(scan, k) for k in range(len(scan.array))]
+    what = "slice" if parts[0].dims == 2 else "volume"
     return [
-        {**_row(job, volume, f"{job.place}[{k}]"), "part": f"volume {k}"}
-        for k, volume in enumerate(volumes)
+        {**_row(job, part, f"{job.place}[{k}]"), "part": f"{what} {k}"}
+        for k, part in enumerate(parts)
     ]
 
 
@@ -159,8 +168,14 @@ def _row(job: _Job, scan: Scan, cell: str) -> dict[str, str]:
     }
     if scan.affine is not None:
         lengths = np.linalg.norm(scan.affine[:3, :3], axis=0)[: scan.dims]
-        found["spacing_mm"] = " x ".join(f"{length:.4g}" for length in lengths)
+        found["spacing_mm"] = _sides(lengths)
+    elif scan.spacing_mm is not None:
+        found["spacing_mm"] = _sides(scan.spacing_mm)
     return found
+
+
+def _sides(lengths: Iterable[float]) -> str:
+    return " x ".join(f"{length:.4g}" for length in lengths)
 
 
 def _dicom_jobs(index: Index, lists: Path, options: BuildOptions, key: SiteKey) -> Iterator[_Job]:
@@ -191,7 +206,7 @@ class _Files:
     others: int = 0
 
 
-def _sorted_files(root: Path, index: Index) -> _Files:
+def _sorted_files(root: Path, index: Index, options: BuildOptions, key: SiteKey) -> _Files:
     base = root if root.is_dir() else root.parent
     found = _Files()
     for path in map(Path, index.others):
@@ -200,12 +215,35 @@ def _sorted_files(root: Path, index: Index) -> _Files:
             found.skipped.append(Skipped(THUMBNAIL, str(path)))
         elif is_volume(path.name) or is_picture(path.name):
             facts = {**_named_facts(named(name)), NAME: str(name)}
-            found.jobs.append(_Job(path.absolute(), facts, str(path), each_volume=True))
+            found.jobs.append(_Job(path.absolute(), facts, str(path), "volume"))
+        elif is_kspace(path.name):
+            _add_kspace(found, path, named(name), options, key)
         elif is_archive(path.name):
             found.skipped.append(Skipped(ARCHIVE, str(path)))
         else:
             found.others += not is_data_half(path.name)
     return found
+
+
+def _add_kspace(
+    found: _Files, path: Path, name: Named, options: BuildOptions, key: SiteKey
+) -> None:
+    """A file's own words go before its name's; its patient is named as DICOM's are."""
+    try:
+        with told_without_names(path):
+            said = kspace_facts(path)
+    except DataError as error:
+        found.skipped.append(Skipped(str(error), str(path)))
+        return
+    patient = said.patient if options.subjects == "raw" else key.pseudonym(said.patient)
+    facts = _named_facts(name) | {
+        "subject": patient if said.patient else name.subject,
+        "modality": "MR",
+        "sequence": said.sequence or name.sequence,
+        "coils": str(said.coils),
+    }
+    each = "slice" if options.kspace == "slices" and said.dims == 2 else "volume"
+    found.jobs.append(_Job(path.absolute(), facts, str(path), each))
 
 
 def _named_facts(said: Named) -> dict[str, str]:
