@@ -223,6 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     facts: dict[str, object] = {
         "repeats": chosen.repeats,
         "images": {"2d256": chosen.slices, "3d96": chosen.volumes},
+        "load": [round(each, 1) for each in os.getloadavg()],
         "goal": "the appetite of the training step on an H100 (unet_speed.json)",
     }
     print(write_result("epochs", rows, facts=facts))
