@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from medidiff import cli_paths
 from medidiff.errors import ConfigError
 
 app = typer.Typer(
@@ -39,6 +40,7 @@ def build(
 ) -> None:
     """Write the manifest of a tree or archive of DICOM, NIfTI, NRRD, MetaImage, PNG, JPEG or
     fastMRI's k-space."""
+    cli_paths.check_scans(folder)
     from medidiff import api
 
     made = api.build_manifest(
@@ -77,6 +79,7 @@ def split(
     seed: Annotated[int, typer.Option(help="Another seed deals subjects otherwise")] = 0,
 ) -> None:
     """Deal whole subjects to splits."""
+    cli_paths.check_manifest(manifest)
     from medidiff import api
 
     said = api.split_manifest(
@@ -104,6 +107,7 @@ def check(
     ] = "refused",
 ) -> None:
     """Open every image, and find subjects, images and pieces of one scan in two splits."""
+    cli_paths.check_manifest(manifest)
     from medidiff import api
 
     typer.echo(api.check_manifest(manifest, images=image, missing=missing, progress="bars"))

@@ -42,6 +42,7 @@ COLUMNS = (
     *("size", "spacing_mm", "content", "sex:category", "age:number", "image", "label"),
 )
 NAME = "_name"  # of a row while the manifest is made: the file's path in the tree
+FOLDER = "_folder"  # the same of a series that has a folder to itself
 NO_IMAGE = "a label or mask with no image of its name and size"
 THUMBNAIL = "a small copy of a picture (thumbnail, preview or icon), by its name"
 ARCHIVE = "an archive without DICOM; unpack it if volumes or pictures lie in it"
@@ -102,7 +103,7 @@ def build_rows(
     told = progress or (lambda what: lambda done, total: None)
     index = index_tree(root, progress=told("reading headers"))
     files = _sorted_files(root, index, options, key)
-    jobs = [*_dicom_jobs(index, lists, options, key), *files.jobs]
+    jobs = [*_dicom_jobs(root, index, lists, options, key), *files.jobs]
     rows: list[dict[str, str]] = []
     skipped = [
         Skipped(one.text, _shown(one.source.path, *one.source.members)) for one in index.unread
@@ -178,8 +179,10 @@ def _sides(lengths: Iterable[float]) -> str:
     return " x ".join(f"{length:.4g}" for length in lengths)
 
 
-def _dicom_jobs(index: Index, lists: Path, options: BuildOptions, key: SiteKey) -> Iterator[_Job]:
-    sessions = sessions_of(index.series)
+def _dicom_jobs(
+    root: Path, index: Index, lists: Path, options: BuildOptions, key: SiteKey
+) -> Iterator[_Job]:
+    sessions, folders = sessions_of(index.series), _own_folders(root, index)
     number = 0
     for series in index.series:
         sources = [source for source, _ in series.files]
@@ -192,9 +195,29 @@ def _dicom_jobs(index: Index, lists: Path, options: BuildOptions, key: SiteKey) 
             write_series_list(path, [sources[n] for n in used], frames, options.stacking)
             facts = facts_of(series, part, options.subjects, key)
             facts["session"] = sessions[series.study]
+            facts[FOLDER] = folders.get(series.series, "")
             if len(series.parts) > 1:
                 facts["series"] += f".{place}"
             yield _Job(path, facts, _shown(sources[used[0]].path, *sources[used[0]].members))
+
+
+def _own_folders(root: Path, index: Index) -> dict[str, str]:
+    """The folder in the tree of each series that fills one by itself and is one volume: a label may
+    be called after it."""
+    held: dict[Path, set[str]] = {}
+    places: dict[str, set[Path]] = {}
+    for series in index.series:
+        for source, _ in series.files:
+            place = Path(source.path) if source.members else Path(source.path).parent
+            held.setdefault(place, set()).add(series.series)
+            places.setdefault(series.series, set()).add(place)
+    found: dict[str, str] = {}
+    for series in index.series:
+        place = min(places[series.series])
+        alone = len(places[series.series]) == len(held[place]) == len(series.parts) == 1
+        if alone and place != root and place.is_relative_to(root):
+            found[series.series] = str(place.relative_to(root))
+    return found
 
 
 @dataclass
@@ -262,9 +285,9 @@ def _with_labels(rows: list[dict[str, str]], skipped: list[Skipped]) -> list[dic
     without an image is told, and so is a second one of its kind for the same image."""
     said = [(row, named(PurePath(row[NAME]))) for row in rows if NAME in row]
     images: dict[str, list[tuple[dict[str, str], Named]]] = {}
-    for row, name in said:
-        if not name.is_label:
-            images.setdefault(name.case, []).append((row, name))
+    series = [(row, named(PurePath(row[FOLDER]))) for row in rows if row.get(FOLDER)]
+    for row, name in [*(pair for pair in said if not pair[1].is_label), *series]:
+        images.setdefault(name.case, []).append((row, name))
     labels = [(row, name) for row, name in said if name.is_label]
     kinds = {name.kind for _, name in labels}
     # what states more of its image goes before what would fit many
@@ -282,7 +305,8 @@ def _with_labels(rows: list[dict[str, str]], skipped: list[Skipped]) -> list[dic
         if not free:
             skipped.append(Skipped(SECOND if theirs else NO_IMAGE, row["image"]))
     of_labels = {id(row) for row, _ in labels}
-    return [{k: v for k, v in row.items() if k != NAME} for row in rows if id(row) not in of_labels]
+    kept = [row for row in rows if id(row) not in of_labels]
+    return [{k: v for k, v in row.items() if k not in (NAME, FOLDER)} for row in kept]
 
 
 def _stated(name: Named) -> int:
