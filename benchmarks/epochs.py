@@ -4,11 +4,11 @@ busy?
     python benchmarks/epochs.py [--volumes 40] [--slices 320] [--repeats 7]
 
 Phantoms are written as packed NIfTI; each side loads, turns, crops and scales them, keeps what that
-gives, and then serves batches in a shuffled order without a network behind it. Ours keeps the
-images before their intensities are scaled and scales them in every epoch; MONAI's keep the scaled
-ones. MONAI's DataLoader runs in this process and with two workers; the faster is told. All take
-turns, the order turns round, medians are told. The appetite is the training step of
-results/unet_speed.json (an H100).
+gives, and then serves batches in a shuffled order without a network behind it. On disk ours keeps
+the images before their intensities are scaled and scales them in every epoch; MONAI's keep the
+scaled ones, as ours does in memory. MONAI's DataLoader runs in this process and with two workers;
+the faster is told. All take turns, the order turns round, medians are told. The appetite is the
+training step of results/unet_speed.json (an H100).
 """
 
 from __future__ import annotations
@@ -223,6 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     facts: dict[str, object] = {
         "repeats": chosen.repeats,
         "images": {"2d256": chosen.slices, "3d96": chosen.volumes},
+        "load": [round(each, 1) for each in os.getloadavg()],
         "goal": "the appetite of the training step on an H100 (unet_speed.json)",
     }
     print(write_result("epochs", rows, facts=facts))

@@ -684,19 +684,21 @@ def build_manifest(
     tilt: Literal["refuse", "resample"] = "refuse",
     gaps: Literal["refuse", "resample"] = "refuse",
     arrange: Literal["images", "cases"] = "images",
+    kspace: Literal["volumes", "slices"] = "volumes",
     progress: Progress = "none",
 ) -> ManifestMade:
     """Write the manifest `out` (.csv) of a folder tree or archive of scans.
 
     DICOM is taken by series, each volume of which gets a row and a list of its files in a folder
     beside the manifest; NIfTI, NRRD, MetaImage, PNG and JPEG by their names (BIDS and usual
-    layouts). What cannot be used is left out and told, and so is a mix of 2-D and 3-D. `subjects`:
-    DICOM's patient identifiers as keyed pseudonyms or raw. `tilt`, `gaps`: series with a tilted
-    gantry, with uneven or missing slices. `arrange`: a row an image, or a row a session with a
-    column a sequence.
+    layouts); fully sampled k-space in fastMRI's HDF5 as its root-sum-of-squares images. What cannot
+    be used is left out and told, and so is a mix of 2-D and 3-D. `subjects`: the patient
+    identifiers of DICOM and k-space as keyed pseudonyms or raw. `tilt`, `gaps`: series with a
+    tilted gantry, with uneven or missing slices. `arrange`: a row an image, or a row a session with
+    a column a sequence. `kspace`: a row a file, or a row a slice for models of slices.
     Errors: DataError, OutputError, ManifestError.
     """
-    options = BuildOptions(subjects, Stacking(tilt, gaps), arrange)
+    options = BuildOptions(subjects, Stacking(tilt, gaps), arrange, kspace)
     with _reporting(progress) as report:
         return manifests.build(Path(folder), Path(out), options, report)
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from medidiff import cli_cache, cli_dicom, cli_manifest, cli_privacy
+from medidiff import cli_cache, cli_dicom, cli_manifest, cli_paths, cli_privacy
 from medidiff.cli_pairs import pairs as _pairs
 from medidiff.errors import ConfigError, MedidiffError
 
@@ -99,6 +99,7 @@ def plan(
 ) -> None:
     """Propose a training for a manifest's scans: a configuration with the reason beside each
     line."""
+    cli_paths.check_manifest(manifest)
     from medidiff import api
 
     found = api.plan(
@@ -129,6 +130,7 @@ def check(
     ] = None,
 ) -> None:
     """Check a configuration and every scan that it names, without training."""
+    cli_paths.check_config(config, change or [])
     from medidiff import api
 
     found = api.check(config, changes=change or [], gpu_memory=gpu_memory, progress="bars")
@@ -160,6 +162,7 @@ def train(
 ) -> None:
     """Train as the configuration says: a prior, a head for its variance, a classifier or an
     encoder to guide it. The run's folder then holds the model."""
+    cli_paths.check_config(config, change or [])
     from medidiff import api
 
     folder = api.train(config, changes=change or [], resume=resume, parent=parent, progress="bars")
@@ -372,6 +375,7 @@ def benchmark(
     acceleration: AccelerationChoice = "auto",
 ) -> None:
     """A task against its baselines on one split: a table, JSON, and a CSV with a row a subject."""
+    cli_paths.check_manifest(manifest)
     from medidiff import api
 
     table = api.benchmark(
@@ -429,6 +433,7 @@ def evaluate(
     ] = False,
 ) -> None:
     """How good a prior is: loss by noise level on a split, samples beside real images."""
+    cli_paths.check_manifest(manifest)
     from medidiff import api
 
     methods: list[Literal["flow", "bound"]] = []
@@ -568,6 +573,7 @@ def gamma(
     mismatch: MismatchChoice = "refuse",
 ) -> None:
     """Copy a model with its Gamma table measured, for samplers of optimal variance."""
+    cli_paths.check_manifest(manifest)
     from medidiff import api
 
     place = api.gamma(
@@ -739,10 +745,10 @@ def main() -> None:
 
 def _tell(error: MedidiffError) -> None:
     """The message; what may name files goes to a log that only its owner can read."""
-    from medidiff.data.privacy import keep_private
-
     print(f"medidiff: {error}", file=sys.stderr)
     if error.private:
+        from medidiff.data.privacy import keep_private
+
         log = error.private_log or keep_private(error.private)
         print(f"medidiff: names are in {log}", file=sys.stderr)
 

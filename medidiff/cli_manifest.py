@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from medidiff import cli_paths
 from medidiff.errors import ConfigError
 
 app = typer.Typer(
@@ -24,7 +25,7 @@ def build(
     out: NewFile,
     subjects: Annotated[
         Literal["pseudonym", "raw"],
-        typer.Option(help="DICOM's patient identifiers: keyed pseudonyms, or as they stand"),
+        typer.Option(help="Patient identifiers in headers: keyed pseudonyms, or as they stand"),
     ] = "pseudonym",
     tilt: Annotated[Resample, typer.Option(help="Series made with a tilted gantry")] = "refuse",
     gaps: Annotated[Resample, typer.Option(help="Series with uneven or missing slices")] = "refuse",
@@ -32,8 +33,14 @@ def build(
         Literal["images", "cases"],
         typer.Option(help="A row an image, or a row a session with a column a sequence"),
     ] = "images",
+    kspace: Annotated[
+        Literal["volumes", "slices"],
+        typer.Option(help="Fully sampled k-space (.h5): a row a file, or a row each slice"),
+    ] = "volumes",
 ) -> None:
-    """Write the manifest of a tree or archive of DICOM, NIfTI, NRRD, MetaImage, PNG or JPEG."""
+    """Write the manifest of a tree or archive of DICOM, NIfTI, NRRD, MetaImage, PNG, JPEG or
+    fastMRI's k-space."""
+    cli_paths.check_scans(folder)
     from medidiff import api
 
     made = api.build_manifest(
@@ -43,6 +50,7 @@ def build(
         tilt=tilt,
         gaps=gaps,
         arrange=arrange,
+        kspace=kspace,
         progress="bars",
     )
     typer.echo(made.text)
@@ -71,6 +79,7 @@ def split(
     seed: Annotated[int, typer.Option(help="Another seed deals subjects otherwise")] = 0,
 ) -> None:
     """Deal whole subjects to splits."""
+    cli_paths.check_manifest(manifest)
     from medidiff import api
 
     said = api.split_manifest(
@@ -98,6 +107,7 @@ def check(
     ] = "refused",
 ) -> None:
     """Open every image, and find subjects, images and pieces of one scan in two splits."""
+    cli_paths.check_manifest(manifest)
     from medidiff import api
 
     typer.echo(api.check_manifest(manifest, images=image, missing=missing, progress="bars"))

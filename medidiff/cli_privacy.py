@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from medidiff import cli_paths
+
 Folder = Annotated[Path, typer.Argument(help="Folder or archive, of any depth", metavar="FOLDER")]
 Retained = Literal["remove", "retain"]
 
@@ -37,6 +39,7 @@ def deidentify(
     ] = "leave-out",
 ) -> None:
     """Copy DICOM images without what identifies their patients: attributes only, not pixels."""
+    cli_paths.check_scans(folder)
     from medidiff import api
 
     said = api.deidentify(
@@ -66,6 +69,7 @@ def find_phi(
     Counts by file; values are written to the private log alone. Exit code 1 if something is found,
     or if files could not be read or are of unknown kinds.
     """
+    cli_paths.check_scans(folder)
     from medidiff import api
 
     found = api.find_phi(folder, out=out, pixels=pixels, progress="bars")
@@ -92,6 +96,7 @@ def deface(
     ] = 0.0,
 ) -> None:
     """Take the face off a head volume by a simple rule. Look at every result: it may fail."""
+    cli_paths.check_scans(scan)
     from medidiff import api
 
     typer.echo(api.deface(scan, out, mask=mask, picture=picture, fill=fill, margin_mm=margin))

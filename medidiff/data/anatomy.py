@@ -8,8 +8,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from medidiff.data.shapes import Array, Axes, Points, blob, step, turned, waves
+from medidiff.data.shapes import (
+    SATURATED,
+    Array,
+    Axes,
+    Points,
+    apart,
+    blob,
+    smooth_waves,
+    step,
+    turned,
+    waves,
+)
 
 HEAD_MM = 100.0  # half the length of an average head from front to back
 FIELD_OF_VIEW_MM = 220.0
@@ -56,31 +68,47 @@ def head(
     scale = (1.03 if sex == "M" else 0.96) * float(random.normal(1.0, 0.015))
     old = min(max((age - 20) / 65, 0.0), 1.0)
     x, y, z = (axis / scale for axis in points)
-    x = x / np.where(y > 0, 1 - 0.10 * np.clip(y, 0, 1) ** 2, 1.0)  # a narrower forehead
+    ahead = np.clip(y, 0, 1)
+    x = x / (1 - 0.10 * ahead * ahead)  # a narrower forehead
 
-    wobble = 0.012 * waves((x, y, z), 3.0, 10, random)
+    wobble = 0.012 * smooth_waves((x, y, z), 3.0, 10, random)
     wide, long = random.normal((0.765, 0.945), (0.02, 0.015)).tolist()
     radius = _radius((x, y, z), (wide, long, 0.95)) + wobble
     brain_at, scalp_at = random.normal((0.845, 0.935), 0.008).tolist()
     skull_at = brain_at + 0.02
     depth = brain_at - radius - 0.010 * old
 
-    white, grey = _cortex((x, y, z), depth, old, random)
-    brain = step(depth, SOFT)
-    brightness = tissues.white * white + tissues.grey * grey + tissues.fluid * (1 - white - grey)
-    for part, share in _deep_grey((x, y, z), random):
+    # what lies further out than a border is wide is 0 there, and need not be drawn
+    beyond = SATURATED * SOFT
+    within = np.flatnonzero(depth > -beyond)
+    at = (x.ravel()[within], y.ravel()[within], z.ravel()[within])
+    white, grey = _cortex((x, y, z), within, depth.ravel()[within], old, random)
+    brain = step(depth.ravel()[within], SOFT)
+    inner = tissues.white * white + tissues.grey * grey + tissues.fluid * (1 - white - grey)
+    for places, part, share in _deep_grey(at, random):
         value = tissues.grey + share * (tissues.white - tissues.grey)
-        brightness = brightness + part * white * (value - brightness)
-    ventricle = _ventricles((x, y, z), old, random)
-    brightness = brightness + ventricle * (tissues.fluid * 0.8 - brightness)
+        inner[places] += part * white[places] * (value - inner[places])
+    ventricle = _ventricles(at, old, random)
+    inner = inner + ventricle * (tissues.fluid * 0.8 - inner)
 
+    whole = np.flatnonzero(radius < 1 + beyond)
+    brightness = np.zeros_like(radius)
+    brightness.ravel()[whole] = _layers(radius.ravel()[whole], skull_at, scalp_at, tissues)
+    around = brightness.ravel()[within]
+    brightness.ravel()[within] = around + (inner - around) * brain
+    brightness.ravel()[whole] *= step(1.0 - radius.ravel()[whole], SOFT)
+    shares = np.zeros((2, *radius.shape), dtype=np.float32)
+    shares[0].ravel()[within] = white * (1 - ventricle) * brain
+    shares[1].ravel()[within] = brain * (1 - ventricle)
+    return brightness, shares[0], shares[1]
+
+
+def _layers(radius: Array, skull_at: float, scalp_at: float, tissues: Tissues) -> Array:
+    """Fluid around the brain, skull with its marrow, scalp."""
     marrow = 0.22 * np.exp(-(((radius - (skull_at + scalp_at) / 2) / 0.014) ** 2))
     layers = tissues.fluid + (tissues.bone + marrow - tissues.fluid) * step(radius - skull_at, SOFT)
     fat = tissues.scalp * (1 - 0.25 * step(radius - scalp_at - 0.035, SOFT))
-    layers = layers + (fat - layers) * step(radius - scalp_at, SOFT)
-    brightness = layers + (brightness - layers) * brain
-    head = step(1.0 - radius, SOFT)
-    return brightness * head, white * (1 - ventricle) * brain, brain * (1 - ventricle)
+    return layers + (fat - layers) * step(radius - scalp_at, SOFT)
 
 
 def _draw_tissues(random: np.random.Generator) -> Tissues:
@@ -91,24 +119,47 @@ def _draw_tissues(random: np.random.Generator) -> Tissues:
 
 
 def _cortex(
-    points: Points, depth: Array, old: float, random: np.random.Generator
+    points: Points,
+    within: NDArray[np.int64],
+    depth: Array,
+    old: float,
+    random: np.random.Generator,
 ) -> tuple[Array, Array]:
-    """Shares of white and grey matter: a ribbon that dips into winding sulci, wider with age."""
-    x, y, _ = points
-    bent = tuple(axis + 0.05 * waves(points, 5.0, 8, random) for axis in points)
-    folds = waves((bent[0], bent[1], bent[2]), 16.0, 28, random)
-    reach = 0.16 + 0.05 * waves(points, 4.0, 8, random)  # how deep the sulci go
+    """Shares of white and grey matter at the points `within`, which lie at `depth`: a ribbon that
+    dips into winding sulci, wider with age."""
+
+    def field(at: Points, frequency: float, count: int) -> Array:
+        return smooth_waves(at, frequency, count, random)
+
+    bent = [axis + 0.05 * field(points, 5.0, 8) for axis in points]
+    folds = field((bent[0], bent[1], bent[2]), 16.0, 28).ravel()[within]
+    reach = 0.16 + 0.05 * field(points, 4.0, 8).ravel()[within]  # how deep the sulci go
     fading = step(reach - depth, 0.03)
     sulcus = np.exp(-((folds / (0.22 + 0.16 * old)) ** 2)) * fading
-    midline = x - 0.012 * waves(points, 3.0, 6, random)
-    apart = step(np.hypot(y + 0.02, np.maximum(points[2], 0)) - 0.42, 0.03)
-    sulcus = np.maximum(sulcus, apart * np.exp(-((midline / (0.012 + 0.01 * old)) ** 2)))
+    x, y, z = (axis.ravel()[within] for axis in points)
+    midline = x - 0.012 * field(points, 3.0, 6).ravel()[within]
+    off_centre = step(apart(y + 0.02, np.maximum(z, 0)) - 0.42, 0.03)
+    sulcus = np.maximum(sulcus, off_centre * np.exp(-((midline / (0.012 + 0.01 * old)) ** 2)))
     ribbon = step(0.055 - depth, 0.010)
     lined = np.exp(-((folds / 0.75) ** 2)) * step(reach + 0.04 - depth, 0.03)
-    lined = np.maximum(lined, apart * np.exp(-((midline / 0.05) ** 2)))
-    grey = np.maximum(ribbon, np.clip(1.25 * lined, 0, 1))
-    fluid = np.clip(1.1 * sulcus, 0, 1)
+    lined = np.maximum(lined, off_centre * np.exp(-((midline / 0.05) ** 2)))
+    grey = np.maximum(ribbon, np.minimum(1.25 * lined, 1))
+    fluid = np.minimum(1.1 * sulcus, 1)
     return (1 - grey) * (1 - fluid), grey * (1 - fluid)
+
+
+Part = tuple[NDArray[np.int64], Array]
+"""Where something is, as places in a flat list of points, and the share of it there."""
+
+
+def _part(offset: Points, radii: tuple[float, float, float], turn: float) -> Part:
+    """A soft ellipsoid around the origin, where there is any of it."""
+    x, y, _ = offset
+    border = SATURATED * SOFT / min(radii[0], radii[1])
+    reach = max(radii[0], radii[1]) * (1 + border)
+    places = np.flatnonzero((np.abs(x) < reach) & (np.abs(y) < reach))
+    near = tuple(axis[places] for axis in offset)
+    return places, blob((near[0], near[1], near[2]), radii, turn, SOFT)
 
 
 def _ventricles(points: Points, old: float, random: np.random.Generator) -> Array:
@@ -116,23 +167,29 @@ def _ventricles(points: Points, old: float, random: np.random.Generator) -> Arra
     width = (0.75 + 0.75 * old) * float(random.normal(1.0, 0.08))
     x, y, z = points
     z = z - 0.06
-    parts = [blob((x, y + 0.05, z + 0.10), (0.016 * width, 0.10, 0.14), 0.0, SOFT)]
+    parts = [_part((x, y + 0.05, z + 0.10), (0.016 * width, 0.10, 0.14), 0.0)]
     for side in (-1, 1):
         across = side * x
         uneven = width * float(random.normal(1.0, 0.06))
         front = (across - 0.055 - 0.035 * uneven, y - 0.24, z)
-        parts.append(blob(front, (0.050 * uneven, 0.155 + 0.02 * old, 0.20), -0.42, SOFT))
+        parts.append(_part(front, (0.050 * uneven, 0.155 + 0.02 * old, 0.20), -0.42))
         middle = (across - 0.045 - 0.03 * uneven, y - 0.02, z - 0.10)
-        parts.append(blob(middle, (0.045 * uneven, 0.24, 0.12), 0.0, SOFT))
+        parts.append(_part(middle, (0.045 * uneven, 0.24, 0.12), 0.0))
         back = (across - 0.135 - 0.04 * uneven, y + 0.30, z)
-        parts.append(blob(back, (0.052 * uneven, 0.17 + 0.02 * old, 0.20), 0.40, SOFT))
-    return np.max(parts, axis=0)
+        parts.append(_part(back, (0.052 * uneven, 0.17 + 0.02 * old, 0.20), 0.40))
+    found = np.zeros_like(x)
+    for places, share in parts:
+        found[places] = np.maximum(found[places], share)
+    return found
 
 
-def _deep_grey(points: Points, random: np.random.Generator) -> list[tuple[Array, float]]:
-    """Caudate, putamen, thalamus of both sides, each with its place between grey and white."""
+def _deep_grey(
+    points: Points, random: np.random.Generator
+) -> list[tuple[NDArray[np.int64], Array, float]]:
+    """Caudate, putamen, thalamus of both sides: where, how much of it, and its brightness between
+    grey and white."""
     x, y, z = points
-    parts: list[tuple[Array, float]] = []
+    parts: list[tuple[NDArray[np.int64], Array, float]] = []
     jitter = random.normal(0.0, 0.012, (3, 2)).tolist()
     shares = random.normal((0.10, 0.25, 0.45), 0.05).tolist()
     nuclei = (
@@ -143,7 +200,7 @@ def _deep_grey(points: Points, random: np.random.Generator) -> list[tuple[Array,
     for ((cx, cy), radii, turn), shift, share in zip(nuclei, jitter, shares, strict=True):
         for side in (-1, 1):
             offset = (side * x - cx - shift[0], y - cy - shift[1], z)
-            parts.append((blob(offset, radii, turn, SOFT), share))
+            parts.append((*_part(offset, radii, turn), share))
     return parts
 
 

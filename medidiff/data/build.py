@@ -1,4 +1,5 @@
-"""A manifest from a tree of scans: DICOM by series, other volumes and pictures by their names.
+"""A manifest from a tree of scans: DICOM by series, other volumes and pictures by their names,
+k-space by what its files say.
 
 Every image is decoded once: what cannot be used is not in the manifest, and its reason is told.
 """
@@ -6,7 +7,7 @@ Every image is decoded once: what cannot be used is not in the manifest, and its
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -15,19 +16,21 @@ from typing import Literal
 import numpy as np
 
 from medidiff.data.checks import content_digest
-from medidiff.data.decode import Scan, decode
+from medidiff.data.decode import Scan, decode, only, told_without_names
 from medidiff.data.dicom import Stacking
 from medidiff.data.dicom_rows import Subjects, facts_of, sessions_of
 from medidiff.data.file_names import (
     Named,
     fits,
     is_data_half,
+    is_kspace,
     is_picture,
     is_thumbnail,
     is_volume,
     named,
 )
 from medidiff.data.index import Index, index_tree
+from medidiff.data.kspace_images import kspace_facts, slices_of
 from medidiff.data.privacy import SiteKey
 from medidiff.data.rows import Progress
 from medidiff.data.series_list import SUFFIX, write_series_list
@@ -35,10 +38,11 @@ from medidiff.data.sources import is_archive
 from medidiff.errors import DataError
 
 COLUMNS = (
-    *("subject", "session", "study", "series", "part", "modality", "sequence", "site", "size"),
-    *("spacing_mm", "content", "sex:category", "age:number", "image", "label"),
+    *("subject", "session", "study", "series", "part", "modality", "sequence", "site", "coils"),
+    *("size", "spacing_mm", "content", "sex:category", "age:number", "image", "label"),
 )
 NAME = "_name"  # of a row while the manifest is made: the file's path in the tree
+FOLDER = "_folder"  # the same of a series that has a folder to itself
 NO_IMAGE = "a label or mask with no image of its name and size"
 THUMBNAIL = "a small copy of a picture (thumbnail, preview or icon), by its name"
 ARCHIVE = "an archive without DICOM; unpack it if volumes or pictures lie in it"
@@ -54,6 +58,8 @@ class BuildOptions:
     stacking: Stacking = field(default_factory=Stacking)
     arrange: Literal["images", "cases"] = "images"
     """A row an image, or a row a session with a column for each sequence."""
+    kspace: Literal["volumes", "slices"] = "volumes"
+    """A row a file of k-space, or a row each of its slices, for models of slices."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +102,8 @@ def build_rows(
     key = key or SiteKey.load()
     told = progress or (lambda what: lambda done, total: None)
     index = index_tree(root, progress=told("reading headers"))
-    files = _sorted_files(root, index)
-    jobs = [*_dicom_jobs(index, lists, options, key), *files.jobs]
+    files = _sorted_files(root, index, options, key)
+    jobs = [*_dicom_jobs(root, index, lists, options, key), *files.jobs]
     rows: list[dict[str, str]] = []
     skipped = [
         Skipped(one.text, _shown(one.source.path, *one.source.members)) for one in index.unread
@@ -126,8 +132,8 @@ class _Job:
     place: Path
     facts: dict[str, str]
     names: str
-    each_volume: bool = False
-    """Whether a file of several volumes gives a row for each."""
+    each: Literal["file", "volume", "slice"] = "file"
+    """What gets a row of its own, in a file of several."""
 
 
 def _tried(job: _Job) -> list[dict[str, str]] | Skipped:
@@ -136,12 +142,16 @@ def _tried(job: _Job) -> list[dict[str, str]] | Skipped:
     except DataError as error:
         _discard(job.place)
         return Skipped(str(error), job.names)
-    if not job.each_volume or len(scan.array) == 1:
+    if job.each == "slice" and scan.dims == 3 and len(scan.array) == 1:
+        parts = list(slices_of(scan))
+    elif job.each == "file" or len(scan.array) == 1:
         return [_row(job, scan, str(job.place))]
-    volumes = (Scan(scan.array[k : k + 1], scan.affine) for k in range(len(scan.array)))
+    else:
+        parts = [only(scan, k) for k in range(len(scan.array))]
+    what = "slice" if parts[0].dims == 2 else "volume"
     return [
-        {**_row(job, volume, f"{job.place}[{k}]"), "part": f"volume {k}"}
-        for k, volume in enumerate(volumes)
+        {**_row(job, part, f"{job.place}[{k}]"), "part": f"{what} {k}"}
+        for k, part in enumerate(parts)
     ]
 
 
@@ -159,12 +169,20 @@ def _row(job: _Job, scan: Scan, cell: str) -> dict[str, str]:
     }
     if scan.affine is not None:
         lengths = np.linalg.norm(scan.affine[:3, :3], axis=0)[: scan.dims]
-        found["spacing_mm"] = " x ".join(f"{length:.4g}" for length in lengths)
+        found["spacing_mm"] = _sides(lengths)
+    elif scan.spacing_mm is not None:
+        found["spacing_mm"] = _sides(scan.spacing_mm)
     return found
 
 
-def _dicom_jobs(index: Index, lists: Path, options: BuildOptions, key: SiteKey) -> Iterator[_Job]:
-    sessions = sessions_of(index.series)
+def _sides(lengths: Iterable[float]) -> str:
+    return " x ".join(f"{length:.4g}" for length in lengths)
+
+
+def _dicom_jobs(
+    root: Path, index: Index, lists: Path, options: BuildOptions, key: SiteKey
+) -> Iterator[_Job]:
+    sessions, folders = sessions_of(index.series), _own_folders(root, index)
     number = 0
     for series in index.series:
         sources = [source for source, _ in series.files]
@@ -177,9 +195,29 @@ def _dicom_jobs(index: Index, lists: Path, options: BuildOptions, key: SiteKey) 
             write_series_list(path, [sources[n] for n in used], frames, options.stacking)
             facts = facts_of(series, part, options.subjects, key)
             facts["session"] = sessions[series.study]
+            facts[FOLDER] = folders.get(series.series, "")
             if len(series.parts) > 1:
                 facts["series"] += f".{place}"
             yield _Job(path, facts, _shown(sources[used[0]].path, *sources[used[0]].members))
+
+
+def _own_folders(root: Path, index: Index) -> dict[str, str]:
+    """The folder in the tree of each series that fills one by itself and is one volume: a label may
+    be called after it."""
+    held: dict[Path, set[str]] = {}
+    places: dict[str, set[Path]] = {}
+    for series in index.series:
+        for source, _ in series.files:
+            place = Path(source.path) if source.members else Path(source.path).parent
+            held.setdefault(place, set()).add(series.series)
+            places.setdefault(series.series, set()).add(place)
+    found: dict[str, str] = {}
+    for series in index.series:
+        place = min(places[series.series])
+        alone = len(places[series.series]) == len(held[place]) == len(series.parts) == 1
+        if alone and place != root and place.is_relative_to(root):
+            found[series.series] = str(place.relative_to(root))
+    return found
 
 
 @dataclass
@@ -191,7 +229,7 @@ class _Files:
     others: int = 0
 
 
-def _sorted_files(root: Path, index: Index) -> _Files:
+def _sorted_files(root: Path, index: Index, options: BuildOptions, key: SiteKey) -> _Files:
     base = root if root.is_dir() else root.parent
     found = _Files()
     for path in map(Path, index.others):
@@ -200,12 +238,35 @@ def _sorted_files(root: Path, index: Index) -> _Files:
             found.skipped.append(Skipped(THUMBNAIL, str(path)))
         elif is_volume(path.name) or is_picture(path.name):
             facts = {**_named_facts(named(name)), NAME: str(name)}
-            found.jobs.append(_Job(path.absolute(), facts, str(path), each_volume=True))
+            found.jobs.append(_Job(path.absolute(), facts, str(path), "volume"))
+        elif is_kspace(path.name):
+            _add_kspace(found, path, named(name), options, key)
         elif is_archive(path.name):
             found.skipped.append(Skipped(ARCHIVE, str(path)))
         else:
             found.others += not is_data_half(path.name)
     return found
+
+
+def _add_kspace(
+    found: _Files, path: Path, name: Named, options: BuildOptions, key: SiteKey
+) -> None:
+    """A file's own words go before its name's; its patient is named as DICOM's are."""
+    try:
+        with told_without_names(path):
+            said = kspace_facts(path)
+    except DataError as error:
+        found.skipped.append(Skipped(str(error), str(path)))
+        return
+    patient = said.patient if options.subjects == "raw" else key.pseudonym(said.patient)
+    facts = _named_facts(name) | {
+        "subject": patient if said.patient else name.subject,
+        "modality": "MR",
+        "sequence": said.sequence or name.sequence,
+        "coils": str(said.coils),
+    }
+    each = "slice" if options.kspace == "slices" and said.dims == 2 else "volume"
+    found.jobs.append(_Job(path.absolute(), facts, str(path), each))
 
 
 def _named_facts(said: Named) -> dict[str, str]:
@@ -224,9 +285,9 @@ def _with_labels(rows: list[dict[str, str]], skipped: list[Skipped]) -> list[dic
     without an image is told, and so is a second one of its kind for the same image."""
     said = [(row, named(PurePath(row[NAME]))) for row in rows if NAME in row]
     images: dict[str, list[tuple[dict[str, str], Named]]] = {}
-    for row, name in said:
-        if not name.is_label:
-            images.setdefault(name.case, []).append((row, name))
+    series = [(row, named(PurePath(row[FOLDER]))) for row in rows if row.get(FOLDER)]
+    for row, name in [*(pair for pair in said if not pair[1].is_label), *series]:
+        images.setdefault(name.case, []).append((row, name))
     labels = [(row, name) for row, name in said if name.is_label]
     kinds = {name.kind for _, name in labels}
     # what states more of its image goes before what would fit many
@@ -244,7 +305,8 @@ def _with_labels(rows: list[dict[str, str]], skipped: list[Skipped]) -> list[dic
         if not free:
             skipped.append(Skipped(SECOND if theirs else NO_IMAGE, row["image"]))
     of_labels = {id(row) for row, _ in labels}
-    return [{k: v for k, v in row.items() if k != NAME} for row in rows if id(row) not in of_labels]
+    kept = [row for row in rows if id(row) not in of_labels]
+    return [{k: v for k, v in row.items() if k not in (NAME, FOLDER)} for row in kept]
 
 
 def _stated(name: Named) -> int:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 GRID_TOLERANCE_MM = 0.01
 KEPT_TOGETHER = 256  # rows
+PAIRS_APART, PAIRS_SHOWN = 3, 5  # so many pairs of a kind are told one by one; of more, these
 CHECKED = f"checked {version('medidiff')}"
 
 
@@ -78,10 +79,14 @@ def check_manifest(
     by_row += _same_content(manifest, names, found)
     if leakage == "near":
         by_row += _leaks(manifest, names, found)
+    pairs = _many_pairs(by_row)
+    many = {kind for kind, _ in pairs}
     problems += [
         Problem(f"row {item.row}{item.text}", item.names)
         for item in sorted(by_row, key=lambda item: item.row)
+        if item.kind not in many
     ]
+    problems += [problem for _, problem in pairs]
     raise_problems(manifest.path, problems)
 
 
@@ -92,6 +97,24 @@ class _AtRow:
     row: int
     text: str
     names: str = ""
+    kind: str = ""
+    """Of a problem of two rows: what both hold."""
+    twin: int = 0
+
+
+def _many_pairs(problems: Sequence[_AtRow]) -> list[tuple[str, Problem]]:
+    """One problem for all pairs of a kind of which there are many; each is in the private log."""
+    kinds = dict.fromkeys(item.kind for item in problems if item.kind)
+    found = []
+    for kind in kinds:
+        pairs = sorted((i for i in problems if i.kind == kind), key=lambda item: item.row)
+        if len(pairs) <= PAIRS_APART:
+            continue
+        shown = ", ".join(f"{item.twin} and {item.row}" for item in pairs[:PAIRS_SHOWN])
+        text = f"{len(pairs)} pairs of rows hold {kind}, e.g. {shown}; all are in the private log"
+        names = "".join(f"\n    row {item.row}{item.text} | {item.names}" for item in pairs)
+        found.append((kind, Problem(text, names)))
+    return found
 
 
 def _missing_columns(manifest: Manifest, wanted: Sequence[str]) -> list[Problem]:
@@ -313,7 +336,13 @@ def _leaks(manifest: Manifest, names: Sequence[str], found: dict[Path, _Found]) 
         if (here := found[path]).fingerprint is not None and not here.constant
     ]
     return [
-        _AtRow(leak.row.number, leak.text, " and ".join(_written(manifest, p) for p in leak.paths))
+        _AtRow(
+            leak.row.number,
+            leak.text,
+            " and ".join(_written(manifest, path) for path in leak.paths),
+            leak.kind,
+            leak.other.number,
+        )
         for leak in leaks(looked)
     ]
 
@@ -336,5 +365,5 @@ def _same_content(
             what = "the same file" if looked.file == found[other].file else "the same voxels"
             text = f", column {name!r}: {what} as in row {earlier.number}; keep one of them"
             both = f"{_written(manifest, path)} and {_written(manifest, other)}"
-            problems.append(_AtRow(row.number, text, both))
+            problems.append(_AtRow(row.number, text, both, what, earlier.number))
     return problems

@@ -133,6 +133,27 @@ class CaseSet:
             return [self._cases[index] for index in indices]
         return list(self._pool.map(self.__getitem__, indices))
 
+    def keep_scaled(self, intensity: FittedIntensity) -> None:
+        """With cache "memory", the kept cases brought to model units once and for all, each in the
+        place of its own; this set gives them so from now on. Otherwise nothing: what is not kept is
+        scaled when it is used.
+
+        Errors: DataError naming the rows that cannot be scaled; ValueError if they are in the units
+        of another model already.
+        """
+        if self.intensity == intensity or self._cases is None:
+            return
+        if self.intensity is not None:
+            raise ValueError("the cases are in other units already")
+        problems: list[DataError] = []
+        for index, case in enumerate(self._cases):
+            try:
+                self._cases[index] = _scaled(case, intensity)
+            except DataError as error:
+                problems.append(DataError(f"row {case.row}: {error}"))
+        _raise_all(problems)
+        self.intensity = intensity
+
     def _load_all(self, progress: Progress | None) -> list[Case]:
         found: list[Case | DataError] = []
         for case in self._pool.map(self._tried, self.rows):
@@ -262,18 +283,23 @@ def _case(
     modality: str | None,
 ) -> Case:
     images, wide = placed.images, placed.wide
-    scale = unscaled(len(wide))
-    if intensity is not None:
-        scale = intensity.scale_of(images)
-        wide = scale.normalise(wide, axis=0)
-        images = middle(wide, placed.size)
     known = placed.original.modality or modality  # what the file says counts for more
     original = replace(placed.original, modality=known)
+    units = unscaled(len(wide))
     case = Case(
-        subject, row, images, dict(conditions), placed.label, scale, placed.affine, original
+        subject, row, images, dict(conditions), placed.label, units, placed.affine, original
     )
     beyond = wide.shape[1:] != placed.size
-    return replace(case, wide=wide if beyond else None, field=placed.field)
+    case = replace(case, wide=wide if beyond else None, field=placed.field)
+    return case if intensity is None else _scaled(case, intensity)
+
+
+def _scaled(case: Case, intensity: FittedIntensity) -> Case:
+    """A case in its own units, in model units."""
+    scale = intensity.scale_of(case.images)
+    around = scale.normalise(case.around, axis=0)
+    images = middle(around, case.images.shape[1:])
+    return replace(case, images=images, wide=None if case.wide is None else around, scale=scale)
 
 
 def _bytes(image: Volume) -> bytes:

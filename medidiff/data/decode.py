@@ -1,7 +1,7 @@
 """Files to arrays with their geometry: the one door that both checking and loading go through.
 
-NIfTI by nibabel, PNG and JPEG by Pillow, NRRD and MetaImage by SimpleITK, DICOM by pydicom. Imports
-neither torch nor MONAI, so that a manifest is checked without waiting for them.
+NIfTI by nibabel, PNG and JPEG by Pillow, NRRD and MetaImage by SimpleITK, DICOM by pydicom, k-space
+by h5py. Imports neither torch nor MONAI, so that a manifest is checked without waiting for them.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medidiff.data.file_names import PICTURES
+from medidiff.data.file_names import KSPACE, PICTURES
 from medidiff.data.sources import ARCHIVES
 from medidiff.errors import DataError
 
@@ -35,6 +35,8 @@ class Scan:
     array: NDArray[Any]
     affine: Affine | None
     modality: str | None = None
+    spacing_mm: tuple[float, ...] | None = None
+    """Voxel size along each axis, of files that state it without saying how the body lies."""
 
     @property
     def dims(self) -> int:
@@ -52,7 +54,8 @@ def decode(path: str | Path) -> Scan:
     A volume that is one voxel deep along some axis comes back as a slice, with that axis last in
     the affine. A fourth axis becomes channels, and `scan.nii.gz[2]` is the third of them alone.
     Pictures have (rows, columns) and no affine. DICOM may lie in archives, and a series list
-    (`*.series.json`) names the frames of one volume.
+    (`*.series.json`) names the frames of one volume. Fully sampled k-space (fastMRI's HDF5) gives
+    the root-sum-of-squares image, and `file.h5[2]` its third slice.
     Errors: DataError without the file's name in its text (it is in `.private`).
     """
     path = Path(path)
@@ -63,6 +66,8 @@ def decode(path: str | Path) -> Scan:
             return _checked(reader(whole))
         if reader is _nifti:
             return _checked(_nifti(whole, channel))
+        if reader is _kspace:
+            return _checked(_kspace(whole, channel))
         return _checked(only(reader(whole), channel))
 
 
@@ -111,7 +116,7 @@ def check_channel(channel: int, count: int) -> None:
 def only(scan: Scan, channel: int) -> Scan:
     """One channel of a scan."""
     check_channel(channel, len(scan.array))
-    return Scan(scan.array[channel : channel + 1], scan.affine, scan.modality)
+    return replace(scan, array=scan.array[channel : channel + 1])
 
 
 def _reader(path: Path) -> Callable[[Path], Scan]:
@@ -129,7 +134,7 @@ def _reader(path: Path) -> Callable[[Path], Scan]:
         return _dicom
     raise UnusableError(
         "the format is not known: NIfTI (.nii, .nii.gz), DICOM, PNG, JPEG, BMP, TIFF, "
-        "NRRD (.nrrd) and MetaImage (.mha, .mhd) are read"
+        "NRRD (.nrrd), MetaImage (.mha, .mhd) and fully sampled k-space (.h5) are read"
     )
 
 
@@ -157,6 +162,12 @@ def _nifti(path: Path, channel: int | None = None) -> Scan:
     from medidiff.data.nifti import load_nifti
 
     return load_nifti(path, channel)
+
+
+def _kspace(path: Path, index: int | None = None) -> Scan:
+    from medidiff.data.kspace_images import load_kspace
+
+    return load_kspace(path, index)
 
 
 def _picture(path: Path) -> Scan:
@@ -187,11 +198,12 @@ READERS: dict[tuple[str, ...], Callable[[Path], Scan]] = {
     (".nii", ".nii.gz", ".hdr", ".img", ".hdr.gz", ".img.gz"): _nifti,
     PICTURES: _picture,
     (".nrrd", ".nhdr", ".mha", ".mhd"): _itk,
+    KSPACE: _kspace,
 }
 
 
 def _checked(scan: Scan) -> Scan:
-    array, affine = scan.array, scan.affine
+    array, affine, spacing = scan.array, scan.affine, scan.spacing_mm
     if array.size == 0:
         raise UnusableError("the image has no voxels")
     if np.iscomplexobj(array):
@@ -210,7 +222,9 @@ def _checked(scan: Scan) -> Scan:
         if affine is not None:
             order = [axis for axis in range(3) if axis != last - 1] + [last - 1, 3]
             affine = affine[:, order]
-    return Scan(array, affine, scan.modality)
+        if spacing is not None:
+            spacing = tuple(mm for axis, mm in enumerate(spacing, start=1) if axis != last)
+    return Scan(array, affine, scan.modality, spacing)
 
 
 def _check_affine(affine: Affine) -> None:

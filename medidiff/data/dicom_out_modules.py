@@ -15,6 +15,7 @@ from pydicom.uid import UID
 
 from medidiff.data.dicom_out_source import SourceFrame, SourceSeries, lossy_of
 from medidiff.data.dicom_out_uids import uid_of
+from medidiff.data.mosaics import is_mosaic
 
 Kind = Literal["AI-PROCESSED", "SYNTHETIC"]
 MANUFACTURER = "medidiff"
@@ -160,7 +161,7 @@ def sources(frames: Iterable[SourceFrame], preserved: bool) -> list[Dataset]:
         item.ReferencedSOPInstanceUID = header.SOPInstanceUID
         if numbers:
             item.ReferencedFrameNumber = numbers
-        item.SpatialLocationsPreserved = "YES" if preserved else "NO"
+        item.SpatialLocationsPreserved = "YES" if preserved and not is_mosaic(header) else "NO"
         item.PurposeOfReferenceCodeSequence = [
             code("121322", "DCM", "Source image for image processing operation")
         ]

@@ -11,6 +11,7 @@ from pathlib import PurePath
 
 VOLUMES = (".nii", ".nii.gz", ".hdr", ".hdr.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+KSPACE = (".h5", ".hdf5")
 DATA_HALVES = (".img", ".img.gz", ".raw", ".raw.gz", ".zraw")  # a header beside them names them
 THUMBNAIL = r"thumb(?:s|nails?)?|previews?|icons?"
 SLICE = re.compile(r"(?:(?:slice|img|image|im|frame|z)[-_]?)?(\d+)", re.IGNORECASE)
@@ -80,6 +81,11 @@ def is_volume(name: str) -> bool:
 def is_picture(name: str) -> bool:
     """Whether a file is a picture, by its name."""
     return name.lower().endswith(PICTURES)
+
+
+def is_kspace(name: str) -> bool:
+    """Whether a file may be k-space in HDF5, by its name."""
+    return name.lower().endswith(KSPACE)
 
 
 def is_thumbnail(path: PurePath) -> bool:
@@ -206,5 +212,7 @@ def _key(*parts: str) -> str:
 
 def _stem(name: str) -> str:
     lower = name.lower()
-    suffix = max((one for one in (*VOLUMES, *PICTURES) if lower.endswith(one)), key=len, default="")
+    suffix = max(
+        (one for one in (*VOLUMES, *PICTURES, *KSPACE) if lower.endswith(one)), key=len, default=""
+    )
     return name[: len(name) - len(suffix)]

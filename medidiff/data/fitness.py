@@ -70,7 +70,7 @@ def model_order(original: Original, space: Space) -> list[int]:
 
 
 def _spacing_problems(case: Case, space: Space) -> list[str]:
-    if isinstance(space.spacing_mm, str) or not case.original.known:
+    if isinstance(space.spacing_mm, str) or not (case.original.known or case.original.sized):
         return []
     spacing = np.array(case.original.spacing_mm)[model_order(case.original, space)]
     ratio = spacing / np.array(space.spacing_mm)

@@ -6,7 +6,7 @@ Imports no pixel decoder: headers are read by the thousand when a folder is inde
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from pydicom import Dataset
 
 from medidiff.data import decode
 from medidiff.data.functional import group
+from medidiff.data.mosaics import Mosaic, is_mosaic, mosaic_of
 from medidiff.data.pixels import check_grey, frame_count
 
 MARKS: dict[str, tuple[str, str]] = {
@@ -48,6 +49,7 @@ HEADER = (
     *("ComplexImageComponent", "DiffusionBValue", "AcquisitionNumber", "AcquisitionTime"),
     *("TemporalPositionIdentifier", "TriggerTime", "ConvolutionKernel", "SliceThickness"),
     *("PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient", "Rows", "Columns"),
+    "SpacingBetweenSlices",
     *("NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation"),
     *("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"),
 )
@@ -106,7 +108,10 @@ def instance_of(data: Dataset) -> Instance:
         )
     try:
         check_grey(data)
-        frames = tuple(frame_of(data, index) for index in range(frame_count(data)))
+        if is_mosaic(data):
+            frames = _tiled(frame_of(data, 0), mosaic_of(data))
+        else:
+            frames = tuple(frame_of(data, index) for index in range(frame_count(data)))
     except decode.UnusableError as error:
         return Instance(sop, study, series, facts, problem=str(error))
     return Instance(sop, study, series, facts, frames)
@@ -143,6 +148,17 @@ def frame_of(data: Dataset, index: int) -> Frame:
         thickness or steps[0],
         marks,
     )
+
+
+def _tiled(whole: Frame, mosaic: Mosaic) -> tuple[Frame, ...]:
+    """The slices of a mosaic as frames of their own."""
+    marks = {"b-value": mosaic.b_value} if mosaic.b_value else {}
+    frames = []
+    for index in range(mosaic.count):
+        x, y, z = (mosaic.corner + index * mosaic.step).tolist()
+        placed = replace(whole, index=index, shape=mosaic.shape, corner=(x, y, z))
+        frames.append(replace(placed, marks={**marks, **whole.marks}))
+    return tuple(frames)
 
 
 def _check_geometry(axes: np.ndarray, place: list[float], steps: list[float]) -> None:

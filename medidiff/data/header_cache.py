@@ -17,7 +17,7 @@ from medidiff.data.frames import Frame, Instance
 from medidiff.data.privacy import home
 from medidiff.data.sources import Source
 
-FORMAT = 1  # raise it when what is read from headers changes
+FORMAT = 2  # raise it when what is read from headers changes
 Key = tuple[str, int, int]
 """Path, size in bytes, time of the last change in ns."""
 Entry = tuple[Source, Instance | None, str]

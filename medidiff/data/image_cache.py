@@ -102,6 +102,7 @@ class ImageCache:
             original["known"],
             original["modality"],
             tuple(original["background"]),
+            original["sized"],
         )
         affine, size = np.array(said["affine"], np.float64), tuple(said["size"])
         field = tuple((first, last) for first, last in said["field"])

@@ -44,6 +44,8 @@ class Original:
     modality: str | None
     background: tuple[float, ...]
     """The smallest value of each channel: what lies where nothing was imaged."""
+    sized: bool = False
+    """Whether the file states the size of its voxels, where it does not say how they lie."""
 
     @property
     def spacing_mm(self) -> tuple[float, ...]:
@@ -53,7 +55,7 @@ class Original:
 
 
 def load_image(path: str | os.PathLike[str]) -> Volume:
-    """The image in a file (NIfTI, DICOM, PNG, JPEG, NRRD, MetaImage) or a DICOM folder.
+    """The image in a file (NIfTI, DICOM, PNG, JPEG, NRRD, MetaImage, k-space) or a DICOM folder.
 
     Shapes: (channel, *space), float32; the affine is 4 x 4 for slices too. Pictures are (rows,
     columns).
@@ -62,7 +64,7 @@ def load_image(path: str | os.PathLike[str]) -> Volume:
     """
     scan = decode(Path(path))
     voxels = torch.from_numpy(np.ascontiguousarray(scan.array, np.float32))
-    return _located(voxels, scan.affine, scan.modality)
+    return _located(voxels, scan.affine, scan.modality, scan.spacing_mm)
 
 
 def make_image(array: Tensor, affine: ArrayLike | None = None) -> Volume:
@@ -78,13 +80,21 @@ def original_of(image: Volume) -> Original:
     return found
 
 
-def _located(voxels: Tensor, affine: NDArray[np.float64] | None, modality: str | None) -> Volume:
+def _located(
+    voxels: Tensor,
+    affine: NDArray[np.float64] | None,
+    modality: str | None,
+    spacing_mm: tuple[float, ...] | None = None,
+) -> Volume:
     from monai.data.meta_tensor import MetaTensor
 
     background = tuple(float(channel.min()) for channel in voxels)
     known = affine is not None
-    matrix = affine if affine is not None else np.eye(4)
-    original = Original(tuple(voxels.shape[1:]), matrix, known, modality, background)
+    sized = not known and spacing_mm is not None
+    matrix = (
+        affine if affine is not None else np.diag([*(spacing_mm or ()), 1.0, 1.0, 1.0, 1.0][:4])
+    )
+    original = Original(tuple(voxels.shape[1:]), matrix, known, modality, background, sized)
     return MetaTensor(voxels, affine=torch.from_numpy(matrix.copy()), meta={ORIGINAL: original})
 
 

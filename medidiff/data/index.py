@@ -20,6 +20,7 @@ from medidiff.data import decode
 from medidiff.data.dicom import PREAMBLE, is_dicom_content, located
 from medidiff.data.frames import HEADER, Instance, instance_of
 from medidiff.data.header_cache import Entry, HeaderCache, Key, key_of
+from medidiff.data.mosaics import is_mosaic
 from medidiff.data.rows import Progress
 from medidiff.data.sources import ArchiveError, Source, files_under, is_archive, members_of
 from medidiff.data.stacking import Part, parts_of
@@ -168,6 +169,9 @@ def _archive_entries(path: str) -> list[Entry]:
 def _header(source: Source, file: BinaryIO) -> Entry:
     try:
         data = dcmread(file, stop_before_pixels=True, specific_tags=list(HEADER))
+        if is_mosaic(data):  # where its slices lie stands in private elements
+            file.seek(0)
+            data = dcmread(file, stop_before_pixels=True)
         return source, instance_of(data), ""
     except decode.UnusableError as error:
         return source, None, str(error)

@@ -35,6 +35,9 @@ class Leak:
     row: Row
     text: str
     paths: tuple[Path, Path]
+    other: Row
+    kind: str
+    """What both rows hold."""
 
 
 def leaks(images: Sequence[Looked]) -> list[Leak]:
@@ -63,7 +66,13 @@ def _near_identical(images: Sequence[Looked]) -> Iterator[Leak]:
             f", column {other.column!r}: nearly the same image as in row {one.row.number} "
             f"{_where(one, other)} (fine detail correlates at {alike:.3f})"
         )
-        yield Leak(other.row, text, (other.path, one.path))
+        yield Leak(
+            other.row,
+            text,
+            (other.path, one.path),
+            one.row,
+            f"nearly the same image {_both(one, other)}",
+        )
 
 
 def _close_hashes(images: Sequence[Looked]) -> Iterator[tuple[int, int]]:
@@ -92,7 +101,10 @@ def _one_lattice(images: Sequence[Looked]) -> Iterator[Leak]:
                     f"{first.row.number} {_where(first, image)}: their values share one lattice of "
                     "steps, as two scans hardly do by chance; give both one subject"
                 )
-                yield Leak(image.row, text, (image.path, first.path))
+                both = (image.path, first.path)
+                yield Leak(
+                    image.row, text, both, first.row, f"pieces of one scan {_both(first, image)}"
+                )
 
 
 def _lattice_groups(images: Iterable[Looked]) -> Iterator[list[Looked]]:
@@ -129,10 +141,20 @@ def _one_study(images: Iterable[Looked]) -> Iterator[Leak]:
                 f": the same study as row {earlier.row.number}, under another subject; give both "
                 "one subject"
             )
-            yield Leak(image.row, text, (image.path, earlier.path))
+            yield Leak(
+                image.row,
+                text,
+                (image.path, earlier.path),
+                earlier.row,
+                "one study under two subjects",
+            )
 
 
 def _where(one: Looked, other: Looked) -> str:
     if one.row.split != other.row.split:
         return "in another split"
     return "under another subject"
+
+
+def _both(one: Looked, other: Looked) -> str:
+    return "in two splits" if one.row.split != other.row.split else "under two subjects"

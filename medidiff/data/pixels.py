@@ -29,6 +29,7 @@ from pydicom.uid import (
 from medidiff.data import decode
 from medidiff.data.codestream import codestream_size
 from medidiff.data.functional import group
+from medidiff.data.mosaics import is_mosaic, mosaic_of, tiles
 
 AFTER_PIXELS = (0x7FE0, 0xFFFA, 0xFFFC)  # besides private groups: signatures and padding
 KINDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
@@ -42,7 +43,8 @@ WITH_UNITS = ("CT", "PT")  # their values mean HU or activity, whichever way the
 def pixels(data: Dataset) -> NDArray[Any]:
     """The image in a dataset, in rescaled units (HU for CT).
 
-    Shapes: (frame, rows, columns); int16 or int32 where the values are whole, else float32.
+    Shapes: (frame, rows, columns), the frames of a mosaic being its slices; int16 or int32 where
+    the values are whole, else float32.
     MONOCHROME1 is turned so that more is brighter, but where values have units (CT, PET).
     Errors: decode.UnusableError for colour, sizes that do not agree, syntaxes that no decoder
     knows.
@@ -52,6 +54,8 @@ def pixels(data: Dataset) -> NDArray[Any]:
     check_grey(data)
     _check_order(data)
     stored = _stored(data)
+    if is_mosaic(data):
+        stored = tiles(stored[0], mosaic_of(data))
     if data.PhotometricInterpretation == "MONOCHROME1" and data.get("Modality") not in WITH_UNITS:
         top = -1 if data.get("PixelRepresentation") else 2 ** int(data.BitsStored) - 1
         stored = top - stored.astype(np.int32)
@@ -67,11 +71,6 @@ def check_grey(data: Dataset) -> None:
         raise decode.UnusableError("the DICOM image is in colour; grey values are expected")
     if photometric not in ("MONOCHROME1", "MONOCHROME2"):
         raise decode.UnusableError("the DICOM image does not say how its grey values are meant")
-    if "MOSAIC" in (data.get("ImageType") or ()):
-        raise decode.UnusableError(
-            "the DICOM image is a mosaic (many slices tiled in one picture); export it as enhanced "
-            "DICOM or convert it to NIfTI first"
-        )
 
 
 def _check_order(data: Dataset) -> None:

@@ -244,16 +244,17 @@ def _written(
         write_nifti(folder / image, made.image, made.affine)
     write_nifti(folder / label, made.mask, made.affine)
     if options.coils:
-        _write_kspace(folder / "kspace" / f"{name}.h5", made.image, options, index)
+        spacing = np.linalg.norm(made.affine[:3, :3], axis=0)[: options.dims]
+        _write_kspace(folder / "kspace" / f"{name}.h5", made.image, spacing, options, index)
     traits = [made.subject.sex, str(made.subject.age), made.lesion]
     return [name, image, label, *traits, modality, split]
 
 
 def _write_kspace(
-    path: Path, image: NDArray[np.int16], options: PopulationOptions, index: int
+    path: Path, image: NDArray[np.int16], spacing: Array, options: PopulationOptions, index: int
 ) -> None:
     """What `coils` receivers would have seen of an image with a smooth phase, with noise of 1 % of
-    its maximum, in HDF5."""
+    its maximum, in HDF5: kspace (1, coil, *space), as `run reconstruct` reads it."""
     import h5py
 
     random = keyed_generator(options.seed, index, "coils")
@@ -261,7 +262,8 @@ def _write_kspace(
     phase = smooth_phase(image.shape, random)
     noise = complex_noise(sensitivities.shape, 0.01 * float(image.max()), random)
     with h5py.File(path, "w", track_order=True) as file:
-        file["kspace"] = multi_coil(image.astype(np.float32), sensitivities, phase, noise)
+        file["kspace"] = multi_coil(image.astype(np.float32), sensitivities, phase, noise)[None]
+        file["spacing_mm"] = spacing.astype(np.float64)
         file["sensitivities"] = sensitivities
         file["image"] = (phase * image).astype(np.complex64)
         file.attrs["simulated"] = True

@@ -131,7 +131,9 @@ def _numpy(place: Path, dims: int) -> Raw:
 
 
 def _hdf5(place: Path, dims: int) -> Raw:
-    """fastMRI's layout: kspace (slice[, coil], *space), mask along the last axis, a header."""
+    """fastMRI's layout: kspace (slice[, coil], *space), mask along the last axis, a header.
+
+    Voxels of `spacing_mm` count where there is no header."""
     import h5py
 
     with h5py.File(place, "r") as file:
@@ -139,22 +141,27 @@ def _hdf5(place: Path, dims: int) -> Raw:
         if not isinstance(kspace, h5py.Dataset):
             raise DataError("the file holds no data set named kspace", private=str(place))
         values = np.asarray(kspace)
-        beside = {name: np.asarray(file[name]) for name in ("mask", "coils") if name in file}
+        known = ("mask", "coils", "spacing_mm")
+        beside = {name: np.asarray(file[name]) for name in known if name in file}
         header = np.asarray(file.get("ismrmrd_header")).item() if "ismrmrd_header" in file else None
     values = _shaped(values, dims, single_coil=True)
+    spacing = beside.pop("spacing_mm", None)
     if header is None or dims == 3:
-        return Raw(values, beside)
-    return _without_oversampling(values, beside, _header(header))
+        stated = None if spacing is None else tuple(float(mm) for mm in np.ravel(spacing))
+        return Raw(values, beside, stated)
+    return without_oversampling(values, beside, header_of(header))
 
 
 @dataclass(frozen=True)
-class _Header:
+class Header:
+    """What an ISMRMRD header says of the grid."""
+
     encoded: tuple[int, int]
     encoded_mm: tuple[float, float, float]
     shown: tuple[int, int]
 
 
-def _header(text: bytes | str) -> _Header:
+def header_of(text: bytes | str) -> Header:
     """The encoded matrix, its field of view and the matrix of the images. x is read out."""
     root = ElementTree.fromstring(text)
     space = root.tag.partition("}")[0] + "}" if root.tag.startswith("{") else ""
@@ -167,11 +174,11 @@ def _header(text: bytes | str) -> _Header:
 
     encoded, shown = numbers("encodedSpace", "matrixSize"), numbers("reconSpace", "matrixSize")
     x, y, z = numbers("encodedSpace", "fieldOfView_mm")
-    return _Header((int(encoded[0]), int(encoded[1])), (x, y, z), (int(shown[0]), int(shown[1])))
+    return Header((int(encoded[0]), int(encoded[1])), (x, y, z), (int(shown[0]), int(shown[1])))
 
 
-def _without_oversampling(
-    values: NDArray[Any], beside: Mapping[str, NDArray[Any]], header: _Header
+def without_oversampling(
+    values: NDArray[Any], beside: Mapping[str, NDArray[Any]], header: Header
 ) -> Raw:
     """The read-out axis (the first of space), which is sampled fully, cut to what is shown.
 

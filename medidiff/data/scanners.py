@@ -12,8 +12,11 @@ from medidiff.data.shapes import Array
 def averaged(image: Array, factor: int) -> Array:
     """The mean over blocks of `factor` voxels a side: partial volume at every border."""
     for axis in range(image.ndim):
-        shape = (*image.shape[:axis], -1, factor, *image.shape[axis + 1 :])
-        image = image.reshape(shape).mean(axis=axis + 1)
+        every = [image[(*[slice(None)] * axis, slice(n, None, factor))] for n in range(factor)]
+        total = every[0] + every[1] if factor > 1 else every[0]
+        for each in every[2:]:
+            total += each
+        image = total / factor
     return image
 
 
@@ -22,7 +25,7 @@ def mr_magnitude(brightness: Array, random: np.random.Generator) -> NDArray[np.i
     blurred = ndimage.gaussian_filter(brightness, 0.35)
     axes = [np.linspace(-1, 1, n) for n in brightness.shape]
     shading = np.zeros_like(brightness)
-    for axis in np.meshgrid(*axes, indexing="ij"):
+    for axis in np.meshgrid(*axes, indexing="ij", sparse=True):
         shading += random.normal(0, 0.03) * axis + random.normal(0, 0.02) * axis**2
     real, imaginary = random.normal(0, 0.010, (2, *brightness.shape))
     magnitude = np.hypot(blurred * (1 + shading) + real, imaginary)

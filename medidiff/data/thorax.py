@@ -10,7 +10,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medidiff.data.shapes import Array, Axes, blob, step, waves_on
+from medidiff.data.shapes import (
+    SATURATED,
+    Array,
+    Axes,
+    Box,
+    Points,
+    apart,
+    blob,
+    box,
+    step,
+    waves_on,
+)
 from medidiff.data.vessels import Tubes, Vectors, drawn, grow, joined
 
 AIR, LUNG, FAT, SOFT_TISSUE, BLOOD, MARROW, CORTEX = (
@@ -24,6 +35,7 @@ AIR, LUNG, FAT, SOFT_TISSUE, BLOOD, MARROW, CORTEX = (
 )
 FIELD_OF_VIEW_MM = (400.0, 400.0, 320.0)  # along x, y, z
 BORDER_MM = 0.9
+MARGIN_MM = SATURATED * BORDER_MM  # further from a border there is all of a thing or nothing
 RIB_PITCH_MM = 27.0
 VERTEBRA_MM = 25.0
 
@@ -103,14 +115,17 @@ def _ellipse(x: Array, y: Array, wide: float, deep: float) -> Array:
 
 def _wall(axes: Axes, build: Build, random: np.random.Generator) -> tuple[Array, Array]:
     """Skin, fat and muscle; and the depth below the rib cage's outer surface."""
-    x, y, z = axes.points
+    x, y, _ = axes.points
     uneven = 3.0 * waves_on(axes, 0.02, 6, random)
     depth = _ellipse(x, y, build.wide + build.fat, build.deep + build.fat) + uneven
     if build.female:
         for side in (-1, 1):
-            breast = (side * x - 0.42 * build.wide, y - build.deep - 6, z - 10)
+            middle = (side * 0.42 * build.wide, build.deep + 6)
+            here, near = _around(axes, middle, 56 * (1 + MARGIN_MM / 34))
+            breast = (side * near[0] - 0.42 * build.wide, near[1] - build.deep - 6, near[2] - 10)
             bulge = blob(breast, (56.0, 34.0, 60.0), side * 0.1, BORDER_MM)
-            depth = np.maximum(depth, (2 * bulge - 1) * 4)
+            depth[here] = np.maximum(depth[here], (2 * bulge - 1) * 4)
+        depth = np.maximum(depth, -4)
     cage = _ellipse(x, y, build.wide - 26, build.deep - 20) + 0.3 * uneven
     hu = _over(np.full_like(x, AIR), step(depth, BORDER_MM), SOFT_TISSUE - 10)  # skin
     hu = _over(hu, step(depth - 2.5, BORDER_MM), FAT)
@@ -154,69 +169,98 @@ def _mediastinum(
     axes: Axes, lung: Array, hu: Array, build: Build, random: np.random.Generator
 ) -> tuple[Array, Array]:
     """Heart, aorta and fat between the lungs; and the share that the heart takes."""
-    x, y, z = axes.points
-    middle = step(46 - np.abs(x), 3.0) * step(build.deep - 30 - np.abs(y), 3.0) * (1 - lung)
-    lobules = step(waves_on(axes, 0.09, 14, random) + 0.2, 0.25)
-    hu = _over(hu, 0.8 * middle * lobules * step(z + 95, 6.0), FAT)
-    size, lean = build.heart, 0.6 + float(random.normal(0, 0.06))
+    size = build.heart
+    heart = 66 * size + 1.4 * MARGIN_MM
+    wide, deep = 46 + SATURATED * 3.0, build.deep - 30 + SATURATED * 3.0
+    here, near = box(
+        axes,
+        (min(-wide, 26 * size - heart), max(wide, 26 * size + heart)),
+        (-max(deep, 2 * (24 + 12 * size + MARGIN_MM)), max(deep, 14 + heart)),
+    )
+    x, y, z = near.points
+    middle = step(46 - np.abs(x), 3.0) * step(build.deep - 30 - np.abs(y), 3.0) * (1 - lung[here])
+    lobules = step(waves_on(near, 0.09, 14, random) + 0.2, 0.25)
+    part = _over(hu[here], 0.8 * middle * lobules * step(z + 95, 6.0), FAT)
+    lean = 0.6 + float(random.normal(0, 0.06))
     place = (x - 26 * size, y - 14, z + 48)
     sac = blob(place, (66 * size, 50 * size, 58 * size), lean, BORDER_MM)
     chambers = blob(place, (54 * size, 39 * size, 46 * size), lean, BORDER_MM)
     septum = np.exp(-(((x - 26 * size - 0.5 * (y - 14)) / 5.0) ** 2))
-    hu = _over(hu, sac, FAT)
-    hu = _over(
-        hu, blob(place, (62 * size, 46 * size, 54 * size), lean, BORDER_MM), SOFT_TISSUE + 10
-    )
-    hu = _over(hu, chambers * (1 - septum), build.blood_hu)
+    part = _over(part, sac, FAT)
+    muscle = blob(place, (62 * size, 46 * size, 54 * size), lean, BORDER_MM)
+    part = _over(part, muscle, SOFT_TISSUE + 10)
+    part = _over(part, chambers * (1 - septum), build.blood_hu)
     back, front = (13 * size, 16 * size)
-    descending = step(back - np.hypot(x - 28, y + 0.28 * build.deep), BORDER_MM) * step(62 - z, 3.0)
-    ascending = (
-        step(front - np.hypot(x + 6, y - 22), BORDER_MM) * step(62 - z, 3.0) * step(z + 20, 3.0)
-    )
-    arch = step(12 * size - np.hypot(z - 62, np.hypot(x - 9, 0.5 * (y - 0)) - 24), BORDER_MM)
+    below = step(62 - z, 3.0)
+    descending = step(back - apart(x - 28, y + 0.28 * build.deep), BORDER_MM) * below
+    ascending = step(front - apart(x + 6, y - 22), BORDER_MM) * below * step(z + 20, 3.0)
+    arch = step(12 * size - apart(z - 62, apart(x - 9, 0.5 * y) - 24), BORDER_MM)
     arch = arch * step(16 - np.abs(x - 9 - 0.25 * (22 - y)), 3.0)
-    for part in (descending, ascending, arch):
-        hu = _over(hu, part, build.blood_hu)
-    return hu, sac
+    for vessel in (descending, ascending, arch):
+        part = _over(part, vessel, build.blood_hu)
+    hu[here] = part
+    whole = np.zeros_like(hu)
+    whole[here] = sac
+    return hu, whole
 
 
 def _bones(axes: Axes, cage: Array, hu: Array, build: Build) -> Array:
     """Ribs, sternum, shoulder blades and spine: a bright shell around marrow."""
-    x, y, z = axes.points
-    phase = (z + 0.42 * y + 0.10 * np.abs(x)) / RIB_PITCH_MM
-    off = (phase - np.round(phase)) * RIB_PITCH_MM
-    rib = _shell(np.minimum(4.6 - np.abs(cage - 3.5), 6.5 - np.abs(off)), 1.6)
-    parts = [rib]
-    front = (x, y - build.deep + 17, z - 20)
-    parts.append(
-        _shell(
-            (1 - np.hypot(front[0] / 20, front[1] / 7)) * 7
-            - 0.15 * np.maximum(np.abs(front[2]) - 70, 0),
-            1.8,
-        )
-    )
+    spine, points = _around(axes, (0, 37 - build.deep), 42 + MARGIN_MM)
+    hu[spine], shells = _spine(points, hu[spine], build)
+    _add_ribs(axes, cage, hu)
+    here, (x, y, z) = _around(axes, (0, build.deep - 17), 20 + 3 * MARGIN_MM)
+    sternum = (1 - apart(x / 20, (y - build.deep + 17) / 7)) * 7
+    sternum = sternum - 0.15 * np.maximum(np.abs(z - 20) - 70, 0)
+    hu[here] = _over(hu[here], *_shell(sternum, 1.8))
     for side in (-1, 1):
+        middle = (side * 0.66 * build.wide, -0.62 * build.deep)
+        here, (x, y, z) = _around(axes, middle, 38 + MARGIN_MM)
         blade_x, blade_y = side * x - 0.66 * build.wide, y + 0.62 * build.deep
         tilted = 0.8 * blade_x + 0.6 * blade_y
         along = -0.6 * blade_x + 0.8 * blade_y
         blade = np.minimum(
             np.minimum(3.6 - np.abs(along), 38 - np.abs(tilted)), 70 - np.abs(z - 60)
         )
-        parts.append(_shell(blade, 1.8))
+        hu[here] = _over(hu[here], *_shell(blade, 1.8))
+    for shell in shells:
+        hu[spine] = _over(hu[spine], *shell)
+    return hu
+
+
+def _add_ribs(axes: Axes, cage: Array, hu: Array) -> None:
+    """They lie in the cage's surface, and slope."""
+    near = np.flatnonzero(np.abs(cage - 3.5) < 4.6 + MARGIN_MM)
+    x, y, z = (axis.ravel()[near] for axis in axes.points)
+    phase = (z + 0.42 * y + 0.10 * np.abs(x)) / RIB_PITCH_MM
+    off = (phase - np.round(phase)) * RIB_PITCH_MM
+    depth = np.minimum(4.6 - np.abs(cage.ravel()[near] - 3.5), 6.5 - np.abs(off))
+    flat = hu.reshape(-1)
+    flat[near] = _over(flat[near], *_shell(depth, 1.6))
+
+
+def _spine(points: Points, hu: Array, build: Build) -> tuple[Array, list[tuple[Array, Array]]]:
+    """CT numbers with the discs and the canal, and the bones still to be put over them."""
+    x, y, z = points
     spine_y = y + build.deep - 57
-    canal = 9 - np.hypot(x, spine_y + 22)
-    body = (1 - np.hypot(x / 19, spine_y / 15)) * 15
-    arch = np.minimum(15 - np.hypot(x, spine_y + 22), -canal - 1)
+    canal = 9 - apart(x, spine_y + 22)
+    body = (1 - apart(x / 19, spine_y / 15)) * 15
+    arch = np.minimum(15 - apart(x, spine_y + 22), -canal - 1)
     spinous = np.minimum(4 - np.abs(x), 16 - np.abs(spine_y + 44))
     wings = np.minimum(5 - np.abs(spine_y + 24), 32 - np.abs(x))
     disc = step(2.6 - np.abs((z / VERTEBRA_MM - np.round(z / VERTEBRA_MM)) * VERTEBRA_MM), 1.2)
     hu = _over(hu, step(canal, BORDER_MM), SOFT_TISSUE - 10)
     hu = _over(hu, step(body, BORDER_MM) * disc, SOFT_TISSUE + 45)
-    parts += [_shell(body, 2.2, 1 - disc), _shell(arch, 2.0), _shell(spinous, 1.8)]
+    parts = [_shell(body, 2.2, 1 - disc), _shell(arch, 2.0), _shell(spinous, 1.8)]
     parts.append(_shell(np.minimum(wings, -canal - 1), 1.8))
-    for share, value in parts:
-        hu = _over(hu, share, value)
-    return hu
+    return hu, parts
+
+
+def _around(axes: Axes, middle: tuple[float, float], reach: float) -> tuple[Box, Points]:
+    """The voxels no further than that from a place along x or y."""
+    x, y = middle
+    here, near = box(axes, (x - reach, x + reach), (y - reach, y + reach))
+    return here, near.points
 
 
 def _shell(depth: Array, thick: float, share: Array | float = 1.0) -> tuple[Array, Array]:

@@ -71,7 +71,7 @@ def to_space(
     """
     original = original_of(image)
     _check_possible(original, space)
-    if not original.known and not isinstance(space.spacing_mm, str):
+    if not (original.known or original.sized or isinstance(space.spacing_mm, str)):
         original = _declared(original, space.spacing_mm)
     x = _volume(image.as_tensor(), torch.from_numpy(original.affine))
     x = _resampled(_oriented(x, space), space, MODES[kind])
@@ -134,7 +134,11 @@ def plane(affine: NDArray[np.float64], dims: int) -> str:
 def _check_possible(original: Original, space: Space) -> None:
     dims = len(original.shape)
     if dims != space.dims:
-        raise DataError(f"the image is {dims}-D, but the model's grid is {space.dims}-D")
+        hint = "; slices of k-space are rows with `manifest build --kspace slices`"
+        raise DataError(
+            f"the image is {dims}-D, but the model's grid is {space.dims}-D"
+            f"{hint if original.sized and dims == 3 else ''}"
+        )
     if space.orientation == AS_STORED:
         return
     if not original.known:

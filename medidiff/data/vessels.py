@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from medidiff.data.shapes import Array, Axes
+from medidiff.data.shapes import Array, Axes, Points
 
 Vectors = NDArray[np.float64]
 MURRAY = 2 ** (-1 / 3)  # a daughter's radius where flow is halved and r^3 kept (Murray 1926)
@@ -83,9 +83,9 @@ def drawn(tubes: Tubes, axes: Axes, width: float) -> Array:
         ix = first[which, 2] + within % sizes[which, 2]
         iy = first[which, 1] + within // sizes[which, 2] % sizes[which, 1]
         iz = first[which, 0] + within // (sizes[which, 2] * sizes[which, 1])
-        points = np.stack([axes.x[ix], axes.y[iy], axes.z[iz]], axis=1)
-        inside = tubes.radius[which] - _distance(points, tubes.start[which], tubes.end[which])
-        share = np.clip(inside / width + 0.5, 0, 1).astype(np.float32)
+        inside = tubes.radius.astype(np.float32)[which]
+        inside -= _distance((axes.x[ix], axes.y[iy], axes.z[iz]), tubes, which)
+        share = np.clip(inside / np.float32(width) + np.float32(0.5), 0, 1)
         flat = (iz * len(axes.y) + iy) * len(axes.x) + ix
         np.maximum.at(picture.reshape(-1), flat, share)
     return picture
@@ -113,9 +113,15 @@ def _boxes(tubes: Tubes, axes: Axes, margin: float) -> tuple[NDArray[np.int64], 
     return first, np.stack([end - start for start, end in pairs], axis=1)
 
 
-def _distance(points: Array, start: Vectors, end: Vectors) -> NDArray[np.float64]:
-    """From points to the lines between two others, row by row."""
-    way, from_start = end - start, points - start
-    along = (from_start * way).sum(axis=1) / np.maximum((way * way).sum(axis=1), 1e-12)
-    nearest = from_start - np.clip(along, 0, 1)[:, None] * way
-    return np.sqrt((nearest * nearest).sum(axis=1))
+def _distance(points: Points, tubes: Tubes, which: NDArray[np.int64]) -> Array:
+    """From points, axis by axis, to the middle lines of tubes of these numbers."""
+    way = tubes.end - tubes.start
+    way_at = [each.astype(np.float32)[which] for each in way.T]
+    start_at = [each.astype(np.float32)[which] for each in tubes.start.T]
+    length = np.maximum((way * way).sum(axis=1), 1e-12).astype(np.float32)
+    off = [point - start for point, start in zip(points, start_at, strict=True)]
+    along = off[0] * way_at[0] + off[1] * way_at[1] + off[2] * way_at[2]
+    along = np.clip(along / length[which], 0, 1)
+    for each, toward in zip(off, way_at, strict=True):
+        each -= along * toward
+    return np.sqrt(off[0] * off[0] + off[1] * off[1] + off[2] * off[2])

@@ -218,15 +218,24 @@ def training_set(
     intensity: FittedIntensity,
     conditions: Sequence[AnyCondition],
 ) -> TrainingSet:
-    """The cases as the loop reads them: images in model units, conditions encoded."""
+    """The cases as the loop reads them: images in model units, conditions encoded.
+
+    Cases that are kept in memory are scaled there, once.
+    """
     encoded = encode_rows(manifest, cases.rows, conditions)
+    cases.keep_scaled(intensity)
+    kept = cases.intensity is not None
 
     def images(indices: Sequence[int]) -> torch.Tensor:
-        return intensity.batch([case.images for case in cases.at(indices)])
+        found = [case.images for case in cases.at(indices)]
+        return torch.stack(found) if kept else intensity.batch(found)
 
     def around(indices: Sequence[int]) -> Surroundings:
         found = cases.at(indices)
-        wide = [intensity.scale_of(c.images).normalise(c.around, axis=0) for c in found]
+        wide = [
+            c.around if kept else intensity.scale_of(c.images).normalise(c.around, axis=0)
+            for c in found
+        ]
         fields, spacings = [case.field for case in found], [case.spacing for case in found]
         return surroundings(wide, fields, cases.space.size, spacings)
 

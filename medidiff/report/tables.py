@@ -25,6 +25,7 @@ Row = Mapping[str, Value]
 Better = Literal["higher", "lower"]
 
 LEADING = ("subject", "setting", "method")
+LEAST_IMAGES = 20  # a set; of fewer hardly any population lies outside the scatter of real sets
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,14 @@ class Reference:
     def within(self) -> bool:
         """Whether the value lies in the scatter of real sets."""
         return self.real_against_real.low <= self.value <= self.real_against_real.high
+
+    @property
+    def verdict(self) -> str:
+        """In words; of a few images no set can be told from another."""
+        if self.within:
+            few = self.images < LEAST_IMAGES
+            return f"fewer than {LEAST_IMAGES} images: too few to tell" if few else "as real sets"
+        return "outside the scatter of real sets"
 
 
 @dataclass(frozen=True)
@@ -208,7 +217,9 @@ def write_json(
         "facts": facts or {},
         "summary": [asdict(item) for item in summary],
         "differences": [asdict(item) | {"verdict": item.verdict} for item in differences],
-        "real_against_real": [asdict(item) | {"within": item.within} for item in references],
+        "real_against_real": [
+            asdict(item) | {"within": item.within, "verdict": item.verdict} for item in references
+        ],
         "goals": [asdict(item) | {"verdict": item.verdict} for item in goals],
         "spreads": [asdict(item) for item in spreads],
         "rows": [dict(row) for row in rows],
@@ -322,7 +333,7 @@ def _reference_cells(references: Sequence[Reference]) -> Cells:
             item.method,
             f"{item.value:.5g}",
             _shown(item.real_against_real),
-            "as real sets" if item.within else "outside the scatter of real sets",
+            item.verdict,
             str(item.images),
         ]
         for item in references

@@ -17,7 +17,7 @@ floor in the background.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -248,6 +248,7 @@ class Denoising:
                 noise,
                 sampling=self._sampling(),
                 begin=level,
+                progress=_steps_told(problem, index),
             )
             drawn.append(model.codec.decode(images, starts.shape[3:]))
         return torch.stack(drawn, 1), nfe
@@ -257,6 +258,12 @@ class Denoising:
         ratio = WINDOW * torch.tensor(problem.levels, dtype=torch.float64) * _noise_scale(model)
         schedule = model.spec.schedule
         return schedule(schedule.time_of(-ratio.log()))
+
+
+def _steps_told(problem: Problem, index: int) -> Callable[[int, int], None]:
+    """Tells of the steps of one case as a part of those of all."""
+    count = len(problem.cases)
+    return lambda done, steps: problem.progress("sampling", index * steps + done, count * steps)
 
 
 def noisy_magnitude(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -30,6 +31,37 @@ def modules_after(code: str) -> set[str]:
 )
 def test_nothing_heavy_is_imported_before_a_verb_runs(code: str) -> None:
     assert not modules_after(code) & set(HEAVY)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["plan", "gone.csv"], "gone.csv: there is no such manifest"),
+        (["benchmark", "denoise", "m", "--manifest", "gone.csv"], "gone.csv: there is no such man"),
+        (["manifest", "check", "gone.csv"], "gone.csv: there is no such manifest"),
+        (["manifest", "build", "gone", "--out", "m.csv"], "gone: there is no such folder"),
+        (["train", "gone.yaml"], "gone.yaml: there is no such configuration"),
+        (["check", "here.yaml"], "there/gone.csv: there is no such manifest"),
+        (["train", "here.yaml", "-c", "data.manifest=a.csv"], "a.csv: there is no such manifest"),
+        (["find-phi", "gone"], "gone: there is no such folder"),
+    ],
+)
+def test_what_is_not_there_is_told_before_anything_heavy_is_imported(
+    words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here.yaml").write_text("data: {manifest: there/gone.csv}\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MEDIDIFF_HOME", str(tmp_path / "home"))
+    code = (
+        f"import sys; sys.argv = ['medidiff', *{words}]\n"
+        "import medidiff.cli, contextlib, io\n"
+        "with contextlib.redirect_stderr(io.StringIO()) as told, "
+        "contextlib.suppress(SystemExit):\n"
+        "    medidiff.cli.main()\n"
+        f"assert {said!r} in told.getvalue(), told.getvalue()"
+    )
+    ours = set(HEAVY) - {"pydantic"}  # which Typer reads arguments with
+    assert not modules_after(code) & ours
 
 
 def test_every_public_name_can_be_had_from_the_package() -> None:

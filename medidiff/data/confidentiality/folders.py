@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -23,6 +24,10 @@ from medidiff.data.sources import ArchiveError, Source, files_under, is_archive,
 
 DOCUMENTS = ("SR", "DOC", "PR", "KO", "RTRECORD", "PLAN", "REG", "FID", "HD", "ECG", "AU")
 HEADS = ("HEAD", "BRAIN", "SKULL", "FACE", "HEADNECK", "NEURO", "CEREBRUM")
+IN_WORDS = re.compile(  # of free text, where "surface coil" must not count
+    r"\b(?:heads?|brain|skull|faces?|facial|neuro\w*|cerebr\w*|cranial|cranium|mp2?rage)\b", re.I
+)
+DESCRIPTIONS = ("SeriesDescription", "ProtocolName", "StudyDescription")
 VOLUMES = ("MR", "CT", "PT", "NM")
 
 
@@ -97,6 +102,7 @@ def _one(
             if reason:
                 return done.leave_out(reason, name)
             risky = bool(burnt_in_risk(data))
+            head = shows_head(data)  # the words that say so are taken away
             data = deidentified(data, options, key)
             place = _place(out, data, key)
             if place.exists():
@@ -107,7 +113,7 @@ def _one(
     done.written += 1
     done.at_risk += risky
     done.subjects.add(str(data.PatientID))
-    if shows_head(data):
+    if head:
         done.heads.add(str(data.SeriesInstanceUID))
     return None
 
@@ -121,11 +127,15 @@ def _unfit(data: Dataset, burnt_in: Literal["leave-out", "keep"]) -> str:
 
 
 def shows_head(data: Dataset) -> bool:
-    """Whether an image is of a modality that makes volumes and says that it shows a head."""
-    said = " ".join(str(data.get(word, "")) for word in ("BodyPartExamined",)).upper()
+    """Whether an image is of a modality that makes volumes and says, in its body part or in words,
+    that it shows a head."""
     regions = data.get("AnatomicRegionSequence") or []
-    said += " ".join(str(item.get("CodeMeaning", "")) for item in regions).upper()
-    return str(data.get("Modality", "")) in VOLUMES and any(word in said for word in HEADS)
+    coded = [str(data.get("BodyPartExamined", ""))]
+    coded += [str(item.get("CodeMeaning", "")) for item in regions]
+    parts = " ".join(coded).upper()
+    words = " ".join(str(data.get(name, "")) for name in DESCRIPTIONS).replace("_", " ")
+    said = any(part in parts for part in HEADS) or bool(IN_WORDS.search(words))
+    return said and str(data.get("Modality", "")) in VOLUMES
 
 
 def _place(out: Path, data: Dataset, key: SiteKey) -> Path:

@@ -94,6 +94,7 @@ def plan_training(manifest: Path, out: Path, options: PlanOptions, report: Repor
     Errors: OutputError for a place that cannot be used; ManifestError, DataError for scans that no
     model can be trained on; ConfigError if nothing fits into the memory.
     """
+    read_manifest(manifest)  # what is to be planned is asked for first
     _check_place(out)
     data = _looked_at(manifest, out, options, report)
     lines, config, needed, warnings = _fitting(data, options, report)

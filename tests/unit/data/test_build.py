@@ -160,6 +160,21 @@ def test_a_label_fits_the_images_that_its_name_does_not_rule_out(
     assert fits(named(PurePath(label)), named(PurePath(image))) == its
 
 
+def test_a_label_called_after_a_series_folder_is_its_label(
+    tmp_path: Path, write_slice: Write
+) -> None:
+    tree = tmp_path / "tree"
+    stack(tree / "images" / "a", write_slice, "x")
+    stack(tree / "images" / "b", write_slice, "x", SeriesInstanceUID="1.2.7")
+    for n, uid in enumerate(("1.2.8", "1.2.9")):  # two series in one folder: whose would it be?
+        stack(tree / "images" / "c", write_slice, f"x{n}", SeriesInstanceUID=uid)
+    for name, shape in (("a", (3, 4, 6)), ("b", (6, 4, 3)), ("c", (3, 4, 6))):
+        nifti(tree / "labels" / f"{name}.nii.gz", shape)
+    rows = made(tree, tmp_path / "m.csv")
+    assert [row["label"] for row in rows] == ["tree/labels/a.nii.gz", "", "", ""]
+    assert not [name for name in rows[0] if name.startswith("_")]
+
+
 def test_each_kind_of_label_has_its_column_and_none_is_lost(tmp_path: Path) -> None:
     root = tmp_path / "bids"
     for name in ("sub-a_T1w", "sub-a_T2w", "sub-b_T1w"):

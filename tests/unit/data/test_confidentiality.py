@@ -347,6 +347,27 @@ def test_a_tree_is_written_under_names_that_say_nothing(tree: Path, tmp_path: Pa
     assert "in 1 of them text may be burnt" in kept
 
 
+@pytest.mark.parametrize(
+    ("said", "head"),
+    [
+        ({"SeriesDescription": "t1_head_sag"}, True),
+        ({"ProtocolName": "Neuro^routine"}, True),
+        ({"SeriesDescription": "Body surface coil"}, False),
+        ({"StudyDescription": "Head", "Modality": "CR"}, False),
+    ],
+)
+def test_heads_are_told_by_words_that_are_then_taken_away(
+    said: dict[str, str], head: bool, tree: Path, tmp_path: Path
+) -> None:
+    for file in tree.glob("*.dcm"):
+        data = dcmread(file)
+        data.BodyPartExamined = ""
+        for name, value in said.items():
+            setattr(data, name, value)
+        data.save_as(file)
+    assert ("1 series show heads" in api.deidentify(tree, tmp_path / "out")) == head
+
+
 def test_what_cannot_be_written_is_told(tree: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such folder"):
         api.deidentify(tmp_path / "nowhere", tmp_path / "out")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -13,12 +15,13 @@ from medidiff.data import placing
 from medidiff.data.datasets import CaseSet, inside, keyed_batches, load_case, restore
 from medidiff.data.fitness import field_of_view, fits
 from medidiff.data.images import load_image, save_image
-from medidiff.data.intensity import fit
+from medidiff.data.intensity import FittedIntensity, fit
 from medidiff.data.manifest import Manifest, read_manifest
 from medidiff.data.options import Percentile, Space
 from medidiff.data.phantoms import FIELD_OF_VIEW_MM, write_population
 from medidiff.data.privacy import SiteKey
 from medidiff.errors import DataError
+from medidiff.jobs.prepare import training_set
 
 SPACING = FIELD_OF_VIEW_MM / 32
 SPACE = Space(2, (32, 32), (SPACING, SPACING), "PL")
@@ -64,6 +67,34 @@ def test_cached_cases_are_those_that_are_loaded_when_asked_for(
     pairs = zip(kept, fresh, strict=True)
     assert all(torch.equal(one.images, other.images) for one, other in pairs)
     assert [case.row for case in fresh.at([4, 1])] == [case.row for case in kept.at([4, 1])]
+
+
+@pytest.mark.parametrize("scope", ["train", "image"])
+def test_kept_cases_are_scaled_once_and_to_the_same_bits(
+    scope: Literal["train", "image"],
+    population: Manifest,
+    key: SiteKey,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows, margin = population.rows, (3, 4)
+    space = Space(2, (24, 24), (SPACING, SPACING), "PL")
+    kept, fresh = (
+        CaseSet(rows, ["image"], space, key=key, cache=cache, margin=margin)
+        for cache in ("memory", "none")
+    )
+    fitted = fit(Percentile(scope=scope), (case.images for case in fresh))
+    ours, theirs = (training_set(population, cases, fitted, ()) for cases in (kept, fresh))
+    expected = theirs.batch([2, 0], to_move=True)
+    monkeypatch.setattr(FittedIntensity, "scale_of", None)  # nothing is computed again
+    found = ours.batch([2, 0], to_move=True)
+    assert torch.equal(found.clean, expected.clean)
+    assert found.around is not None
+    assert expected.around is not None
+    assert torch.equal(found.around.images, expected.around.images)
+    assert torch.equal(ours.images([1]), kept[1].images[None])
+    kept.keep_scaled(fitted)
+    with pytest.raises(ValueError, match="other units"):
+        kept.keep_scaled(replace(fitted, high=(9e9,)))
 
 
 @pytest.mark.parametrize("cache", ["memory", "none"])

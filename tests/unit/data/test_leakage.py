@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -66,6 +67,28 @@ def test_a_lattice_that_many_share_is_a_convention(tmp_path: Path, write_nifti: 
     assert not problems(tmp_path, rows)
 
 
+def test_many_pairs_are_told_together_and_all_are_in_the_private_text(
+    tmp_path: Path, write_nifti: WriteNifti
+) -> None:
+    lines = []
+    for number in range(5):
+        array = volume(number)
+        for side, split in (("a", "train"), ("b", "test")):
+            write_nifti(f"{number}{side}.nii", array)
+            lines.append(f"{number}{side},{number}{side}.nii,{split}")
+    write_nifti("9.nii", volume(9))
+    path = tmp_path / "manifest.csv"
+    for count, problems in ((5, 1), (3, 3)):
+        kept = [*lines[: 2 * count], "c,9.nii,train"]
+        path.write_text("\n".join(["subject,image,split", *kept]) + "\n")
+        with pytest.raises(ManifestError) as caught:
+            check_manifest(read_manifest(path))
+        assert len(str(caught.value).splitlines()) == 1 + problems
+        assert (caught.value.private or "").count(".nii and ") == count
+        if count == 5:
+            assert "5 pairs of rows hold the same file, e.g. 2 and 3, 4 and 5" in str(caught.value)
+
+
 def test_one_study_under_two_patients_is_found(tmp_path: Path, write_nifti: WriteNifti) -> None:
     for index in range(3):
         write_nifti(f"{index}.nii.gz", volume(index))
@@ -94,7 +117,11 @@ def test_the_hippocampus_leak_planted_again_is_found(shared_data: Path, tmp_path
         lines += [f"{one.images['image'].name},{one.images['image']},train"]
         lines += [f"{other.images['image'].name},{other.images['image']},test"]
     said = problems(tmp_path, lines)
-    found = said.count("a piece of the same scan")
+    told = re.search(
+        r"(\d+) pairs of rows hold pieces of one scan in two splits, e\.g\. 2 and 3", said
+    )
+    assert told is not None
+    found = int(told[1])
     whole_numbers = sum(
         np.issubdtype(dtype_of(pair[0].images["image"]), np.integer) for pair in twins
     )

@@ -8,8 +8,10 @@ import nibabel
 import numpy as np
 import pytest
 
+from medidiff.data.anatomy import grid, posed
 from medidiff.data.manifest import check_manifest, read_manifest
-from medidiff.data.phantoms import Subject, draw_head, write_population
+from medidiff.data.phantoms import FINE, Subject, draw_head, write_population
+from medidiff.data.shapes import smooth_waves, waves
 
 
 def drawn(
@@ -81,3 +83,16 @@ def test_the_affine_says_which_side_is_left(tmp_path: Path) -> None:
         assert nibabel.aff2axcodes(image.affine) == letters
         centre = (np.array([24, 24, 1 if dims == 2 else 24]) - 1) / 2
         assert np.allclose((image.affine @ [*centre, 1])[:3], 0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("dims", "size", "frequency"), [(2, 128, 16.0), (2, 64, 5.0), (3, 40, 3.0)]
+)
+def test_splined_fields_are_those_of_every_point(dims: int, size: int, frequency: float) -> None:
+    draws = (np.random.default_rng(3), np.random.default_rng(3))
+    points = posed(grid(dims, size * FINE, 0.05).points, dims, np.random.default_rng(4))
+    fields = smooth_waves(points, frequency, 12, draws[0]), waves(points, frequency, 12, draws[1])
+    assert fields[0].shape == points[0].shape
+    assert np.abs(fields[0] - fields[1]).max() < 0.004
+    assert fields[0].std() > 0.3
+    assert draws[0].uniform() == draws[1].uniform()  # whichever is drawn after is the same

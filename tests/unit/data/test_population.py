@@ -148,7 +148,8 @@ def test_k_space_of_all_coils_gives_the_image_back(tmp_path: Path) -> None:
         kspace, maps, image = (
             np.asarray(file[key]) for key in ("kspace", "sensitivities", "image")
         )
-    assert kspace.shape == maps.shape == (6, 32, 32)
+    assert kspace.shape == (1, *maps.shape) == (1, 6, 32, 32)  # a slice, and its coils
+    kspace = kspace[0]
     axes = (1, 2)
     seen = np.fft.ifftn(np.fft.ifftshift(kspace, axes=axes), axes=axes, norm="ortho")
     combined = (maps.conj() * np.fft.fftshift(seen, axes=axes)).sum(axis=0)

@@ -1,6 +1,7 @@
 import csv
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -161,6 +162,11 @@ def test_a_reference_to_real_sets_stands_in_text_and_json(tmp_path):
     )
     text = plain_text(summarise(rows(), "psnr"), (), [inside, outside])
     assert "as real sets" in text
+    few = [replace(each, images=19) for each in (inside, outside)]
+    assert [each.verdict for each in few] == [
+        "fewer than 20 images: too few to tell",
+        "outside the scatter of real sets",
+    ]
     assert "outside the scatter of real sets" in text
     assert "0.01000 (-0.02000 to 0.05000)" in text
     write_json(tmp_path / "s.json", [], references=[inside, outside])

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
+from medidiff.data.datasets import Case
+from medidiff.data.images import Original
+from medidiff.data.intensity import FittedIntensity, unscaled
+from medidiff.data.options import Space
+from medidiff.model import Model
+from medidiff.networks import NetworkShape, UNetOptions, build
+from medidiff.spec import ModelSpec
 from medidiff.tasks.denoise import Denoising, cos_of_von_mises
 
 
@@ -36,3 +46,19 @@ def test_a_drawn_real_channel_has_the_noise_that_the_prior_is_told() -> None:
 def test_options_out_of_range_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="must"):
         Denoising(**options)  # type: ignore[arg-type]
+
+
+def test_the_steps_of_samples_are_told() -> None:
+    network = UNetOptions(channels=(4,), blocks=1, attention=(False,), groups=2)
+    shape, space = NetworkShape(dims=2), Space(2, (8, 8), (1.0, 1.0))
+    intensity = FittedIntensity((0.0,), (1.0,), "train", None, (-1.0, 1.0))
+    spec = ModelSpec("a", "MR", ("image",), space, intensity, network, shape)
+    original = Original((8, 8), np.eye(4), True, "MR", (0.0,))
+    case = Case("s", 0, torch.zeros(1, 8, 8), {}, None, unscaled(1), np.eye(4), original, "c")
+    head, model = Denoising(sigma=0.1, steps=3), Model(spec, build(network, shape).eval())
+    told: list[tuple[str, int, int]] = []
+    problem = replace(head.prepare([case, case], model), progress=lambda *step: told.append(step))
+    head.solve(problem, model, 2, 0)
+    assert [what for what, _, _ in told] == ["sampling"] * len(told)
+    assert [done for _, done, _ in told] == [*range(1, told[-1][2] + 1)]
+    assert len(told) >= 4

@@ -1,0 +1,46 @@
+"""Typed paths that are not there, told at once: before anything heavy is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from medidiff.errors import ConfigError, DataError, ManifestError
+
+MANIFEST = "data.manifest="
+
+
+def check_scans(*places: Path) -> None:
+    """Errors: DataError for a folder or file of scans that is not there."""
+    for place in places:
+        if not place.exists():
+            raise DataError(f"{place}: there is no such folder or file")
+
+
+def check_manifest(place: Path) -> None:
+    """Errors: ManifestError for a manifest that is not there."""
+    if not place.exists():
+        raise ManifestError(f"{place}: there is no such manifest")
+
+
+def check_config(file: Path, changes: Sequence[str]) -> None:
+    """Looks for a configuration and for the manifest that it names; all else is left to who reads
+    it.
+
+    Errors: ConfigError, ManifestError.
+    """
+    import yaml
+
+    if not file.exists():
+        raise ConfigError(f"{file}: there is no such configuration")
+    typed = [change.removeprefix(MANIFEST) for change in changes if change.startswith(MANIFEST)]
+    if typed:
+        check_manifest(Path(typed[-1]).expanduser())
+        return
+    try:
+        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+        named = tree["data"]["manifest"]
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
+        return
+    if isinstance(named, str):
+        check_manifest(file.parent / named)
