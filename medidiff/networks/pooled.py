@@ -7,8 +7,8 @@ Source: Wu and He 2018 (arXiv:1803.08494), section 3, for the norm.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 import torch
 from torch import nn
@@ -36,19 +36,22 @@ class PooledNorms:
         self._sums: dict[nn.GroupNorm, Tensor] = {}
         self._tile: tuple[Sequence[int], Own] | None = None
 
-    @contextmanager
-    def counting(self, sizes: Sequence[int], own: Own) -> Iterator[None]:
-        """Within the block the network is called on a tile; the own part of what its first
-        unsettled norm sees is counted, and the call ends there.
+    def count(
+        self, call: Callable[[Tensor], Tensor], x: Tensor, sizes: Sequence[int], own: Own
+    ) -> None:
+        """Call the network on a tile; the own part of what its first unsettled norm sees is
+        counted, and the call ends there.
 
         Units: `sizes` and `own` in one unit, whatever the grid of a field.
         """
         self._tile = sizes, own
         try:
             with self.used():
-                yield
-        except _CountedError:
-            pass
+                call(x)
+        except _CountedError as found:
+            # its frames hold the tile's fields; in a cycle they would wait for the collector, and
+            # the memory would be that of many tiles
+            found.__traceback__ = None
         finally:
             self._tile = None
 

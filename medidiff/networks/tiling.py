@@ -150,8 +150,7 @@ def _statistics(
     with torch.no_grad():
         while True:
             for tile in places:
-                with pooled.counting(tile.sizes, tile.own):
-                    call(_region(x, tile, unit))
+                pooled.count(call, _region(x, tile, unit), tile.sizes, tile.own)
                 if not pooled.found:
                     return pooled.used()
             pooled.settle()
