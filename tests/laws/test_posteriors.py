@@ -467,12 +467,38 @@ def test_a_complex_gaussian_s_gradient_is_of_both_parts() -> None:
     assert torch.allclose(torch.cat((gradient.real, gradient.imag), 1), found, atol=1e-8)
 
 
-@pytest.mark.parametrize("likelihood", [LIKELIHOODS[0], LIKELIHOODS[1], LIKELIHOODS[3]])
+@likelihoods
 def test_the_surrogate_has_the_likelihood_s_gradient(likelihood: Any) -> None:
     predicted = images(3).abs()
     y = seen(likelihood, predicted)
     target, std = likelihood.surrogate(predicted, y)
     assert torch.allclose((target - predicted) / std**2, likelihood.gradient(predicted, y))
+
+
+@pytest.mark.parametrize("likelihood", [PoissonTransmission, PoissonEmission])
+def test_counts_of_a_scale_each_are_those_of_the_images_alone(likelihood: Any) -> None:
+    scales, predicted = torch.tensor([20.0, 50.0], dtype=torch.float64), images(2).abs() + 0.1
+    y = torch.poisson(20 * predicted, generator=torch.Generator().manual_seed(0))
+    together = likelihood(scales)
+    for member in range(2):
+        alone, cut = likelihood(float(scales[member])), slice(member, member + 1)
+        for found, expected in zip(
+            (together.log_density(predicted, y), together.gradient(predicted, y),
+             *together.surrogate(predicted, y)),
+            (alone.log_density(predicted[cut], y[cut]), alone.gradient(predicted[cut], y[cut]),
+             *alone.surrogate(predicted[cut], y[cut])),
+            strict=True,
+        ):  # fmt: skip
+            assert torch.allclose(found[cut], expected)
+    with pytest.raises(ValueError, match="needs"):
+        likelihood(torch.tensor([20.0, 0.0]))
+
+
+def test_the_transmission_s_surrogate_is_bounded_far_from_the_counts() -> None:
+    likelihood, y = PoissonTransmission(photons=100.0), torch.tensor([[0.0, 90.0]])
+    for far in (-5.0, 20.0):
+        target, _ = likelihood.surrogate(torch.full((1, 2), far), y)
+        assert bool((target.abs() < 10).all())
 
 
 def test_the_rician_s_surrogate_lies_below_its_density() -> None:

@@ -257,14 +257,15 @@ def test_one_sample_or_the_mean_alone(model: Model, tmp_path: Path) -> None:
     assert np.allclose(one.image, every.samples[0], atol=1e-4)
 
 
-@pytest.mark.parametrize("noise", ["gaussian", "rician"])
+@pytest.mark.parametrize("noise", ["gaussian", "rician", "poisson", "transmission"])
 def test_a_scan_is_denoised_by_a_posterior_sampler(
     model: Model, tmp_path: Path, noise: str
 ) -> None:
+    level = {"sigma": 0.05} if noise in ("gaussian", "rician") else {"counts": 2e3}
     nibabel.save(nibabel.Nifti1Image(blob() + 2.0, np.eye(4)), tmp_path / "scan.nii.gz")
     result = medidiff.run(
-        "denoise", model, tmp_path / "scan.nii.gz", noise=noise, sigma=0.05, n=2, posterior=FEW,
-        result="mean",
+        "denoise", model, tmp_path / "scan.nii.gz", noise=noise, n=2, posterior=FEW,
+        result="mean", **level,
     )  # fmt: skip
     assert result.provenance["measurement"] == f"{noise} noise"
     assert set(result.maps) == {"std", "p05", "p95"}
