@@ -20,8 +20,9 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("scans", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--noise", choices=("gaussian", "rician"), default="rician")
+    parser.add_argument("--noise", choices=("gaussian", "rician", "poisson"), default="rician")
     parser.add_argument("--sigma", type=float, help="in window widths; estimated where not given")
+    parser.add_argument("--counts", type=float, help="of poisson noise, at the top of the window")
     parser.add_argument("--samples", type=int, default=1)
     args = parser.parse_args()
 
@@ -31,8 +32,9 @@ def main() -> None:
         target = args.out / f"{scan.name.removesuffix('.gz').rsplit('.', 1)[0]}-denoise.nii.gz"
         if target.exists():
             continue
-        sigma = "estimate" if args.sigma is None else args.sigma
-        result = api.run("denoise", model, scan, n=args.samples, noise=args.noise, sigma=sigma)
+        told = {"sigma": args.sigma, "counts": args.counts}
+        level = {name: value for name, value in told.items() if value is not None}
+        result = api.run("denoise", model, scan, n=args.samples, noise=args.noise, **level)
         result.save(target)
         print(target)
 

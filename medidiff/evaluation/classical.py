@@ -2,7 +2,8 @@
 
 A denoiser takes (picture or volume, sigma, strength) and is made for Gaussian noise. For magnitude
 images its bias can be corrected in two ways, and `tune` chooses the way as well as the strength, on
-validation scans, so that the bar is as high as it fairly can be.
+validation scans, so that the bar is as high as it fairly can be. The noise of counts is made even
+before the filter.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medidiff.evaluation.block_matching import match_blocks
+from medidiff.evaluation.count_noise import CountLaw, rate_of_stabilised, stabilised
 from medidiff.evaluation.distortion import psnr
 from medidiff.evaluation.rician import invert_mean, stabiliser
 from medidiff.evaluation.tuning import followed
@@ -25,7 +27,7 @@ from medidiff.types import Image
 
 Array = NDArray[np.floating]
 Filter = Callable[[Array, float, float], Array]
-BiasCorrection = Literal["none", "rician", "rician-stabilised"]
+BiasCorrection = Literal["none", "rician", "rician-stabilised"] | CountLaw
 
 GAUSSIAN: tuple[BiasCorrection, ...] = ("none",)
 RICIAN: tuple[BiasCorrection, ...] = ("none", "rician", "rician-stabilised")
@@ -77,8 +79,11 @@ def corrected(
 
     "none" leaves the result as it is; "rician" takes it for the mean magnitude and gives the signal
     that has it (Koay and Basser 2006); "rician-stabilised" makes the noise even before the filter
-    and gives the signal whose even noise has the filtered mean (Foi 2011).
-    Units: those of `noisy`, which for the last two is a magnitude with 0 where there is no signal.
+    and gives the signal whose even noise has the filtered mean (Foi 2011). The law of counts makes
+    their noise even and gives the signal of the rate whose even noise has the filtered mean
+    (Makitalo and Foi 2011).
+    Units: those of `noisy`, which but for "none" is 0 where there is no signal, and for a law of
+    counts in widths of the window.
     """
     match correction:
         case "none":
@@ -88,6 +93,10 @@ def corrected(
         case "rician-stabilised":
             table = stabiliser()
             return table.inverse(denoise(table.forward(noisy, sigma), 1.0, strength), sigma)
+        case law:
+            counts = law.counts(sigma)
+            even = denoise(stabilised(law.rate(noisy, counts)), 1.0, strength)
+            return law.signal(rate_of_stabilised(even), counts)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
+from medidiff.evaluation.count_noise import CountLaw, stabilised
 from medidiff.evaluation.regions import otsu_threshold
 from medidiff.evaluation.rician import rician_mean, rician_variance
 
@@ -19,6 +20,8 @@ DETAIL = np.array([1 - ROOT, -(3 - ROOT), 3 + ROOT, -(1 + ROOT)]) / (4 * np.sqrt
 SMOOTH = np.array([1 + ROOT, 3 + ROOT, 3 - ROOT, 1 - ROOT]) / (4 * np.sqrt(2.0))
 MAD_TO_DEVIATION = 0.6744897501960817  # the median of |x| for x of unit Gaussian spread
 SMALLEST_BACKGROUND = 0.05  # share of the image that a believable background fills
+EVEN_FROM = 4.0  # counts from which Anscombe's root leaves a spread of 1
+ROUNDS = 10  # of the counts' scale: each takes what is wrong to a few per cent of itself
 RAYLEIGH_RATIO = np.sqrt(np.pi / (4 - np.pi))  # mean over deviation, 1.913
 
 
@@ -52,6 +55,28 @@ def estimate_rician(magnitude: Tensor) -> float:
     deviation is Rayleigh's within 10 %.
     """
     return float(np.mean([_rician_of(channel) for channel in _channels(magnitude)]))
+
+
+def estimate_counts(signal: Tensor, law: CountLaw) -> float:
+    """The sigma of the noise of counts as `law` tells it, the mean over channels.
+
+    The scale of the counts is that at which their stabilised noise has the spread 1, in the flatter
+    half of where some EVEN_FROM and more were counted.
+    Units: signal in widths of the window, 0 where there is none.
+    Shapes: (channel, *space).
+    Errors: ValueError for a constant image, sides under 8 voxels, or hardly any counts.
+    """
+    return float(np.mean([_sigma_of_counts(channel, law) for channel in _channels(signal)]))
+
+
+def _sigma_of_counts(signal: Array, law: CountLaw) -> float:
+    counts = law.counts(_flat_deviation(signal, None))
+    for _ in range(ROUNDS):
+        rate = law.rate(signal, counts)
+        enough = ndimage.uniform_filter(rate, 5) >= EVEN_FROM
+        # the variance of what is stabilised with a scale f times too large is f
+        counts /= _flat_deviation(stabilised(rate), enough) ** 2
+    return law.sigma(counts)
 
 
 def _channels(image: Tensor) -> list[Array]:

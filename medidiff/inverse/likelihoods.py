@@ -16,6 +16,8 @@ from medidiff.types import Tensor
 
 LEAST_COUNT = 0.5
 """Counts below which a logarithm of counts is not trusted."""
+TRUSTED = 1.0
+"""Line integrals that an estimate may be off what the counts say and still be scored from."""
 
 
 class Likelihood(Protocol):
@@ -127,18 +129,19 @@ class PoissonTransmission:
     """Counts y ~ Poisson(photons exp(-p) + scatter), p = scale A x + offset: CT.
 
     scale and offset turn network units into line integrals; offset is that of an image of zeros.
-    Shapes: photons, scatter and offset are numbers or broadcast over the measurement.
+    Shapes: photons is a number or (batch,); scatter and scale are numbers; offset is a number or
+    broadcasts over the measurement.
     Errors: ValueError unless photons > 0, scatter >= 0 and scale > 0.
     Source: Whiting et al. 2006 (doi:10.1118/1.2230762) for the law.
     """
 
-    photons: float
+    photons: float | Tensor
     scatter: float = 0.0
     scale: float = 1.0
     offset: float | Tensor = 0.0
 
     def __post_init__(self) -> None:
-        if not (self.photons > 0 and self.scatter >= 0 and self.scale > 0):
+        if not (_positive(self.photons) and self.scatter >= 0 and self.scale > 0):
             raise ValueError(
                 "poisson transmission needs photons > 0, scatter >= 0 and scale > 0, got "
                 f"{self.photons}, {self.scatter}, {self.scale}"
@@ -155,37 +158,46 @@ class PoissonTransmission:
         return self.scale * through * (1 - measurement / (through + self.scatter))
 
     def surrogate(self, predicted: Tensor, measurement: Tensor) -> tuple[Tensor, Tensor]:
-        """Weighted least squares of the log counts, the same for every `predicted`.
+        """Fisher's scoring: around p + (rate - y) / rate with the variance 1 / rate, which without
+        scatter has no bias, as the logarithm of few counts has.
 
-        Source: Sauer & Bouman 1993 (doi:10.1109/78.193196).
-        Differs: counts below LEAST_COUNT count as that many, for their logarithm says nothing.
+        p is held within TRUSTED of what the counts alone say: from far away the step would be
+        without bound. Counts below LEAST_COUNT count there as that many.
+        Source: Sauer & Bouman 1993 (doi:10.1109/78.193196) for the quadratic about the counts' own
+        integrals; McCullagh & Nelder 1989, "Generalized linear models", section 2.5, for scoring.
         """
-        counts = (measurement - self.scatter).clamp_min(LEAST_COUNT)
-        integrals = (self.photons / counts).log()
-        std = (counts + self.scatter).sqrt() / counts
-        return (integrals - self.offset) / self.scale, std / self.scale
+        alone = (measurement - self.scatter).clamp_min(LEAST_COUNT)
+        integrals = (per_image(self.photons, alone) / alone).log()
+        p = self.scale * predicted + self.offset
+        p = torch.minimum(torch.maximum(p, integrals - TRUSTED), integrals + TRUSTED)
+        through = per_image(self.photons, p) * (-p).exp()
+        rate = through + self.scatter
+        target = p + (rate - measurement) / through
+        return (target - self.offset) / self.scale, rate.sqrt() / through / self.scale
 
     def _through(self, predicted: Tensor) -> Tensor:
-        return self.photons * (-(self.scale * predicted + self.offset)).exp()
+        integrals = self.scale * predicted + self.offset
+        return per_image(self.photons, predicted) * (-integrals).exp()
 
 
 @dataclass(frozen=True, eq=False)
 class PoissonEmission:
     """Counts y ~ Poisson(scale A x + background): PET and SPECT.
 
-    Shapes: background is a number or broadcasts over the measurement; it takes up the network
-    units' zero as well (scale times A of an image of zero activity, its sign turned).
+    Shapes: scale is a number or (batch,); background is a number or broadcasts over the
+    measurement; it takes up the network units' zero as well (scale times A of an image of zero
+    activity, its sign turned).
     Errors: ValueError unless scale > 0.
     Source: Shepp & Vardi 1982 (doi:10.1109/TMI.1982.4307558).
     Differs: below LEAST_COUNT the logarithm goes on as its parabola, so that an estimate whose
     rates are negative is pushed back.
     """
 
-    scale: float = 1.0
+    scale: float | Tensor = 1.0
     background: float | Tensor = 0.0
 
     def __post_init__(self) -> None:
-        if not self.scale > 0:
+        if not _positive(self.scale):
             raise ValueError(f"poisson emission needs scale > 0, got {self.scale}")
 
     def log_density(self, predicted: Tensor, measurement: Tensor) -> Tensor:
@@ -200,15 +212,20 @@ class PoissonEmission:
         rate = self._rate(predicted)
         below = (rate - LEAST_COUNT).clamp_max(0) / LEAST_COUNT
         inverse = 1 / rate.clamp_min(LEAST_COUNT) - below / LEAST_COUNT
-        return self.scale * (measurement * inverse - 1)
+        return per_image(self.scale, rate) * (measurement * inverse - 1)
 
     def surrogate(self, predicted: Tensor, measurement: Tensor) -> tuple[Tensor, Tensor]:
         """The counts as they are, with the variance of their rate (Fisher's scoring)."""
         rate = self._rate(predicted).clamp_min(LEAST_COUNT)
-        return (measurement - self.background) / self.scale, rate.sqrt() / self.scale
+        scale = per_image(self.scale, rate)
+        return (measurement - self.background) / scale, rate.sqrt() / scale
 
     def _rate(self, predicted: Tensor) -> Tensor:
-        return self.scale * predicted + self.background
+        return per_image(self.scale, predicted) * predicted + self.background
+
+
+def _positive(value: float | Tensor) -> bool:
+    return bool((torch.as_tensor(value) > 0).all())
 
 
 AnyLikelihood: TypeAlias = Gaussian | Rician | PoissonTransmission | PoissonEmission

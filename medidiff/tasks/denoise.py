@@ -12,6 +12,9 @@ m cos(phase) with Gaussian noise of just the level s, which the prior denoises; 
 estimates gives the next phases (stochastic expectation-maximisation, Celeux and Diebolt 1985).
 Taking the phase's mean instead of a draw would leave less noise than the prior is told, and a
 floor in the background.
+
+Noise of counts (poisson: of emission; transmission: of what an object lets through) differs from
+voxel to voxel: `counted.py`.
 """
 
 from __future__ import annotations
@@ -28,7 +31,8 @@ from torch.nn import functional
 from medidiff.data.datasets import Case
 from medidiff.diffusion import DDPM, KeyedNoise, NoiseLevel, UniformTime
 from medidiff.errors import TaskError
-from medidiff.evaluation.classical import DENOISERS, GAUSSIAN, RICIAN
+from medidiff.evaluation.classical import DENOISERS, GAUSSIAN, RICIAN, BiasCorrection
+from medidiff.evaluation.count_noise import Emission, Transmission
 from medidiff.evaluation.noise_level import estimate_gaussian, estimate_rician
 from medidiff.evaluation.rician import invert_mean
 from medidiff.inverse import Rician
@@ -36,36 +40,62 @@ from medidiff.model import Model, evaluating
 from medidiff.physics import Mask
 from medidiff.spec import SamplingOptions
 from medidiff.tasks.base import Bench, Benchmarked, Measurement, Needs, Problem, Solution, stack
+from medidiff.tasks.counted import CountNoise, count_mean
 from medidiff.tasks.defaults import Posterior
 from medidiff.tasks.measured import check_image_space, solved
 from medidiff.tasks.restoration import RESTORATION_METRICS, TRUTH, WINDOW, restored, signal_zero
 
 PHASE_POINTS = 129  # of the table that a von Mises angle is looked up in
+LEVELS = {
+    "gaussian": (0.05, 0.1, 0.2),
+    "rician": (0.05, 0.1, 0.2),
+    "poisson": (400.0, 100.0, 25.0),  # at the top of the window as much noise as those
+    "transmission": (2000.0, 500.0, 100.0),
+}
+"""Of a benchmark, from little noise to much."""
 
 
 @dataclass(frozen=True)
 class Denoising:
-    """Remove Gaussian or Rician noise of known or estimated level."""
+    """Remove Gaussian or Rician noise, or that of counts, of known or estimated level."""
 
     kind: Literal["denoise"] = "denoise"
-    noise: Literal["gaussian", "rician"] = "gaussian"
+    noise: Literal["gaussian", "rician", "poisson", "transmission"] = "gaussian"
+    """poisson: of counts in proportion to the intensity (emission); transmission: of an image of
+    line integrals, -log(counted / counts) over `attenuation`, such as a radiograph."""
     sigma: float | Literal["estimate"] = "estimate"
-    """Standard deviation of the noise in units of the model's intensity window (its width is 1)."""
-    phase_draws: int = 4
+    """Standard deviation of gaussian and rician noise in units of the model's intensity window (its
+    width is 1)."""
+    counts: float | Literal["estimate"] = "estimate"
+    """Counts expected of a voxel: of poisson noise at the top of the window, of transmission in the
+    open beam (at intensity 0)."""
+    attenuation: float = 3.0
+    """Transmission only: the line integral that the top of the window stands for."""
+    phase_draws: int = 8
     """Rician only: draws of the phase, a network call each."""
+    count_draws: int = 2
+    """Noise of counts only: draws at its typical level, a network call each, in opposite pairs."""
     steps: int = 20
-    """Ancestral steps of each posterior sample (used when n > 1)."""
+    """Ancestral steps of each posterior sample (used when n > 1 and the noise is even)."""
     posterior: Posterior | None = None
     """Samples by this sampler from the law of the noise itself (of Rician noise its own); None:
-    from the level of the diffusion that matches the noise."""
+    from the level of the diffusion that matches the noise, and for noise of counts, which no level
+    matches, by the default sampler from its law."""
     result: Literal["all", "mean", "sample"] = "all"
     """With n > 1: the mean with every sample, the mean alone, or one sample."""
 
     def __post_init__(self) -> None:
         if isinstance(self.sigma, float | int) and not 0 < self.sigma < 10:
             raise ValueError("sigma must lie between 0 and 10 window widths, or be estimate")
-        if self.phase_draws < 1 or self.steps < 1:
-            raise ValueError("phase_draws and steps must be at least 1")
+        if isinstance(self.counts, float | int) and not 0 < self.counts < math.inf:
+            raise ValueError("counts must be above 0, or be estimate")
+        told, other = ("sigma", self.sigma) if self._counted else ("counts", self.counts)
+        if other != "estimate":
+            raise ValueError(f"{self.noise} noise has no {told}; state {_told_by(self.noise)}")
+        if min(self.phase_draws, self.count_draws, self.steps) < 1:
+            raise ValueError("phase_draws, count_draws and steps must be at least 1")
+        if not 0 < self.attenuation < math.inf:
+            raise ValueError("attenuation must be above 0")
 
     def needs(self) -> Needs:
         return Needs()
@@ -83,13 +113,16 @@ class Denoising:
         return Problem(given, tuple(cases), levels)
 
     def solve(self, problem: Problem, model: Model, n: int, seed: int) -> Solution:
-        """The posterior mean: one network call for n = 1, the mean of n posterior samples
-        otherwise."""
-        if self.posterior is not None:
+        """The posterior mean for n = 1, by one network call or the few that the noise asks for; the
+        mean of n posterior samples otherwise."""
+        if self.posterior is not None or (self._counted and n > 1):
             return solved(self, self._as_measured(problem, model), model, n, seed)
         with torch.no_grad(), evaluating(model.network):
             point, calls = self._point(problem, model, seed)
             facts = {"sigma": list(problem.levels)}
+            if self._counted is not None:
+                law = self._counted.law
+                facts |= {"counts": [law.counts(level) for level in problem.levels]}
             if n <= 1:
                 return Solution(point, calls, facts=facts)
             starts = self._starts(problem, point, n, seed)
@@ -110,34 +143,59 @@ class Denoising:
         return RESTORATION_METRICS
 
     def benchmark(self, bench: Bench) -> Benchmarked:
-        """Noise of .05, .1 and .2 (or this head's own sigma) on the test scans, known to all."""
-        levels = (0.05, 0.1, 0.2) if self.sigma == "estimate" else (float(self.sigma),)
-        corrections = GAUSSIAN if self.noise == "gaussian" else RICIAN
+        """Noise of three levels (or this head's own) on the test scans, known to all."""
+        if self._level_told == "estimate":
+            field, levels = _told_by(self.noise), LEVELS[self.noise]
+            heads = [replace(self, **{field: level}) for level in levels]
+        else:
+            heads = [self]
         found = [
             restored(
-                replace(self, sigma=sigma),
-                sigma,
-                f"{self.noise} {sigma:g}",
+                head,
+                head._level(bench.test[0].images, bench.test[0]),
+                f"{self.noise} {head._level_told:g}",
                 bench,
                 DENOISERS,
-                corrections,
+                self._corrections,
             )
-            for sigma in levels
+            for head in heads
         ]
         rows = [row for part in found for row in part.rows]
         return Benchmarked(rows, [example for part in found for example in part.examples], TRUTH)
 
     def corrupt(self, clean: Tensor, cases: Sequence[Case], noise: KeyedNoise) -> Tensor:
-        """Model-unit images with simulated noise of this head's sigma, for benchmarks.
+        """Model-unit images with simulated noise of this head's sigma or counts, for benchmarks.
 
-        Errors: TaskError if sigma is "estimate".
+        Errors: TaskError if that is "estimate".
         """
-        if self.sigma == "estimate":
-            raise TaskError("noise can only be added with a stated sigma")
+        if self._level_told == "estimate":
+            raise TaskError(f"noise can only be added with stated {_told_by(self.noise)}")
+        if self._counted is not None:
+            return self._counted.counted(clean, cases, float(self.counts), noise)
         spread = WINDOW * float(self.sigma)
         if self.noise == "gaussian":
             return clean + spread * noise(clean, 0)
         return noisy_magnitude(clean, signal_zero(cases, clean), spread, noise)
+
+    @property
+    def _counted(self) -> CountNoise | None:
+        """The noise of counts, if that is this head's."""
+        match self.noise:
+            case "poisson":
+                return CountNoise(Emission())
+            case "transmission":
+                return CountNoise(Transmission(self.attenuation))
+        return None
+
+    @property
+    def _level_told(self) -> float | Literal["estimate"]:
+        return self.sigma if self._counted is None else self.counts
+
+    @property
+    def _corrections(self) -> tuple[BiasCorrection, ...]:
+        if self._counted is not None:
+            return (self._counted.law,)
+        return GAUSSIAN if self.noise == "gaussian" else RICIAN
 
     def _as_measured(self, problem: Problem, model: Model) -> Problem:
         """The scans as measurements of themselves.
@@ -145,6 +203,8 @@ class Denoising:
         Errors: TaskError for a model behind a codec.
         """
         check_image_space(model, "denoising by a posterior sampler")
+        if self._counted is not None:
+            return replace(problem, measurement=self._counted.measurement(problem))
         given, count = problem.given, float(problem.given[0].numel())
         spread = WINDOW * torch.tensor(problem.levels, dtype=torch.float64)
         zero = signal_zero(problem.cases, given)
@@ -163,9 +223,12 @@ class Denoising:
         return replace(problem, measurement=measurement)
 
     def _level(self, image: Tensor, case: Case) -> float:
-        if self.sigma != "estimate":
-            return float(self.sigma)
-        if self.noise == "gaussian":
+        if self._level_told != "estimate":
+            told = float(self._level_told)
+            return told if self._counted is None else self._counted.law.sigma(told)
+        if self._counted is not None:
+            found = self._counted.level(image, case)
+        elif self.noise == "gaussian":
             found = estimate_gaussian(image) / WINDOW
         else:
             found = (
@@ -174,12 +237,21 @@ class Denoising:
         if not 0 < found < 10:
             raise TaskError(
                 f"the noise level of this image was estimated as {found:g} of the intensity "
-                "window, which cannot be right (masked or denoised already?); state it with sigma"
+                "window, which cannot be right (masked or denoised already?); state it with "
+                f"{_told_by(self.noise)}"
             )
         return found
 
     def _point(self, problem: Problem, model: Model, seed: int) -> tuple[Tensor, int]:
         """(posterior mean, network calls), in model units."""
+        if self._counted is not None:
+            measured = replace(problem, measurement=self._counted.measurement(problem))
+
+            def denoise(images: Tensor, noise: Tensor) -> Tensor:
+                ratios = tuple((noise / WINDOW).tolist())
+                return self._mean(images, replace(problem, levels=ratios), model)
+
+            return count_mean(denoise, measured, self.count_draws, seed), 1 + self.count_draws
         estimate = self._mean(problem.given, problem, model)
         if self.noise == "gaussian":
             return estimate, 1
@@ -190,29 +262,32 @@ class Denoising:
         clean = torch.from_numpy(invert_mean(biased, 1.0)).to(estimate) * sigma
         total = torch.zeros_like(clean)
         for draw in range(self.phase_draws):
-            real = self._real_channel(problem, clean + zero, ("phase", 0), draw, seed)
+            part = draw / self.phase_draws
+            real = self._real_channel(problem, clean + zero, ("phase", 0), part, seed)
             total += self._mean(real, problem, model) - zero
             clean = total / (draw + 1)
         return clean + zero, 1 + self.phase_draws
 
     def _real_channel(
-        self, problem: Problem, clean: Tensor, member: tuple[str, int], draw: int, seed: int
+        self, problem: Problem, clean: Tensor, member: tuple[str, int], part: float, seed: int
     ) -> Tensor:
-        """The given magnitudes with phases drawn as if `clean` were true, in model units."""
+        """The given magnitudes with phases drawn as if `clean` were true, in model units; `part` of
+        the way around the phase's quantiles from the first draw."""
         zero = signal_zero(problem.cases, problem.given)
         magnitude = (problem.given - zero).clamp_min(0)
         sigma = _column(problem.levels, magnitude) * WINDOW
         name, sample = member
         noise = KeyedNoise(seed, [(f"{name} {key}", sample) for key in problem.keys])
         concentration = magnitude * (clean - zero).clamp_min(0) / sigma**2
-        return magnitude * cos_of_von_mises(concentration, noise(magnitude, draw)) + zero
+        unit = further(noise(magnitude, 0), part)
+        return magnitude * cos_of_von_mises(concentration, unit) + zero
 
     def _starts(self, problem: Problem, point: Tensor, n: int, seed: int) -> Tensor:
         """Where each posterior sample begins: (n, batch, channel, *space) in model units."""
         if self.noise == "gaussian":
             return problem.given.expand(n, *problem.given.shape)
         drawn = [
-            self._real_channel(problem, point, ("sample phase", sample), 0, seed)
+            self._real_channel(problem, point, ("sample phase", sample), 0.0, seed)
             for sample in range(n)
         ]
         return torch.stack(drawn)
@@ -287,6 +362,11 @@ def _noise_scale(model: Model) -> float:
     return found
 
 
+def _told_by(noise: str) -> Literal["sigma", "counts"]:
+    """The option that states the level of a kind of noise."""
+    return "sigma" if noise in ("gaussian", "rician") else "counts"
+
+
 def _at(given: Tensor, level: NoiseLevel) -> Tensor:
     return given * level.alpha.to(given).view(-1, *[1] * (given.ndim - 1))
 
@@ -295,6 +375,18 @@ def _column(values: Sequence[float], like: Tensor) -> Tensor:
     return torch.tensor(values, dtype=like.dtype, device=like.device).view(
         -1, *[1] * (like.ndim - 1)
     )
+
+
+def further(unit: Tensor, part: float) -> Tensor:
+    """Standard Gaussian draws whose quantiles are those of `unit` moved on by `part`, around.
+
+    Draws at parts k / n are stratified: each is a draw by itself, and their mean scatters less than
+    that of n independent ones. Source: McKay, Beckman & Conover 1979 (doi:10.2307/1268522).
+    """
+    if part == 0:
+        return unit
+    quantile = (torch.special.ndtr(unit.double()) + part) % 1
+    return torch.special.ndtri(quantile.clamp(1e-12, 1 - 1e-12)).to(unit)
 
 
 def cos_of_von_mises(concentration: Tensor, unit: Tensor) -> Tensor:

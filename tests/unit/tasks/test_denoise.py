@@ -15,7 +15,7 @@ from medidiff.data.options import Space
 from medidiff.model import Model
 from medidiff.networks import NetworkShape, UNetOptions, build
 from medidiff.spec import ModelSpec
-from medidiff.tasks.denoise import Denoising, cos_of_von_mises
+from medidiff.tasks.denoise import Denoising, cos_of_von_mises, further
 
 
 @pytest.mark.parametrize("concentration", [0.0, 0.3, 2.0, 20.0, 1000.0])
@@ -40,6 +40,19 @@ def test_a_drawn_real_channel_has_the_noise_that_the_prior_is_told() -> None:
     real = magnitude * cos_of_von_mises(magnitude * clean / sigma**2, noise[2] / sigma)
     assert float(real.mean()) == pytest.approx(clean, abs=1e-3)
     assert float(real.std()) == pytest.approx(sigma, rel=0.01)
+
+
+def test_stratified_draws_are_draws_and_their_mean_scatters_less() -> None:
+    unit = torch.randn(20_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    draws = torch.stack([further(unit, part / 4) for part in range(4)])
+    assert torch.equal(draws[0], unit)
+    for draw in draws:
+        assert float(draw.mean()) == pytest.approx(0, abs=0.03)
+        assert float(draw.std()) == pytest.approx(1, abs=0.02)
+    cosines = cos_of_von_mises(torch.full_like(draws, 2.0), draws)
+    expected = float(torch.special.i1e(torch.tensor(2.0)) / torch.special.i0e(torch.tensor(2.0)))
+    assert float(cosines.mean()) == pytest.approx(expected, abs=2e-3)
+    assert cosines.mean(0).std() < 0.8 * cosines.std() / 2  # that of independent ones is half
 
 
 @pytest.mark.parametrize("options", [{"sigma": 0.0}, {"sigma": 11.0}, {"phase_draws": 0}])

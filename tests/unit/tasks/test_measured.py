@@ -30,7 +30,6 @@ from medidiff.tasks.base import OURS, Benchmarked, Calibrated, Target
 from medidiff.tasks.calibrated import keep, verdict
 from medidiff.tasks.cartesian import noise_level
 from medidiff.tasks.defaults import Posterior, chosen_for
-from medidiff.tasks.phase import fitted_phase
 from medidiff.tasks.simulate import FINER, ring_of_coils
 
 SIZE = (24, 32)
@@ -258,30 +257,20 @@ def test_one_sample_or_the_mean_alone(model: Model, tmp_path: Path) -> None:
     assert np.allclose(one.image, every.samples[0], atol=1e-4)
 
 
-@pytest.mark.parametrize("noise", ["gaussian", "rician"])
+@pytest.mark.parametrize("noise", ["gaussian", "rician", "poisson", "transmission"])
 def test_a_scan_is_denoised_by_a_posterior_sampler(
     model: Model, tmp_path: Path, noise: str
 ) -> None:
+    level = {"sigma": 0.05} if noise in ("gaussian", "rician") else {"counts": 2e3}
     nibabel.save(nibabel.Nifti1Image(blob() + 2.0, np.eye(4)), tmp_path / "scan.nii.gz")
     result = medidiff.run(
-        "denoise", model, tmp_path / "scan.nii.gz", noise=noise, sigma=0.05, n=2, posterior=FEW,
-        result="mean",
+        "denoise", model, tmp_path / "scan.nii.gz", noise=noise, n=2, posterior=FEW,
+        result="mean", **level,
     )  # fmt: skip
     assert result.provenance["measurement"] == f"{noise} noise"
     assert set(result.maps) == {"std", "p05", "p95"}
     assert not result.samples
     assert np.abs(result.image[0] - blob()).mean() < 0.1 * 180
-
-
-def test_a_phase_is_found_that_the_middle_does_not_show() -> None:
-    image = torch.from_numpy(blob((48, 48)))[None, None] + 20.0
-    ramp = torch.linspace(-1, 1, 48)
-    true = 0.8 * ramp[:, None] ** 2 + 0.5 * ramp[None] * ramp[:, None]
-    kspace = to_kspace(torch.polar(image, true.expand_as(image)))
-    mask = torch.from_numpy(lines((48, 48), 6))
-    start = torch.zeros_like(image)
-    found = fitted_phase(lambda x: mask * to_kspace(x), mask * kspace, image, start)
-    assert float((found - true).abs().mean()) < 0.05
 
 
 def test_the_noise_level_is_that_of_the_outer_samples() -> None:

@@ -1,0 +1,169 @@
+"""What is true of the head `denoise` for the noise of counts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from medidiff.conformance.inverse_cases import squared_exponential
+from medidiff.data.datasets import Case
+from medidiff.data.intensity import FittedIntensity, Scale
+from medidiff.data.options import Space
+from medidiff.diffusion import KeyedNoise
+from medidiff.errors import TaskError
+from medidiff.model import Model
+from medidiff.networks import NetworkShape, UNetOptions, build
+from medidiff.spec import ModelSpec
+from medidiff.tasks.base import Problem
+from medidiff.tasks.counted import count_mean
+from medidiff.tasks.denoise import Denoising
+from medidiff.types import Tensor
+
+WINDOW = Scale((0.0,), (200.0,))
+SIZE = (64, 64)
+NETWORK = UNetOptions(channels=(4, 8), blocks=1, attention=(False, False), groups=2)
+DOSES = [
+    Denoising(noise="poisson", counts=8.0),
+    Denoising(noise="transmission", counts=40.0, attenuation=3.0),
+]
+doses = pytest.mark.parametrize("head", DOSES, ids=lambda head: head.noise)
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    network = build(NETWORK, NetworkShape(dims=2)).eval().requires_grad_(False)
+    intensity = FittedIntensity((0.0,), (200.0,), "train", None, (-1.0, 1.0))
+    space = Space(2, SIZE, (1.0, 1.0))
+    spec = ModelSpec("tiny", "PT", ("image",), space, intensity, NETWORK, NetworkShape(dims=2))
+    return Model(spec, network)
+
+
+def cases(images: Tensor) -> list[Case]:
+    return [
+        Case("", row, image, {}, None, WINDOW, np.eye(4), None)  # type: ignore[arg-type]
+        for row, image in enumerate(images, 1)
+    ]
+
+
+def problem_of(head: Denoising, clean: Tensor, counts: float) -> Problem:
+    """Noisy images of clean ones as a head prepares them."""
+    given = cases(clean)
+    keys = [(str(case.row), 0) for case in given]
+    noise = head._counted
+    assert noise is not None
+    drawn = noise.counted(clean, given, counts, KeyedNoise(3, keys))
+    levels = (noise.law.sigma(counts),) * len(given)
+    problem = Problem(drawn, tuple(cases(drawn)), levels)
+    return replace(problem, measurement=noise.measurement(problem))
+
+
+@doses
+def test_counts_drawn_have_the_image_for_their_mean_and_are_told_to_the_likelihood(
+    head: Denoising,
+) -> None:
+    counts = float(head.counts)
+    clean = torch.full((2, 1, *SIZE), 0.2)  # six tenths of the window
+    problem = problem_of(head, clean, counts)
+    assert problem.measurement is not None
+    values = problem.measurement.values
+    expected = counts * 0.6 if head.noise == "poisson" else counts * np.exp(-3 * 0.6)
+    assert torch.allclose(values, values.round(), atol=1e-3)
+    assert float(values.mean()) == pytest.approx(expected, rel=0.03)
+    assert float(values.var()) == pytest.approx(expected, rel=0.06)
+    # the likelihood is at its best where the image is right
+    places = torch.linspace(-0.2, 0.6, 81)
+    law = problem.measurement.law([0])
+    density = [law.log_density(torch.full((1, 1, *SIZE), float(p)), values[:1]) for p in places]
+    assert float(places[int(torch.cat(density).argmax())]) == pytest.approx(0.2, abs=0.05)
+
+
+@doses
+@pytest.mark.parametrize("signal", [0.25, 0.8])
+def test_the_mean_of_an_even_image_has_no_bias(head: Denoising, signal: float) -> None:
+    """With the exact denoiser of even images, two to six counts a voxel: a root or a logarithm of
+    the counts would be off by a tenth and more."""
+    clean = torch.full((4, 1, *SIZE), 2 * signal - 1, dtype=torch.float64)
+    problem = problem_of(head, clean, float(head.counts))
+
+    def denoise(images: Tensor, noise: Tensor) -> Tensor:
+        assert bool((noise > 0).all())
+        return images.mean((2, 3), keepdim=True).expand_as(images)
+
+    found = (count_mean(denoise, problem, 3, seed=0) + 1) / 2
+    assert float(found.mean()) == pytest.approx(signal, rel=0.02)
+
+
+@doses
+def test_draws_have_the_noise_that_the_prior_is_told(head: Denoising) -> None:
+    """Where the estimate is right."""
+    rows = torch.linspace(-0.8, 0.8, SIZE[0], dtype=torch.float64)
+    clean = rows[:, None].expand(1, 1, *SIZE).contiguous()
+    problem = problem_of(replace(head, counts=400.0), clean, 400.0)
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def denoise(images: Tensor, noise: Tensor) -> Tensor:
+        seen.append((images - clean, noise))
+        return clean
+
+    count_mean(denoise, problem, 2, seed=1)
+    for error, noise in seen[1:]:
+        by_row = error[0, 0].std(1) / noise
+        assert float(error.mean()) == pytest.approx(0, abs=0.02)
+        assert by_row.min() > 0.7
+        assert by_row.max() < 1.35
+        assert float(error.std()) == pytest.approx(float(noise), rel=0.05)
+
+
+@doses
+def test_a_batch_equals_its_members_and_says_what_it_cost(head: Denoising, model: Model) -> None:
+    clean = torch.rand((2, 1, *SIZE), generator=torch.Generator().manual_seed(0)) - 0.5
+    drawn = cases(problem_of(head, clean, float(head.counts)).given)
+    together = head.solve(head.prepare(drawn, model), model, 1, 5)
+    assert together.nfe == 1 + head.count_draws
+    assert together.facts["counts"] == pytest.approx([float(head.counts)] * 2)
+    for case, member in zip(drawn, together.point, strict=True):
+        alone = head.solve(head.prepare([case], model), model, 1, 5)
+        assert torch.allclose(alone.point[0], member, atol=1e-4)
+    fewer = replace(head, count_draws=1).solve(head.prepare(drawn, model), model, 1, 5)
+    assert fewer.nfe == 2
+
+
+@doses
+def test_samples_are_drawn_from_the_law_by_default(head: Denoising, model: Model) -> None:
+    drawn = cases(problem_of(head, torch.zeros(1, 1, *SIZE), float(head.counts)).given)
+    found = head.solve(head.prepare(drawn, model), model, 2, 5)
+    assert found.samples is not None
+    assert found.facts["measurement"] == f"{head.noise} noise"
+    assert found.samples.shape == (2, 1, 1, *SIZE)
+
+
+@doses
+def test_the_counts_of_an_image_are_estimated(head: Denoising, model: Model) -> None:
+    field = squared_exponential(SIZE[0], 12.0)
+    unit = torch.randn((1, SIZE[0]), generator=torch.Generator().manual_seed(0)).double()
+    clean = 0.2 * field.draw(unit)[0].clamp(-2, 2).float().expand(1, 1, *SIZE) - 0.2
+    drawn = cases(problem_of(head, clean, 300.0).given)
+    (level,) = replace(head, counts="estimate").prepare(drawn, model).levels
+    assert head._counted is not None
+    assert head._counted.law.counts(level) == pytest.approx(300, rel=0.2)
+    with pytest.raises(TaskError, match="state it with counts"):
+        replace(head, counts="estimate").prepare(cases(torch.full((1, 1, *SIZE), -1.0)), model)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"noise": "poisson", "sigma": 0.1}, "has no sigma; state counts"),
+        ({"noise": "transmission", "sigma": 0.1}, "has no sigma; state counts"),
+        ({"noise": "rician", "counts": 100.0}, "has no counts; state sigma"),
+        ({"noise": "poisson", "counts": 0.0}, "counts must be above 0"),
+        ({"noise": "transmission", "attenuation": 0.0}, "attenuation must be above 0"),
+        ({"count_draws": 0}, "at least 1"),
+    ],
+)
+def test_a_level_that_is_not_of_the_noise_is_refused(options: dict, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Denoising(**options)
