@@ -1,18 +1,18 @@
 """Which posterior sampler, with which numbers, for which measurement? Chosen on validation scans.
 
-    python benchmarks/tune_inverse.py MODEL --manifest M --out FILE.json --minutes 6
+    python benchmarks/tune_inverse.py MODEL --manifest M --minutes 6 --rounds mri radon methods
 
 Each setting of the heads `reconstruct`, `super_resolution` and `inpaint` is simulated on validation
-subjects and solved by a grid of samplers, all within 100 forward-equivalent calls an image. Told
-are, in the head: PSNR of the mean and of one sample, spread over error, coverage of the central
-90 %, the residual, cost and seconds. Settings take turns, the likeliest samplers first, so that a
-short budget leaves a row of each.
+subjects, once, and solved by a grid of samplers, all within 100 forward-equivalent calls a result.
+Told are, in the head: PSNR of the mean of as many samples as that allows and of one sample, spread
+over error, coverage of the central 90 %, the residual, cost and seconds. Settings take turns, the
+likeliest samplers first, so that a short budget leaves a row of each. The result is
+benchmarks/results/tune_inverse.json, or in the folder that --out names, written anew with each row.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,9 +20,12 @@ from itertools import zip_longest
 from pathlib import Path
 
 import torch
+from record import Measured, write_result
+from torch import Tensor
 
 from medidiff import api, options
 from medidiff.data.datasets import Case
+from medidiff.errors import TaskError
 from medidiff.evaluation.calibration import coverage, spread_and_error
 from medidiff.evaluation.distortion import psnr
 from medidiff.evaluation.regions import head_region
@@ -30,18 +33,33 @@ from medidiff.inverse import DAPS, DDNM, DDRM, DPS, DiffPIR, MomentMatching, PiG
 from medidiff.jobs.cases import cases_of_split
 from medidiff.jobs.reporting import Lines
 from medidiff.jobs.splits import Splits
-from medidiff.model import Model
-from medidiff.tasks.base import Bench
+from medidiff.model import Model, evaluating
+from medidiff.tasks.base import Bench, Problem
 from medidiff.tasks.defaults import Posterior
 from medidiff.tasks.inpaint import Inpainting
-from medidiff.tasks.measured import drawn, piloted, slackened
+from medidiff.tasks.measured import drawn, loosened, piloted, settled
 from medidiff.tasks.reconstruct import MRI, SETTINGS, Reconstruction, setting_of
 from medidiff.tasks.restoration import WINDOW
 from medidiff.tasks.settings import Setting, as_the_truth, simulated
 from medidiff.tasks.super_resolution import SuperResolution
 
-SAMPLES = 4
-HEADER = ("setting", "sampler", "mean", "one", "spread", "cover", "resid", "cost", "s")
+CALLS = 100
+"""Forward-equivalents a result."""
+FEWEST = 4
+"""Samples that spread and coverage are taken from, at least."""
+ROUNDS = ("mri", "radon", "methods", "numbers")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A setting as its samplers find it."""
+
+    setting: Setting
+    cases: Sequence[Case]
+    given: Sequence[Case]
+    problem: Problem
+    clean: Tensor
+    region: Tensor
 
 
 @dataclass(frozen=True)
@@ -49,7 +67,7 @@ class Row:
     """What one sampler did in one setting, mean over subjects."""
 
     setting: str
-    posterior: object
+    posterior: Posterior
     psnr_mean: float
     psnr_mean_worst: float
     psnr_one: float
@@ -57,8 +75,7 @@ class Row:
     coverage: float
     residual: float
     cost: float
-    """Forward-equivalent calls of one sample, pilots counted apart."""
-    pilots: float
+    """Forward-equivalent calls of a result: all of its samples, and pilots."""
     seconds: float
 
 
@@ -68,37 +85,49 @@ def main() -> None:
     )
     parser.add_argument("model")
     parser.add_argument("--manifest", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, help="a folder; benchmarks/results unless told")
     parser.add_argument("--split", default="val")
     parser.add_argument("--subjects", type=int, default=8)
-    parser.add_argument("--samples", type=int, default=SAMPLES)
     parser.add_argument("--minutes", type=float, default=6.0)
     parser.add_argument("--settings", nargs="*", help="beginnings of names; all unless told")
-    parser.add_argument(
-        "--round", choices=("methods", "numbers", "fresh", "phase"), default="methods"
-    )
+    parser.add_argument("--rounds", nargs="*", choices=ROUNDS, default=["methods"])
     args = parser.parse_args()
 
     model = api.load(args.model)
     splits = Splits(model.spec.lineage.train_split, args.split, model.spec.lineage.holdout)
     cases = cases_of_split(model, args.manifest, args.split, splits, Lines(), args.subjects)
+    facts: dict[str, object] = {
+        "subjects": f"{len(cases)} of the split {args.split}",
+        "model_digest": model.digest,
+        "estimate": "mean of as many samples as 100 forward-equivalent calls allow; spread and "
+        f"coverage of {FEWEST} samples at least",
+    }
     chosen = [
         each
         for each in settings(model, cases)
         if not args.settings or any(each.name.startswith(start) for start in args.settings)
     ]
     rows, end = [], time.monotonic() + 60 * args.minutes
-    plan = [[(each, how) for how in grid(args.round, each.name)] for each in chosen]
-    print(" ".join(HEADER), flush=True)
-    for setting, how in (item for turn in zip_longest(*plan) for item in turn if item):
+    trials: dict[str, Trial] = {}
+    for setting, how in turns(args.rounds, chosen):
         if time.monotonic() > end:
             break
-        row = measured(setting, how, cases, model, args.samples)
+        if setting.name not in trials:
+            trials[setting.name] = trial(setting, cases, model)
+        row = measured(trials[setting.name], how, model)
         if row is not None:
             rows.append(row)
             print(told(row), flush=True)
-            args.out.parent.mkdir(parents=True, exist_ok=True)
-            args.out.write_text(json.dumps([options.tree(each) for each in rows], indent=1))
+            write_result(
+                "tune_inverse", [kept(each) for each in rows], facts=facts, folder=args.out
+            )
+
+
+def turns(rounds: Sequence[str], chosen: Sequence[Setting]) -> Iterator[tuple[Setting, Posterior]]:
+    """Setting after setting, the first sampler of each, then the second; round after round."""
+    for turn in rounds:
+        plan = [[(each, how) for how in grid(turn, each.name)] for each in chosen]
+        yield from (item for row in zip_longest(*plan) for item in row if item)
 
 
 def settings(model: Model, cases: Sequence[Case]) -> list[Setting]:
@@ -113,87 +142,149 @@ def settings(model: Model, cases: Sequence[Case]) -> list[Setting]:
 def grid(turn: str, setting: str) -> Iterator[Posterior]:
     """Samplers to try, the likeliest first; none asks for more than 100 calls a result."""
     phased = setting in MRI
-    base = Posterior()
+    plain = Posterior()
     match turn:
         case "methods":
-            yield replace(base, method=DiffPIR())
-            yield replace(base, method=DAPS())
-            yield replace(base, method=MomentMatching(), steps=8)
-            yield replace(base, method=PiGDM(), steps=16)
-            yield replace(base, method=DPS(), steps=33)
-            yield replace(base, method=DDNM())
-            yield replace(base, method=DiffPIR(fresh=1.0))
-            yield replace(base, method=DiffPIR(), steps=50)
-            yield replace(base, method=REDDiff(), steps=50)
+            yield within(replace(plain, method=DiffPIR(fresh=1.0), steps=25))
+            yield within(replace(plain, method=DiffPIR(), steps=25))
+            yield within(replace(plain, method=DAPS(), steps=25))
+            yield within(replace(plain, method=PiGDM(), steps=16), 3)
+            yield within(replace(plain, method=DDNM(), steps=25))
+            yield within(replace(plain, method=DPS(), steps=33), 3)
+            yield within(replace(plain, method=REDDiff(), steps=50))
+            yield within(replace(plain, method=MomentMatching(), steps=7), 14)
             if not phased and not setting.startswith("radon"):
-                yield replace(base, method=DDRM())
+                yield within(replace(plain, method=DDRM(), steps=25))
+        case "mri" if phased:
+            base = replace(plain, method=DiffPIR(fresh=1.0), last_ratio=0.05)
+            yield within(base)
+            yield within(replace(base, phase="fitted"))
+            yield within(replace(base, steps=16))
+            yield within(replace(base, slack=1.5))
+            yield within(replace(base, method=DiffPIR(fresh=0.3)))
+            yield within(replace(base, method=DiffPIR(fresh=0.6)))
+            yield within(replace(base, last_ratio=0.1))
+            yield within(replace(base, last_ratio=None))
+            yield within(replace(base, phase="kept", pilots=5, slack=1.5))
+            yield within(replace(base, method=DiffPIR(fresh=1.0, weight=1.0)))
+            yield within(replace(base, method=DiffPIR(fresh=1.0, weight=7.0)))
+            yield within(replace(base, steps=12))
+            yield within(replace(base, steps=33))
+            yield within(replace(base, method=DAPS()))
+            yield within(replace(base, method=DiffPIR(fresh=0.6), slack=1.5))
+            yield within(replace(base, method=DiffPIR(fresh=0.3), slack=1.5))
+            yield within(replace(base, method=DiffPIR(fresh=0.3), phase="fitted"))
+        case "radon" if setting.startswith("radon"):
+            base = replace(plain, method=DiffPIR(fresh=1.0))
+            yield within(base)
+            yield within(replace(base, last_ratio=0.05))
+            yield within(replace(base, last_ratio=0.05, steps=16))
+            yield within(replace(base, last_ratio=0.1, steps=16))
+            yield within(replace(base, last_ratio=0.1, steps=12))
+            yield within(replace(base, last_ratio=0.2, steps=12))
+            yield within(replace(base, last_ratio=0.1, steps=8))
+            yield within(replace(base, method=DiffPIR(fresh=1.0, weight=1.0), last_ratio=0.05))
+            yield within(replace(base, method=DiffPIR(fresh=1.0, weight=7.0), last_ratio=0.05))
+            yield within(replace(base, method=PiGDM(), steps=16, last_ratio=0.05), 3)
+            yield within(replace(base, last_ratio=0.05, steps=50))
+            yield within(replace(base, method=DiffPIR(fresh=0.6), last_ratio=0.05))
+            yield within(replace(base, method=DiffPIR(fresh=0.3), last_ratio=0.05))
         case "numbers":
-            for weight in (1.0, 3.0, 7.0, 15.0):
-                for fresh in (0.1, 0.3, 0.6, 1.0):
-                    yield replace(base, method=DiffPIR(weight=weight, fresh=fresh))
-        case "fresh":
             for weight in (1.0, 3.0, 7.0):
-                for fresh in (1.0, 0.6):
-                    yield replace(base, method=DiffPIR(weight=weight, fresh=fresh))
-            yield replace(base, method=DiffPIR(fresh=1.0), steps=50)
-            yield replace(base, method=DiffPIR(fresh=1.0), steps=12)
-        case "phase":
-            for pilots, slack in ((5, 1.0), (5, 1.5), (5, 3.0), (3, 1.5), (8, 1.5), (0, 1.5)):
-                yield replace(base, pilots=pilots, slack=slack)
+                for fresh in (1.0, 0.6, 0.3):
+                    yield within(replace(plain, method=DiffPIR(weight=weight, fresh=fresh)))
 
 
-def measured(
-    setting: Setting, how: Posterior, cases: Sequence[Case], model: Model, n: int
-) -> Row | None:
-    """One row; None for a sampler that this operator is not for."""
+def within(how: Posterior, each: float = 1.0) -> Posterior:
+    """With as many draws as the calls allow; `each`: forward-equivalents of a step."""
+    left = CALLS - how.pilots * how.pilot_steps
+    return replace(how, draws=max(1, int(left / (each * how.steps))))
+
+
+def trial(setting: Setting, cases: Sequence[Case], model: Model) -> Trial:
+    """The setting, simulated and made ready."""
     clean = torch.stack([case.images for case in cases])
     given = simulated(setting, cases, seed=0)
     problem = setting.head.prepare(given, model)
     region = head_region(clean) if setting.region is None else setting.region(problem).cpu()
+    return Trial(setting, cases, given, problem, clean, region)
+
+
+def measured(on: Trial, how: Posterior, model: Model) -> Row | None:
+    """One row; None for a sampler that this operator is not for."""
     begin = time.monotonic()
     try:
-        with torch.no_grad():
-            problem, first = piloted(problem, model, how, 0)
-            loose = slackened(problem, how.slack if first.calls else 1.0)
-            samples, each = drawn(loose, model, how, n, 0)
-    except (ValueError, RuntimeError) as error:
-        print(f"{setting.name} {how.method.kind}: {str(error).splitlines()[0]}", flush=True)
+        with torch.no_grad(), evaluating(model.network):
+            problem, first = piloted(on.problem, model, how, 0)
+            loose = loosened(problem, how)
+            samples, each = drawn(loose, model, how, max(how.draws, FEWEST), 0)
+    except (ValueError, RuntimeError, TaskError) as error:
+        print(f"{on.setting.name} {how.method.kind}: {str(error).splitlines()[0]}", flush=True)
         return None
     if samples.device.type == "cuda":
         torch.cuda.synchronize()
     seconds = time.monotonic() - begin
+    point = samples[: how.draws].mean(0)
+    problem = settled(problem, how, point)
     assert problem.measurement is not None
-    residual = problem.measurement.residual(samples[0], range(len(cases)))
-    back = torch.stack([as_the_truth(sample, problem, given) for sample in samples])
-    mean, one = (psnr(x, clean, data_range=WINDOW, region=region) for x in (back.mean(0), back[0]))
-    variance, error = spread_and_error(back, clean, region)
+    residual = problem.measurement.residual(point, range(len(on.cases)))
+    back = torch.stack([as_the_truth(sample, problem, on.given) for sample in samples])
+    mean, one = (
+        psnr(x, on.clean, data_range=WINDOW, region=on.region)
+        for x in (back[: how.draws].mean(0), back[0])
+    )
+    variance, error = spread_and_error(back, on.clean, on.region)
     return Row(
-        setting.name,
-        options.tree(how),
+        on.setting.name,
+        how,
         float(mean.mean()),
         float(mean.min()),
         float(one.mean()),
         float((variance.sum() / error.sum().clamp_min(1e-12)).sqrt()),
-        float(coverage(back, clean, region).mean()),
+        float(coverage(back, on.clean, on.region).mean()),
         float(residual.mean()),
-        each.equivalents,
-        first.equivalents,
+        each.equivalents * how.draws + first.equivalents,
         seconds,
     )
 
 
+def name_of(how: Posterior) -> str:
+    """What of the sampler is not as options have it by themselves."""
+    method = {k: v for k, v in options.tree(how.method).items() if k not in ("kind", "sampler")}
+    named = ", ".join(f"{name} {value}" for name, value in method.items())
+    plain, tree = options.tree(Posterior()), options.tree(how)
+    other = [
+        f"{name} {tree[name]}"
+        for name in ("pilots", "pilot_steps", "slack", "phase", "last_ratio")
+        if tree[name] != plain[name]
+    ]
+    return ", ".join([f"{how.method.kind} ({named})", f"{how.draws} x {how.steps} steps", *other])
+
+
 def told(row: Row) -> str:
     """The row as a line."""
-    how = dict(row.posterior)  # type: ignore[call-overload]
-    method = dict(how["method"])
-    numbers = ",".join(f"{k}={v}" for k, v in method.items() if k != "kind")
     return (
-        f"{row.setting:18s} {method['kind']}({numbers}) steps={how['steps']} "
-        f"pilots={how['pilots']} slack={how['slack']}: mean {row.psnr_mean:.2f} "
+        f"{row.setting}: {name_of(row.posterior)}: mean {row.psnr_mean:.2f} "
         f"(worst {row.psnr_mean_worst:.2f}) one {row.psnr_one:.2f} "
         f"spread {row.spread_over_error:.2f} cover {row.coverage:.3f} resid {row.residual:.2f} "
-        f"cost {row.cost:g}+{row.pilots:g} {row.seconds:.1f}s"
+        f"cost {row.cost:g} {row.seconds:.1f}s"
     )
+
+
+def kept(row: Row) -> Measured:
+    """The row as results are kept."""
+    peers = {
+        "one sample": row.psnr_one,
+        "worst subject": row.psnr_mean_worst,
+        "spread over error": row.spread_over_error,
+        "coverage of 90 %": row.coverage,
+        "residual": row.residual,
+        "calls": row.cost,
+        "seconds": row.seconds,
+    }
+    what = f"{row.setting}: {name_of(row.posterior)}"
+    unit = f"dB in-head, mean of {row.posterior.draws}"
+    return Measured(what, row.psnr_mean, unit, "higher", peers)
 
 
 if __name__ == "__main__":

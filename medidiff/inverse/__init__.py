@@ -8,8 +8,9 @@ A method is a frozen option object that makes a plan of a problem, over the core
     Sampler -> Sampler    DPS, RePaint, Projection              changes the step
     Sampler               DDRM, DDNM, DiffPIR, DAPS, REDDiff, CSGMLangevin   is its own step
 
-Priors of slices work on volumes by `of_slices`, `two_planes` and DiffusionMBIR; complex images go
-through `complex_channels`, and by `of_parts` through a prior of magnitudes.
+Where something of the operator is not known, `Alternating` fits it anew at each level. Priors of
+slices work on volumes by `of_slices`, `two_planes` and DiffusionMBIR; complex images go through
+`complex_channels`, and by `of_parts` through a prior of magnitudes.
 
 Measurements are in the prior's network units and every norm is an image's own unless an option
 names the batch's.
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
+from medidiff.inverse.alternating import Alternating, Refit, Refitted
 from medidiff.inverse.daps import DAPS
 from medidiff.inverse.ddnm import DDNM
 from medidiff.inverse.ddrm import DDRM, DDRMSampler, ddrm_sampler
@@ -64,6 +66,7 @@ __all__ = [
     "DDNM",
     "DDRM",
     "DPS",
+    "Alternating",
     "AnyLikelihood",
     "AnyPosterior",
     "CSGMLangevin",
@@ -84,6 +87,8 @@ __all__ = [
     "Projection",
     "REDDiff",
     "RePaint",
+    "Refit",
+    "Refitted",
     "Rician",
     "complex_channels",
     "ddrm_sampler",

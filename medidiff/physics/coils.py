@@ -93,14 +93,13 @@ def calibration_box(mask: Tensor) -> tuple[int, ...]:
     return tuple(sides)
 
 
-def phase_of_centre(kspace: Tensor, box: tuple[int, ...], coils: Tensor | None = None) -> Image:
-    """The phase of the low-resolution image that a box of k-space holds, in radians.
+def image_of_centre(kspace: Tensor, box: tuple[int, ...], coils: Tensor | None = None) -> Image:
+    """The complex low-resolution image that a box of k-space holds.
 
-    The box is tapered (Hann), so that the phase does not ring. It is cut to the same share of each
+    The box is tapered (Hann), so that the image does not ring. It is cut to the same share of each
     axis, that of the smallest.
     Shapes: kspace (batch, coil, *space), coils as in `CartesianMRI` (none: one coil); gives
     (batch, 1, *space).
-    Source: Noll et al. 1991 (doi:10.1109/42.79473), as homodyne reconstruction takes it.
     """
     space = tuple(kspace.shape[2:])
     share = min(side / size for side, size in zip(box, space, strict=True))
@@ -111,9 +110,15 @@ def phase_of_centre(kspace: Tensor, box: tuple[int, ...], coils: Tensor | None =
         taper = taper[..., None] * along[1:-1]
     middle = torch.stack([_middle(each, sides) for each in kspace]) * taper
     images = from_kspace(_placed(middle, space))
-    if coils is not None:
-        images = (coils.conj() * images).sum(1, keepdim=True)
-    return images.angle()
+    return images if coils is None else (coils.conj() * images).sum(1, keepdim=True)
+
+
+def phase_of_centre(kspace: Tensor, box: tuple[int, ...], coils: Tensor | None = None) -> Image:
+    """The phase of `image_of_centre`, in radians.
+
+    Source: Noll et al. 1991 (doi:10.1109/42.79473), as homodyne reconstruction takes it.
+    """
+    return image_of_centre(kspace, box, coils).angle()
 
 
 def _window(size: int, side: int) -> slice:

@@ -21,7 +21,7 @@ from medidiff.data.datasets import Case, inside, restore
 from medidiff.errors import TaskError
 from medidiff.evaluation.bootstrap import Interval
 from medidiff.evaluation.calibration import Calibration
-from medidiff.inverse import AnyLikelihood, Gaussian
+from medidiff.inverse import AnyLikelihood, Gaussian, Refit
 from medidiff.model import Model
 from medidiff.physics import LinearOperator
 from medidiff.spec import SamplingOptions
@@ -83,8 +83,11 @@ class Measurement:
     kind: str
     """What was measured how, such as "mri 8 coils R=4, 1-D mask": what a calibration is of."""
     signal: Signal | None = None
-    refined: Callable[[Tensor], Measurement] | None = None
-    """Images -> the measurement with what was estimated of it (a phase) estimated anew."""
+    refined: Callable[[Tensor, float], Measurement] | None = None
+    """(images, how far they may be off) -> the measurement with what was estimated of it (a phase)
+    estimated anew."""
+    refit: Callable[[Sequence[int]], Refit] | None = None
+    """The same of some members, along their way from noise to image."""
     likelihood: Callable[[Sequence[int]], AnyLikelihood] | None = None
     """The law of the noise of some members, where it is not Gaussian of `noise_std`."""
 

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from medidiff.data.datasets import Case
 from medidiff.data.intensity import Scale
+from medidiff.diffusion.sampling import Step
 from medidiff.errors import TaskError
 from medidiff.evaluation.noise_level import MAD_TO_DEVIATION
+from medidiff.inverse import Refit, Refitted
 from medidiff.model import Model
 from medidiff.physics import (
     CartesianMRI,
@@ -25,11 +27,11 @@ from medidiff.physics import (
     LinearOperator,
     from_kspace,
 )
-from medidiff.physics.coils import ESPIRiT, calibration_box, phase_of_centre
+from medidiff.physics.coils import ESPIRiT, calibration_box, image_of_centre
 from medidiff.physics.operators import per_image
 from medidiff.physics.window import Placed, centred_on
 from medidiff.tasks.base import Measurement, Problem, Signal
-from medidiff.tasks.phase import fitted_phase
+from medidiff.tasks.phase import SmoothPhase, begun
 from medidiff.tasks.restoration import WINDOW
 
 BRIGHT = 0.99  # this quantile of a low-resolution magnitude lies at the top of the window
@@ -37,6 +39,7 @@ OUTER = 0.1  # share of the samples, those farthest out, that the noise level is
 ENOUGH = 1_000_000  # values that a quantile is taken from
 STEPS = ConjugateGradients(tolerance=1e-6, steps=15)  # of one proximal step, begun at the estimate
 EXACT = ConjugateGradients(tolerance=1e-6, steps=50)
+ROUNDS = 4  # steps of a phase's fit to images that are there
 
 
 @dataclass(frozen=True)
@@ -73,9 +76,9 @@ class Cartesian:
             for case, top in zip(cases, bright, strict=True)
         )
 
-        made = _Made(kspace, mask, coils, sigma, scaled, size)
         known = "phase" in cases[0].beside
-        phase = _phases(cases, kspace, boxes, coils, model)
+        ramp, phase = _phases(cases, kspace, boxes, coils, model)
+        made = _Made(kspace, mask, coils, sigma, scaled, size, ramp)
         blank = torch.zeros((len(cases), 1, *size), device=kspace.device)
         levels = tuple((lines(scaled)[0] * sigma / WINDOW).tolist())
         return Problem(blank, scaled, levels, measurement=made.with_phase(phase, known))
@@ -127,40 +130,50 @@ class _Made:
     sigma: Tensor
     cases: tuple[Case, ...]
     size: tuple[int, ...]
+    ramp: Tensor
+    """What of each phase is no smooth field to be fitted."""
 
     @property
     def grid(self) -> tuple[int, ...]:
         return tuple(self.kspace.shape[2:])
 
     def with_phase(self, phase: Tensor, known: bool) -> Measurement:
-        """In model units; a phase that is not known can be refined."""
+        """In model units; a phase that is not known can be fitted."""
         everyone = range(len(self.cases))
-        gain, offset = lines(self.cases)
 
         def operator(members: Sequence[int]) -> LinearOperator:
-            return self.operator(members, phase)
+            return self.operator(members, phase[[*members]])
 
-        ones = torch.ones((len(self.cases), 1, *self.size), device=self.kspace.device)
-        shift = operator(everyone).forward(per_image(offset, ones) * ones)
         return Measurement(
             operator,
-            per_image(gain, self.kspace) * self.kspace + shift,
-            gain * self.sigma,
+            self.values(everyone, operator(everyone)),
+            lines(self.cases)[0] * self.sigma,
             2 * self.mask.flatten(1).sum(1).cpu().double() * self.kspace.shape[1],
             kind_of(self.mask, self.kspace.shape[1]) + (", phase given" if known else ""),
             Signal(self.complex_images, self.kspace, self.sigma),
-            None if known else lambda images: self.with_phase(self.refined(images, phase), False),
+            None
+            if known
+            else lambda images, width: self.with_phase(self.refined(images, width, phase), False),
+            refit=None if known else lambda members: self.refit(members, phase),
         )
 
     def operator(self, members: Sequence[int], phase: Tensor) -> LinearOperator:
-        """On real images of the model's grid."""
+        """On real images of the model's grid; a phase for each of the members."""
         chosen = [*members]
         coils = None if self.coils is None else self.coils[chosen]
-        found = CartesianMRI(self.mask[chosen], coils, phase[chosen], STEPS)
+        found = CartesianMRI(self.mask[chosen], coils, phase, STEPS)
         if self.grid == self.size:
             return found
         like = torch.zeros((1, 1, *self.size), device=self.kspace.device)
         return Placed(found, self.size, self.grid, like)
+
+    def values(self, members: Sequence[int], operator: LinearOperator) -> Tensor:
+        """The members' k-space in model units, whose line `operator` takes along."""
+        chosen = [*members]
+        kspace = self.kspace[chosen]
+        gain, offset = lines([self.cases[index] for index in chosen])
+        ones = torch.ones((len(chosen), 1, *self.size), device=kspace.device)
+        return per_image(gain, kspace) * kspace + operator.forward(per_image(offset, ones) * ones)
 
     def complex_images(self, members: Sequence[int]) -> LinearOperator:
         """On complex images of the measured grid."""
@@ -168,25 +181,44 @@ class _Made:
         coils = None if self.coils is None else self.coils[chosen]
         return CartesianMRI(self.mask[chosen], coils, None, EXACT)
 
-    def refined(self, images: Tensor, phase: Tensor) -> Tensor:
-        """The phases that fit all samples, given images in model units."""
+    def refined(self, images: Tensor, width: float, phase: Tensor) -> Tensor:
+        """The phases that fit all samples, given images in model units that may be wrong."""
+        return self._fitted(range(len(self.cases)), images, torch.tensor(width), phase, ROUNDS)
+
+    def refit(self, members: Sequence[int], phase: Tensor) -> Refit:
+        """The members' operator with phases fitted to an estimate, a step a time."""
+
+        def refit(clean: Tensor, width: Tensor, memory: Any, at: Step | None) -> Refitted:
+            before = phase[[*members]] if memory is None else memory
+            after = self._fitted(members, clean, width, before, 1, at)
+            operator = self.operator(members, after)
+            return Refitted(operator, self.values(members, operator), after)
+
+        return refit
+
+    def _fitted(
+        self,
+        members: Sequence[int],
+        images: Tensor,
+        width: Tensor,
+        phase: Tensor,
+        rounds: int,
+        at: Step | None = None,
+    ) -> Tensor:
+        """A phase for each of the members, given one for each."""
+        chosen = [*members]
+        cases = [self.cases[index] for index in chosen]
         signal = torch.stack(
-            [
-                case.scale.inverse(image, axis=0)
-                for case, image in zip(self.cases, images, strict=True)
-            ]
+            [case.scale.inverse(x, axis=0) for case, x in zip(cases, images, strict=True)]
         )
-        magnitude = centred_on(signal, self.grid)
-        found = [
-            fitted_phase(
-                self.complex_images([index]).forward,
-                self.kspace[index, None],
-                magnitude[index, None],
-                phase[index, None],
-            )
-            for index in range(len(self.cases))
-        ]
-        return torch.cat(found)
+        fit = SmoothPhase(
+            self.complex_images(chosen),
+            self.kspace[chosen],
+            self.ramp[chosen],
+            self.sigma[chosen],
+        )
+        wide = width.cpu() / lines(cases)[0]
+        return fit.fitted(centred_on(signal, self.grid), wide, phase, rounds, at)
 
 
 def stacked(cases: Sequence[Case], name: str, model: Model) -> Tensor:
@@ -274,16 +306,18 @@ def _phases(
     boxes: Sequence[tuple[int, ...]],
     coils: Tensor | None,
     model: Model,
-) -> Tensor:
-    """(batch, 1, *grid): the given ones, or those of the middle of k-space."""
+) -> tuple[Tensor, Tensor]:
+    """Of each case its phase's ramp and the whole phase, (batch, 1, *grid): the given one, or a
+    smooth one from the middle of k-space."""
     if "phase" in cases[0].beside:
-        return stacked(cases, "phase", model).to(kspace.real.dtype)
-    return torch.cat(
-        [
-            phase_of_centre(kspace[index, None], box, None if coils is None else coils[index, None])
-            for index, box in enumerate(boxes)
-        ]
-    )
+        given = stacked(cases, "phase", model).to(kspace.real.dtype)
+        return given, given
+    found = []
+    for index, box in enumerate(boxes):
+        maps = None if coils is None else coils[index, None]
+        found.append(begun(image_of_centre(kspace[index, None], box, maps)))
+    ramps, phases = zip(*found, strict=True)
+    return torch.cat(ramps), torch.cat(phases)
 
 
 def _brightness(kspace: Tensor, boxes: Sequence[tuple[int, ...]], coils: Tensor | None) -> Tensor:

@@ -9,13 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Literal
 
+import torch
 from pydantic import Field
 
-from medidiff.diffusion import AnySpacing, Denoise, Karras, KeyedNoise, path
+from medidiff.diffusion import AnySpacing, Denoise, Karras, KeyedNoise, NoiseLevel, path
 from medidiff.diffusion.schedules import Schedule
-from medidiff.inverse import AnyLikelihood, AnyPosterior, DiffPIR, Drawn, sample_posterior
+from medidiff.inverse import (
+    Alternating,
+    AnyLikelihood,
+    AnyPosterior,
+    DiffPIR,
+    Drawn,
+    Refit,
+    sample_posterior,
+)
 from medidiff.physics import LinearOperator
 from medidiff.types import Image, Tensor
 
@@ -31,20 +40,39 @@ class Posterior:
     """Samples whose mean is the result where one result is asked for."""
     spacing: Annotated[AnySpacing, Field(discriminator="kind")] = Karras()
     """Where the levels lie."""
+    last_ratio: float | None = None
+    """The noise ratio of the last level, such as that of the measurement's own noise: finer levels
+    cost calls and tell nothing. None: where the spacing ends."""
 
-    pilots: int = 5
+    pilots: int = 0
     """Where a phase is estimated: quick samples before, each of which makes it better."""
     pilot_steps: int = 8
     pilot: Annotated[AnyPosterior, Field(discriminator="kind")] = DiffPIR(fresh=1.0)
     """Their sampler: one whose single sample is near."""
-    slack: float = 1.5
+    slack: float = 1.0
     """Where a phase is estimated: times the noise that is allowed for, for what it leaves wrong."""
+    phase: Literal["kept", "fitted", "drawn"] = "drawn"
+    """Where a phase is estimated: along a sample's way it is kept as the pilots left it, fitted
+    again to every estimate, or drawn around that fit, so that samples differ by what is not known
+    of it, too."""
 
     def __post_init__(self) -> None:
         if self.pilots < 0 or self.pilot_steps < 1 or self.slack < 1:
             raise ValueError("pilots is at least 0, pilot_steps and slack are at least 1")
         if self.steps < 1 or self.draws < 1:
             raise ValueError("steps and draws must be at least 1")
+        if self.last_ratio is not None and self.last_ratio <= 0:
+            raise ValueError(f"last_ratio is above 0, found {self.last_ratio}")
+        if self.last_ratio is not None and not hasattr(self.spacing, "end"):
+            raise ValueError(f"{self.spacing.kind} has levels of its own: leave last_ratio out")
+
+    def levels(self, schedule: Schedule) -> list[NoiseLevel]:
+        """From noise to clean."""
+        spacing = self.spacing
+        if self.last_ratio is not None:
+            half_log_snr = -torch.tensor(self.last_ratio, dtype=torch.float64).log()
+            spacing = replace(spacing, end=float(schedule.time_of(half_log_snr)))  # type: ignore[call-arg]
+        return path(spacing, schedule, self.steps)
 
     def draw(
         self,
@@ -56,17 +84,24 @@ class Posterior:
         noise: KeyedNoise,
         schedule: Schedule,
         progress: Callable[[int, int], None] | None = None,
+        refit: Refit | None = None,
     ) -> Drawn:
-        """One sample an image, with its cost; `progress(done, total)` is told of the steps."""
+        """One sample an image, with its cost; `progress(done, total)` is told of the steps.
+
+        `refit`: how the operator is fitted on the way, where something of it is not known.
+        """
+        method = self.method
+        if refit is not None and self.phase != "kept":
+            method = Alternating(method, refit, self.phase == "drawn")
         return sample_posterior(
             denoise,
             operator,
             measurement,
             likelihood,
-            self.method,
+            method,
             like,
             noise,
-            levels=path(self.spacing, schedule, self.steps),
+            levels=self.levels(schedule),
             schedule=schedule,
             progress=progress,
         )
@@ -80,8 +115,11 @@ NEAREST = DiffPIR(weight=3.0, fresh=1.0)
 """The mean of its draws is nearer to the truth (fourfold super-resolution and holes: by 1.2 to 1.5
 dB), but they differ too little."""
 
+MRI_ENDS = 0.05
+"""Near the noise of a sample: what finer levels would show is not in the measurement."""
+
 ONE_RESULT: tuple[tuple[str, Posterior], ...] = (
-    ("mri", Posterior(NEAREST, draws=2)),  # 40 calls go to the phase
+    ("mri", Posterior(NEAREST, draws=4, last_ratio=MRI_ENDS)),
     ("super-resolution", Posterior(replace(NEAREST, weight=1.0), draws=4)),
     ("inpaint", Posterior(replace(NEAREST, weight=1.0), draws=4)),
     ("", Posterior(NEAREST, draws=4)),
@@ -89,6 +127,7 @@ ONE_RESULT: tuple[tuple[str, Posterior], ...] = (
 """(beginning of the measurement's kind, choice) where one image is asked for."""
 
 SAMPLES: tuple[tuple[str, Posterior], ...] = (
+    ("mri", Posterior(WELL_SPREAD, last_ratio=MRI_ENDS)),
     ("super-resolution", Posterior(replace(WELL_SPREAD, weight=1.0))),
     ("", Posterior(WELL_SPREAD)),
 )

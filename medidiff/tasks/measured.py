@@ -57,9 +57,9 @@ def solved(head: Sampled, problem: Problem, model: Model, n: int, seed: int) -> 
     count = n if n > 1 else (1 if head.result == "sample" else how.draws)
     with torch.no_grad(), evaluating(model.network):
         problem, first = piloted(problem, model, how, seed)
-        loose = slackened(problem, how.slack if first.calls else 1.0)
-        samples, each = drawn(loose, model, how, count, seed)
+        samples, each = drawn(loosened(problem, how), model, how, count, seed)
     point = samples[0] if head.result == "sample" else samples.mean(0)
+    problem = settled(problem, how, point)
     facts = told(problem, model, how, point, n)
     shown = samples if n > 1 else None
     return Solution(
@@ -72,6 +72,7 @@ def solved(head: Sampled, problem: Problem, model: Model, n: int, seed: int) -> 
     )
 
 
+PILOT_WIDTH = 0.1  # of the half window: how far a quick sample is off
 FIRST_SLACK = 32.0  # times the noise: what is not right yet is not to be followed to the letter
 
 
@@ -100,9 +101,26 @@ def piloted(problem: Problem, model: Model, how: Posterior, seed: int) -> tuple[
         measurement = problem.measurement
         assert measurement is not None
         assert measurement.refined is not None
-        problem = replace(problem, measurement=measurement.refined(rough[0]))
+        problem = replace(problem, measurement=measurement.refined(rough[0], PILOT_WIDTH))
         total = Cost(total.calls + cost.calls, total.equivalents + cost.equivalents)
     return problem, total
+
+
+def settled(problem: Problem, how: Posterior, point: Tensor) -> Problem:
+    """The problem with what is estimated of its measurement as fits the result, where samples had
+    fits of their own."""
+    measurement = problem.measurement
+    assert measurement is not None
+    if measurement.refined is None or how.phase == "kept":
+        return problem
+    return replace(problem, measurement=measurement.refined(point, 0.0))
+
+
+def loosened(problem: Problem, how: Posterior) -> Problem:
+    """The problem with the sampler's slack, where something of the measurement is estimated."""
+    measurement = problem.measurement
+    known = measurement is None or measurement.refined is None
+    return problem if known else slackened(problem, how.slack)
 
 
 def slackened(problem: Problem, factor: float) -> Problem:
@@ -158,6 +176,7 @@ def _part(
             KeyedNoise(seed, [(keys[case], sample) for case, sample in members]),
             model.spec.schedule,
             stepped,
+            None if measurement.refit is None else measurement.refit(cases),
         )
     except ValueError as error:  # a method that does not suit the measurement
         raise TaskError(str(error)) from None

@@ -1,76 +1,229 @@
-"""A better phase of a magnetic resonance image, once its magnitude is roughly known.
+"""The phase of a magnetic resonance image, while its magnitude is found.
 
-The middle of k-space gives a phase of low resolution. With a magnitude m from the prior, what is
-left of the phase is a smooth field, fitted to all samples, also those outside of the middle:
+A phase is a ramp and a smooth field of cosines, and nothing else: what is finer is left to noise.
 
-    min over theta of |y - A(m exp(i (phase + sum_k theta_k B_k)))|^2,   B_k products of cosines
+    phase = ramp + sum_k theta_k B_k,   B_k products of cosines, k their half periods
 
-by Gauss-Newton steps with Levenberg's damping (Levenberg 1944, doi:10.1090/qam/10666), each case by
-itself.
+The middle of k-space gives where to begin. Then, with an estimate of the magnitude from the prior
+that may be wrong by `width`, all samples are fitted, also those outside of the middle:
+
+    min over theta and m of |y - A(m exp(i phase))|^2 / (2 s^2) + |m - estimate|^2 / (2 width^2)
+                            + sum_k theta_k^2 / (2 tau_k^2)
+
+That the magnitude is free, too, is what makes it right: what another magnitude explains must not
+bend the phase, and only what none explains says how. tau falls with the half periods, so that only
+what the samples show becomes fine.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from medidiff.diffusion.sampling import Step
+from medidiff.inverse.alternating import PARAMETERS
+from medidiff.inverse.draws import measurement_noise
+from medidiff.physics import ConjugateGradients, LinearOperator
+from medidiff.physics.operators import per_image
+
 WAVES = {2: 12, 3: 5}  # cosines along each axis, by dimensions, at most
 SHORTEST = 12  # voxels that a cosine's half period has at least
-AT_ONCE = 16  # waves
-ROUNDS = 4
-DAMPING = 1e-3
-SMOOTH = 0.05  # of each axis: what of a phase is finer is its noise
+SOLVER = ConjugateGradients(tolerance=1e-3, steps=30)
+SMALLEST = 1e-3  # of the noise: a width that is none
+SPREAD = 1.0  # radians, of a cosine with long half periods
+KNEE = 4.0  # half periods from which on a cosine is expected to be small
+FALL = 4.0  # power of its fall
+LEAN = 1e-4  # on the expected size, beside the slopes of the middle's phase
 
 
-def fitted_phase(
-    forward: Callable[[Tensor], Tensor], kspace: Tensor, magnitude: Tensor, phase: Tensor
-) -> Tensor:
-    """The phase of one case that explains the samples best: `phase`, smoothed, and a smooth field.
+def begun(image: Tensor) -> tuple[Tensor, Tensor]:
+    """(ramp, ramp and smooth field): the phase that an image of low resolution has.
 
-    Shapes: `forward` takes complex images (n, 1, *space) to (n, coil, *space); kspace is
-    (1, coil, *space), magnitude and phase (1, 1, *space).
+    The field has the slopes of the image's phase, weighed by the image's power, so that nothing
+    needs to be unwrapped.
+    Shapes: image (1, 1, *space), complex; both (1, 1, *space).
+    Units: radians.
+    Source: Ghiglia & Romero 1994 (doi:10.1364/JOSAA.11.000107) for weighted least squares of
+    wrapped differences, here among cosines; Ahn & Cho 1987 (IEEE Trans. Med. Imaging 6:32) for
+    the ramp, by the autocorrelation of neighbours.
     """
-    precision, kspace = phase.dtype, kspace.to(torch.complex128)
-    magnitude, phase = magnitude.double(), phase.double()
-    basis = cosines(tuple(phase.shape[2:])).to(phase)
-    seen = kspace[0] != 0
-    phase = smoothed(magnitude**2 * torch.polar(torch.ones_like(phase), phase)).angle()
-    for _ in range(ROUNDS):
-        image = magnitude * torch.polar(torch.ones_like(phase), phase)
-        apart = (kspace - forward(image))[0, seen]
-        slopes = torch.cat([forward(1j * image * some)[:, seen] for some in basis.split(AT_ONCE)])
-        normal = (slopes.conj() @ slopes.T).real
-        right = (slopes.conj() @ apart).real
-        damped = normal + DAMPING * normal.diagonal().mean() * torch.eye(
-            len(normal), dtype=normal.dtype, device=normal.device
+    ramp = _ramp(image)
+    level = image * torch.polar(torch.ones_like(ramp), -ramp)
+    waves = _waves(ramp).double()
+    normal, right = torch.zeros((len(waves),) * 2).to(waves), torch.zeros(len(waves)).to(waves)
+    for axis in range(2, image.ndim):
+        pairs = _pairs(level, axis).flatten()
+        slopes = waves.diff(dim=axis).flatten(1)
+        normal = normal + (slopes * pairs.abs()) @ slopes.T
+        right = right + slopes @ (pairs.abs() * pairs.angle())
+    penalty = LEAN * normal.diagonal().max() * _expected(ramp) ** -2
+    theta = torch.linalg.solve(normal + penalty.diag(), right)
+    field = torch.tensordot(theta, waves, 1)[None].to(ramp)
+    rest = (level * torch.polar(torch.ones_like(field), -field)).sum().angle()
+    return ramp, ramp + field + rest
+
+
+def _ramp(image: Tensor) -> Tensor:
+    """The mean slope of the phase along each axis, 0 in the middle of the image."""
+    ramp = torch.zeros_like(image.real)
+    for axis in range(2, image.ndim):
+        n = image.shape[axis]
+        along = torch.arange(n, device=image.device) - (n - 1) / 2
+        shape = [-1 if a == axis else 1 for a in range(image.ndim)]
+        ramp = ramp + _pairs(image, axis).sum().angle() * along.reshape(shape).to(ramp)
+    return ramp
+
+
+def _pairs(image: Tensor, axis: int) -> Tensor:
+    """Each voxel times the conjugate of the one before it, whose phase is the slope."""
+    size = image.shape[axis] - 1
+    found = image.narrow(axis, 1, size) * image.narrow(axis, 0, size).conj()
+    return found.to(torch.complex128)
+
+
+@dataclass(frozen=True, eq=False)
+class SmoothPhase:
+    """What the samples of some cases say of their phases.
+
+    Shapes: `operator` is on complex images (batch, 1, *space), kspace (batch, coil, *space), ramp
+    (batch, 1, *space); noise_std (batch,), of a real number of the k-space.
+    Units: radians; noise_std and magnitudes those of the signal.
+    Source: Zhao et al. 2012 (IEEE Trans. Med. Imaging 31:1713) for the model: undersampled k-space,
+    a magnitude and a smooth phase each with a regularisation of its own.
+    Differs: the phase in cosines, and Gauss-Newton steps for both at once, by conjugate gradients.
+    """
+
+    operator: LinearOperator
+    kspace: Tensor
+    ramp: Tensor
+    noise_std: Tensor
+
+    def fitted(
+        self,
+        magnitude: Tensor,
+        width: Tensor,
+        phase: Tensor,
+        rounds: int = 1,
+        at: Step | None = None,
+    ) -> Tensor:
+        """The phases near `phase` that fit best, all of (batch, 1, *space); width (batch,).
+
+        With `at` a draw by its noise: of the Gaussian of both unknowns that a step stands for, by
+        perturbing all that is known (Papandreou & Yuille 2010).
+        """
+        for _ in range(rounds):
+            phase = self._step(magnitude, width, phase, at)
+        return phase
+
+    def _step(self, magnitude: Tensor, width: Tensor, phase: Tensor, at: Step | None) -> Tensor:
+        here = _Linear(self, magnitude, width, phase)
+        y, estimate, theta = self._known(here, at)
+        apart = y - self.operator.forward(here.turn * magnitude)
+        right = here.adjoint(apart) + here.packed(
+            here.rho * estimate, here.pull * (theta - here.theta)
         )
-        theta = torch.linalg.solve(damped, right)
-        phase = phase + (theta.reshape(-1, *[1] * (basis.ndim - 1)) * basis).sum(0, keepdim=True)
-    return phase.to(precision)
+        change = SOLVER.solve(here.normal, right, torch.zeros_like(right))
+        return phase + here.field(here.unpacked(change)[1])
+
+    def _known(self, here: _Linear, at: Step | None) -> tuple[Tensor, Tensor, Tensor]:
+        """The samples, what the magnitude is off the estimate and theta, as expected or drawn."""
+        off, theta = torch.zeros_like(here.magnitude), torch.zeros_like(here.theta)
+        if at is None:
+            return self.kspace, off, theta
+        std = per_image(self.noise_std, self.ramp)
+        y = self.kspace + std * (self.kspace != 0) * measurement_noise(at, self.kspace, PARAMETERS)
+        unit = measurement_noise(at, off, PARAMETERS + 1)
+        theta = here.tau * measurement_noise(at, theta, PARAMETERS + 2)
+        return y, here.width * unit, theta
 
 
-def smoothed(image: Tensor) -> Tensor:
-    """The image blurred by a Gaussian of `SMOOTH` of each axis, which goes on around its ends."""
-    axes = tuple(range(2, image.ndim))
-    spectrum = torch.fft.fftn(image, dim=axes)
-    for axis in axes:
-        turns = torch.fft.fftfreq(image.shape[axis], device=image.device) * image.shape[axis]
-        gain = torch.exp(-2 * (math.pi * SMOOTH * turns) ** 2)
-        spectrum = spectrum * gain.reshape([-1 if a == axis else 1 for a in range(image.ndim)])
-    return torch.fft.ifftn(spectrum, dim=axes)
+class _Linear:
+    """The problem of one step: A(exp(i phase) (m + i estimate B theta)), its unknowns packed as
+    (batch, voxels and waves), each block scaled to curvatures near 1."""
+
+    def __init__(self, fit: SmoothPhase, magnitude: Tensor, width: Tensor, phase: Tensor) -> None:
+        self.operator, self.magnitude = fit.operator, magnitude
+        self.turn = torch.polar(torch.ones_like(phase), phase)
+        self.waves = _waves(phase).flatten(1)
+        noise = fit.noise_std.to(phase).clamp_min(SMALLEST)
+        self.width = per_image(width, phase).clamp_min(SMALLEST * per_image(noise, phase))
+        self.rho = per_image(noise, phase) ** 2 / self.width**2
+        self.tau = _expected(phase).to(phase)
+        self.pull = noise[:, None] ** 2 / self.tau**2
+        self.theta = _coefficients(phase - fit.ramp, self.waves)
+        self.scale = (1 + self.rho).rsqrt()
+        power = magnitude.flatten(1) ** 2
+        self.factor = torch.linalg.cholesky(
+            torch.stack([(self.waves * each) @ self.waves.T for each in power]).double()
+            + self.pull.double().diag_embed()
+        ).to(phase)
+
+    def packed(self, magnitude: Tensor, theta: Tensor) -> Tensor:
+        """The scaled unknowns' gradient."""
+        down = torch.linalg.solve_triangular(self.factor, theta[..., None], upper=False)[..., 0]
+        return torch.cat([(self.scale * magnitude).flatten(1), down], 1)
+
+    def unpacked(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Magnitude and theta of the scaled unknowns."""
+        voxels = self.waves.shape[1]
+        theta = x[:, voxels:, None]
+        up = torch.linalg.solve_triangular(self.factor.mT, theta, upper=True)[..., 0]
+        return self.scale * x[:, :voxels].view_as(self.magnitude), up
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """Of the map from the packed unknowns to k-space."""
+        image = self.turn.conj() * self.operator.adjoint(y)
+        return self._gradient(image)
+
+    def normal(self, x: Tensor) -> Tensor:
+        """Its normal map, and what the unknowns' own terms add."""
+        magnitude, theta = self.unpacked(x)
+        image = torch.complex(magnitude, self.magnitude * self.field(theta))
+        image = self.turn.conj() * self.operator.normal(self.turn * image)
+        return self._gradient(image) + self.packed(self.rho * magnitude, self.pull * theta)
+
+    def field(self, theta: Tensor) -> Tensor:
+        """B theta, (batch, 1, *space)."""
+        return (theta @ self.waves).view_as(self.magnitude)
+
+    def _gradient(self, image: Tensor) -> Tensor:
+        return self.packed(image.real, (self.magnitude * image.imag).flatten(1) @ self.waves.T)
 
 
-def cosines(space: tuple[int, ...]) -> Tensor:
-    """Products of the lowest cosines along each axis: (waves, 1, *space)."""
-    count = WAVES[len(space)]
-    products = torch.ones(1, *[1] * len(space))
+def _waves(like: Tensor) -> Tensor:
+    """(waves, 1, *space), products of the lowest cosines along each axis."""
+    return cosines(tuple(like.shape[2:]))[0].to(like)
+
+
+def _expected(like: Tensor) -> Tensor:
+    """tau: the standard deviation of each coefficient in radians, in float64."""
+    half_periods = cosines(tuple(like.shape[2:]))[1].to(like.device)
+    return SPREAD / (1 + (half_periods / KNEE) ** FALL)
+
+
+def _coefficients(fields: Tensor, waves: Tensor) -> Tensor:
+    """(batch, waves), theta of fields of cosines, which are orthogonal."""
+    found = fields.double().flatten(1) @ waves.double().T
+    return (found / waves.double().square().sum(1)).to(fields)
+
+
+@lru_cache(maxsize=4)
+def cosines(space: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Products of the lowest cosines along each axis, (waves, 1, *space), and the length of their
+    half periods' vector, (waves,): those within the ball that the axes allow."""
+    most = WAVES[len(space)]
+    products, squares = torch.ones(1, *[1] * len(space)), torch.zeros(1, dtype=torch.float64)
     for axis, n in enumerate(space):
         angle = math.pi * (torch.arange(n) + 0.5) / n
-        waves = torch.stack([(k * angle).cos() for k in range(min(count, 1 + n // SHORTEST))])
+        count = min(most, 1 + n // SHORTEST)
+        along = torch.stack([(k * angle).cos() for k in range(count)])
         shape = [1] * (len(space) + 1)
         shape[axis + 1] = n
-        products = (products[:, None] * waves.reshape(1, len(waves), *shape[1:])).flatten(0, 1)
-    return products[:, None]
+        products = (products[:, None] * along.reshape(1, count, *shape[1:])).flatten(0, 1)
+        squares = (squares[:, None] + torch.arange(count) ** 2).flatten()
+    within = squares < most**2
+    return products[within][:, None], squares[within].sqrt()

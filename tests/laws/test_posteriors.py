@@ -30,6 +30,7 @@ from medidiff.inverse import (
     DDNM,
     DDRM,
     DPS,
+    Alternating,
     AnyPosterior,
     CSGMLangevin,
     DiffPIR,
@@ -42,11 +43,13 @@ from medidiff.inverse import (
     Problem,
     Projection,
     REDDiff,
+    Refitted,
     RePaint,
     Rician,
     complex_channels,
     sample_posterior,
 )
+from medidiff.inverse.alternating import PARAMETERS
 from medidiff.inverse.daps import DAPSSampler
 from medidiff.inverse.ddnm import DDNMSampler
 from medidiff.physics import (
@@ -155,6 +158,47 @@ def test_chunks_change_nothing_but_the_cost_of_gradients(method: Any) -> None:
     assert (whole.calls, whole.backwards) == (cut.calls, cut.backwards)
     assert whole.forward_equivalents == whole.calls + 2 * whole.backwards
     assert cut.forward_equivalents == whole.calls + 3 * whole.backwards
+
+
+@methods
+def test_an_operator_that_is_fitted_to_itself_changes_nothing(method: Any) -> None:
+    y = MASK.forward(images(2))
+
+    def same(clean: Tensor, width: Tensor, memory: Any, at: Step | None) -> Refitted:
+        return Refitted(MASK, y, memory)
+
+    plain = drawn(method, MASK, y, Gaussian(0.1))
+    found = drawn(Alternating(method, same), MASK, y, Gaussian(0.1))
+    assert torch.allclose(found.images, plain.images, atol=1e-10)
+
+
+@pytest.mark.parametrize("method", [DiffPIR(), DAPS(), DDNM()], ids=lambda m: m.kind)
+@pytest.mark.parametrize("spread", [False, True])
+def test_a_gain_that_is_not_known_is_found_on_the_way(method: Any, spread: bool) -> None:
+    """Each voxel seen twice, the second time with a gain."""
+    clean, gains = images(3), torch.tensor([0.7, 1.0, 1.4], dtype=torch.float64)
+    twice = torch.eye(SIDE**2, dtype=torch.float64).repeat(2, 1)
+    once, again = clean.flatten(1), gains[:, None] * clean.flatten(1)
+    fits = []
+
+    def refit(estimate: Tensor, width: Tensor, memory: Any, at: Step | None) -> Refitted:
+        seen = estimate.flatten(1)
+        gain = (seen * again).sum(1) / seen.square().sum(1).clamp_min(1e-3)
+        if at is not None:
+            gain = gain + 0.01 * at.noise(PARAMETERS).flatten(1)[:, 0]
+        fits.append(gain)
+        # the gain goes to the measurement's side, so that one operator serves the batch
+        y = torch.cat([once, again / gain[:, None].clamp_min(0.1)], 1)
+        return Refitted(DenseOperator(twice, SHAPE), y, gain)
+
+    options = {"levels": path(Karras(), EDM(), 40), "schedule": EDM()}
+    made = Alternating(method, refit, drawn=spread)
+    start = torch.cat([once, again], 1)
+    found = drawn(made, DenseOperator(twice, SHAPE), start, Gaussian(0.05), **options)
+    assert len(fits) == found.calls == 40
+    assert torch.allclose(fits[-1], gains, rtol=0.07)
+    other = drawn(made, DenseOperator(twice, SHAPE), start, Gaussian(0.05), **options)
+    assert torch.equal(found.images, other.images)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,6 @@ from medidiff.tasks.base import OURS, Benchmarked, Calibrated, Target
 from medidiff.tasks.calibrated import keep, verdict
 from medidiff.tasks.cartesian import noise_level
 from medidiff.tasks.defaults import Posterior, chosen_for
-from medidiff.tasks.phase import fitted_phase
 from medidiff.tasks.simulate import FINER, ring_of_coils
 
 SIZE = (24, 32)
@@ -271,17 +270,6 @@ def test_a_scan_is_denoised_by_a_posterior_sampler(
     assert set(result.maps) == {"std", "p05", "p95"}
     assert not result.samples
     assert np.abs(result.image[0] - blob()).mean() < 0.1 * 180
-
-
-def test_a_phase_is_found_that_the_middle_does_not_show() -> None:
-    image = torch.from_numpy(blob((48, 48)))[None, None] + 20.0
-    ramp = torch.linspace(-1, 1, 48)
-    true = 0.8 * ramp[:, None] ** 2 + 0.5 * ramp[None] * ramp[:, None]
-    kspace = to_kspace(torch.polar(image, true.expand_as(image)))
-    mask = torch.from_numpy(lines((48, 48), 6))
-    start = torch.zeros_like(image)
-    found = fitted_phase(lambda x: mask * to_kspace(x), mask * kspace, image, start)
-    assert float((found - true).abs().mean()) < 0.05
 
 
 def test_the_noise_level_is_that_of_the_outer_samples() -> None:

@@ -1,0 +1,110 @@
+"""A smooth phase: where it begins, and that it is found beside a magnitude known but roughly."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from medidiff.diffusion import KeyedNoise
+from medidiff.diffusion.sampling import Step
+from medidiff.physics import FourierSampling, to_kspace
+from medidiff.physics.coils import calibration_box, image_of_centre
+from medidiff.tasks.phase import SmoothPhase, begun, cosines
+
+SIZE = (48, 64)
+NOISE = 1e-3
+
+
+def magnitude() -> Tensor:
+    rows, columns = grid()
+    head = torch.sigmoid(12 * (0.7 - (rows**2 + 1.2 * columns**2).sqrt()))
+    return (head * (1 + 0.4 * (7 * rows).sin() * (9 * columns).cos()))[None, None]
+
+
+def grid() -> tuple[Tensor, Tensor]:
+    rows, columns = (torch.linspace(-1, 1, n) for n in SIZE)
+    return torch.meshgrid(rows, columns, indexing="ij")  # type: ignore[return-value]
+
+
+def true_phase() -> Tensor:
+    """A ramp of some turns and what the cosines can say."""
+    waves, _ = cosines(SIZE)
+    field = 1.0 * waves[1] - 0.8 * waves[2] + 0.5 * waves[7] + 0.3 * waves[9]
+    return (field + 9.0 * grid()[1] + 0.5)[None]
+
+
+def fit_of(truth: Tensor, phase: Tensor) -> tuple[SmoothPhase, Tensor]:
+    mask = torch.zeros(1, 1, *SIZE)
+    mask[..., ::3] = 1
+    mask[..., SIZE[1] // 2 - 5 : SIZE[1] // 2 + 5] = 1
+    operator = FourierSampling(mask)
+    kspace = operator.forward(torch.polar(truth, phase))
+    ramp, first = begun(image_of_centre(kspace, calibration_box(mask[0, 0])))
+    return SmoothPhase(operator, kspace, ramp, torch.tensor([NOISE])), first
+
+
+def apart(one: Tensor, other: Tensor, weight: Tensor) -> float:
+    turn = torch.remainder(one - other + math.pi, 2 * math.pi) - math.pi
+    return float(((weight * turn) ** 2).sum().sqrt() / weight.square().sum().sqrt())
+
+
+def test_the_phase_of_a_whole_image_is_smoothed_without_unwrapping() -> None:
+    _, first = begun(torch.polar(magnitude(), true_phase()))
+    assert apart(first, true_phase(), magnitude()) < 0.02
+
+
+def test_exact_samples_and_the_magnitude_give_the_phase() -> None:
+    fit, first = fit_of(magnitude(), true_phase())
+    assert apart(first, true_phase(), magnitude()) > 0.1
+    found = fit.fitted(magnitude(), torch.tensor([0.0]), first, rounds=6)
+    # the ramp that is found is not quite the true one, and cosines say the rest roughly
+    assert apart(found, true_phase(), magnitude()) < 5e-3
+
+
+def test_a_wrong_magnitude_bends_the_phase_less_where_it_is_free() -> None:
+    fit, first = fit_of(magnitude(), true_phase())
+    wrong = magnitude() * (1 + 0.3 * grid()[0].sign() * (5 * grid()[1]).sin())
+    stiff, free = (
+        apart(fit.fitted(wrong, torch.tensor([width]), first, rounds=6), true_phase(), magnitude())
+        for width in (0.0, 0.2)
+    )
+    assert free < stiff / 2
+
+
+def test_draws_are_as_far_from_the_fit_as_it_may_be_wrong() -> None:
+    fit, first = fit_of(magnitude(), true_phase())
+    noisy = fit.kspace + NOISE * 30 * torch.view_as_complex(
+        torch.randn((*fit.kspace.shape, 2), generator=torch.Generator().manual_seed(0))
+    ) * (fit.kspace != 0)
+    fit = SmoothPhase(fit.operator, noisy, fit.ramp, torch.tensor([30 * NOISE]))
+    found = fit.fitted(magnitude(), torch.tensor([0.1]), first, rounds=6)
+    like, width = torch.zeros(1, 1, *SIZE), torch.tensor([0.1])
+    draws = torch.cat(
+        [
+            fit.fitted(
+                magnitude(), width, found, at=Step(0, 1, like, KeyedNoise(n, [("a", 0)]), None)
+            )
+            for n in range(12)
+        ]
+    )
+    error = apart(found, true_phase(), magnitude())
+    spread = sum(apart(draw[None], found, magnitude()) for draw in draws) / len(draws)
+    assert error < 3 * spread
+    assert spread < 3 * error
+
+
+def test_a_batch_gives_what_its_members_give() -> None:
+    one, first = fit_of(magnitude(), true_phase())
+    other = to_kspace(torch.polar(magnitude().flip(-1), -true_phase())) * one.operator.mask  # type: ignore[attr-defined]
+    both = SmoothPhase(
+        one.operator,
+        torch.cat([one.kspace, other]),
+        one.ramp.expand(2, -1, -1, -1),
+        torch.tensor([NOISE, 2 * NOISE]),
+    )
+    images, width = magnitude().expand(2, -1, -1, -1), torch.tensor([0.1, 0.2])
+    found = both.fitted(images, width, first.expand(2, -1, -1, -1))
+    alone = one.fitted(magnitude(), width[:1], first)
+    assert apart(found[:1], alone, magnitude()) < 1e-4
