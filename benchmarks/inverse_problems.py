@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -73,6 +73,7 @@ def main() -> None:
     parser.add_argument("--baselines", choices=("tuned", "none"), default="tuned")
     parser.add_argument("--name", default="inverse_problems", help="of the result")
     parser.add_argument("--out", type=Path, help="another folder for it; pictures stay in W then")
+    parser.add_argument("--keep", type=Path, help="a result whose other settings stay, as they are")
     args = parser.parse_args()
     for part in PARTS:
         if part.name in args.parts:
@@ -88,10 +89,29 @@ def main() -> None:
     }
     if args.supervised:
         facts["supervised"] = [options.tree(described(place)) for place in args.supervised]
+    if args.keep:
+        old, earlier = beside(json.loads(args.keep.read_text(encoding="utf-8")), rows)
+        rows, facts["kept"] = [*rows, *old], earlier
     print(write_result(args.name, rows, facts=facts, folder=args.out))
     for part in parts if args.out is None else ():
         picture = ROOT / "benchmarks" / "results" / f"inverse_{part.name.replace('-', '_')}.png"
         shutil.copyfile(args.work / part.name / "comparison.png", picture)
+
+
+def beside(result: dict, rows: Sequence[Measured]) -> tuple[list[Measured], list[dict]]:
+    """Of an earlier result the rows of settings that `rows` has none of, and of which commit,
+    hardware and versions they are."""
+    new = {row.what.split(",")[0] for row in rows}
+    old = [Measured(**row) for row in result["rows"] if row["what"].split(",")[0] not in new]
+    here = list(dict.fromkeys(row.what.split(",")[0] for row in old))
+    before = result["facts"].get("kept", [])
+    said = {name for each in before for name in each["settings"]}
+    source = {name: result[name] for name in ("commit", "date", "hardware", "versions")}
+    earlier = [
+        each | {"settings": [name for name in each["settings"] if name in here]} for each in before
+    ]
+    found = [*earlier, source | {"settings": [name for name in here if name not in said]}]
+    return old, [each for each in found if each["settings"]]
 
 
 def run(args: argparse.Namespace, part: Part) -> None:

@@ -18,6 +18,7 @@ from medidiff.model_folder import digest, write_json
 from medidiff.tasks.defaults import Posterior
 
 FILE = "calibration.json"
+OF_A_PHASE = ("pilots", "pilot_steps", "pilot", "slack", "phase")  # options: of no use without one
 NEAR = 1.25  # noise levels within this factor of the judged one are covered by its verdict
 
 Uncertainty = Literal["calibrated", "uncalibrated"]
@@ -32,7 +33,9 @@ def verdict(model: Model, kind: str, levels: Sequence[float], how: Posterior) ->
     judged = [
         item["noise"]
         for item in _verdicts(model.folder)
-        if item["calibrated"] and item["kind"] == kind and item["posterior"] == _tree(how)
+        if item["calibrated"]
+        and item["kind"] == kind
+        and _sampler(kind, item["posterior"]) == _sampler(kind, _tree(how))
     ]
     known = levels and all(any(_near(level, noise) for noise in judged) for level in levels)
     return "calibrated" if known else "uncalibrated"
@@ -74,11 +77,21 @@ def _verdicts(folder: Path | None) -> list[dict[str, Any]]:
 
 
 def _key(item: Mapping[str, Any]) -> str:
-    return json.dumps([item["kind"], item["noise"], item["posterior"]], sort_keys=True)
+    sampler = _sampler(item["kind"], item["posterior"])
+    return json.dumps([item["kind"], item["noise"], sampler], sort_keys=True)
 
 
 def _tree(how: Posterior) -> Any:
     return json.loads(json.dumps(options.tree(how)))
+
+
+def _sampler(kind: str, posterior: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a sampler's options matters to a kind of measurement. A verdict from before phases
+    were fitted on the way is of none of today's."""
+    found = {"last_ratio": None, "phase": "as it was", **posterior}
+    if kind.startswith("mri") and "phase given" not in kind:
+        return found
+    return {name: value for name, value in found.items() if name not in OF_A_PHASE}
 
 
 def _near(level: float, noise: float) -> bool:
