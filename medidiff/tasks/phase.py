@@ -149,7 +149,7 @@ class _Linear:
         self.operator, self.magnitude = fit.operator, magnitude
         self.turn = torch.polar(torch.ones_like(phase), phase)
         self.waves = _waves(phase).flatten(1)
-        noise = fit.noise_std.to(phase).clamp_min(SMALLEST)
+        noise = fit.noise_std.to(phase)
         self.width = per_image(width, phase).clamp_min(SMALLEST * per_image(noise, phase))
         self.rho = per_image(noise, phase) ** 2 / self.width**2
         self.tau = _expected(phase).to(phase)
