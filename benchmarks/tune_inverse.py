@@ -47,7 +47,8 @@ CALLS = 100
 """Forward-equivalents a result."""
 FEWEST = 4
 """Samples that spread and coverage are taken from, at least."""
-ROUNDS = ("mri", "radon", "methods", "numbers")
+ROUNDS = ("mri", "radon", "methods", "numbers", "oracle")
+"""The last: what the true phase would give."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,8 @@ def main() -> None:
 def turns(rounds: Sequence[str], chosen: Sequence[Setting]) -> Iterator[tuple[Setting, Posterior]]:
     """Setting after setting, the first sampler of each, then the second; round after round."""
     for turn in rounds:
-        plan = [[(each, how) for how in grid(turn, each.name)] for each in chosen]
+        asked = phase_given(chosen) if turn == "oracle" else chosen
+        plan = [[(each, how) for how in grid(turn, each.name)] for each in asked]
         yield from (item for row in zip_longest(*plan) for item in row if item)
 
 
@@ -169,6 +171,8 @@ def grid(turn: str, setting: str) -> Iterator[Posterior]:
             yield within(replace(base, method=DiffPIR(fresh=1.0, weight=1.0)))
             yield within(replace(base, method=DiffPIR(fresh=1.0, weight=7.0)))
             yield within(replace(base, steps=12))
+            yield within(replace(base, steps=8))
+            yield within(replace(base, steps=12, last_ratio=0.1))
             yield within(replace(base, steps=33))
             yield within(replace(base, method=DAPS()))
             yield within(replace(base, method=DiffPIR(fresh=0.6), slack=1.5))
@@ -183,16 +187,31 @@ def grid(turn: str, setting: str) -> Iterator[Posterior]:
             yield within(replace(base, last_ratio=0.1, steps=12))
             yield within(replace(base, last_ratio=0.2, steps=12))
             yield within(replace(base, last_ratio=0.1, steps=8))
+            yield within(replace(base, last_ratio=0.2, steps=8))
             yield within(replace(base, method=DiffPIR(fresh=1.0, weight=1.0), last_ratio=0.05))
             yield within(replace(base, method=DiffPIR(fresh=1.0, weight=7.0), last_ratio=0.05))
             yield within(replace(base, method=PiGDM(), steps=16, last_ratio=0.05), 3)
             yield within(replace(base, last_ratio=0.05, steps=50))
             yield within(replace(base, method=DiffPIR(fresh=0.6), last_ratio=0.05))
             yield within(replace(base, method=DiffPIR(fresh=0.3), last_ratio=0.05))
+        case "oracle":
+            yield within(replace(plain, method=DiffPIR(fresh=1.0), last_ratio=0.05))
+            yield within(replace(plain, method=DiffPIR(fresh=1.0), last_ratio=0.05, steps=16))
         case "numbers":
             for weight in (1.0, 3.0, 7.0):
                 for fresh in (1.0, 0.6, 0.3):
                     yield within(replace(plain, method=DiffPIR(weight=weight, fresh=fresh)))
+
+
+def phase_given(chosen: Sequence[Setting]) -> list[Setting]:
+    """Those of k-space, with the phase beside it."""
+    return [
+        replace(
+            each, name=f"{each.name}, phase given", simulate=replace(MRI[each.name], phase="given")
+        )
+        for each in chosen
+        if each.name in MRI
+    ]
 
 
 def within(how: Posterior, each: float = 1.0) -> Posterior:

@@ -175,6 +175,7 @@ def make_table(head: Head, found: Benchmarked, peers: Sequence[str] = ()) -> Tab
     references, goals = beside_real(found), goals_of(head, found)
     spreads = [spread_of(each) for each in found.calibrated]
     text = plain_text(summaries, differences, references, goals, spreads)
+    text += "".join(f"\n{note}\n" for note in found.notes)
     return Table(rows, summaries, differences, references, goals, spreads, text)
 
 
@@ -274,7 +275,8 @@ def save_table(
     tables = markdown(
         table.summaries, table.differences, table.references, table.goals, table.spreads
     )
-    text = title + tables + "\n" + meanings
+    notes = "".join(f"\n**{note}**\n" for note in found.notes)
+    text = title + tables + "\n" + meanings + notes
     (out / "table.md").write_text(text, encoding="utf-8")
     if found.examples:
         comparison(

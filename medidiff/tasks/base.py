@@ -245,6 +245,8 @@ class Benchmarked:
     """Of each example, such as its setting."""
     maps: tuple[str, ...] = ()
     """Which of the examples' images are no estimates of the truth."""
+    notes: Sequence[str] = ()
+    """What a reader of the table must know, a line each, such as results that do not fit."""
     real_against_real: Mapping[str, Interval] = field(default_factory=dict)
     """Metric of a population -> what it is for two sets of real images of the same size: the mean
     over random sets and the middle 95 % of single ones."""

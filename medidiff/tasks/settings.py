@@ -34,6 +34,7 @@ from medidiff.tasks.base import (
     Target,
     noise_key,
 )
+from medidiff.tasks.measured import misfit
 from medidiff.tasks.restoration import EXAMPLES, TRUTH, TUNING_CASES, WINDOW, measured
 
 SPREAD = "standard deviation"
@@ -73,6 +74,7 @@ def judged(settings: Sequence[Setting], bench: Bench) -> Benchmarked:
     examples: list[Mapping[str, Tensor]] = []
     calibrated: list[Calibrated] = []
     labels: list[str] = []
+    notes: list[str] = []
     for setting in settings:
         tuned = [] if bench.baselines == "none" else tune(setting, bench)
         drawn: list[_Solved] = []
@@ -90,9 +92,13 @@ def judged(settings: Sequence[Setting], bench: Bench) -> Benchmarked:
             bench.progress(setting.name, done, len(bench.test))
         if bench.samples > 1:
             calibrated.append(_calibrated(setting, drawn))
+        said = misfit(_told(drawn))
+        notes += [] if said is None else [f"{setting.name}, {said}"]
     targets = [target for setting in settings for target in setting.targets]
     shown = same_columns(examples)
-    return Benchmarked(rows, shown, TRUTH, targets, calibrated, labels=labels, maps=(SPREAD,))
+    return Benchmarked(
+        rows, shown, TRUTH, targets, calibrated, labels=labels, maps=(SPREAD,), notes=notes
+    )
 
 
 def same_columns(examples: Sequence[Mapping[str, Tensor]]) -> list[Mapping[str, Tensor]]:
@@ -226,6 +232,13 @@ def _calibrated(setting: Setting, drawn: Sequence[_Solved]) -> Calibrated:
     noise = sum(levels) / len(levels)
     found = calibration(draws, truths, regions)
     return Calibrated(setting.name, first.problem.measurement.kind, noise, posterior, found)
+
+
+def _told(drawn: Sequence[_Solved]) -> Mapping[str, object]:
+    """What is known of all cases' measurements."""
+    facts = [each.solution.facts for each in drawn]
+    residuals = [cast(Sequence[float], each.get("residual", ())) for each in facts]
+    return {**facts[0], "residual": [value for part in residuals for value in part]}
 
 
 def _region(setting: Setting, problem: Problem, clean: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -39,6 +39,8 @@ class SimulatedMRI:
     coils: int = 1
     sigma: float = 0.01
     """Noise in the real and in the imaginary part of a sample, in widths of the window."""
+    phase: Literal["hidden", "given"] = "hidden"
+    """Given, it tells what not knowing it costs."""
 
     def __call__(self, cases: Sequence[Case], noise: KeyedNoise) -> list[Case]:
         """Cases with k-space, mask and (for several coils) maps; the signal is the intensity."""

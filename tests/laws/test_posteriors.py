@@ -176,13 +176,13 @@ def test_an_operator_that_is_fitted_to_itself_changes_nothing(method: Any) -> No
 @pytest.mark.parametrize("spread", [False, True])
 def test_a_gain_that_is_not_known_is_found_on_the_way(method: Any, spread: bool) -> None:
     """Each voxel seen twice, the second time with a gain."""
-    clean, gains = images(3), torch.tensor([0.7, 1.0, 1.4], dtype=torch.float64)
+    truth, gains = images(3), torch.tensor([0.7, 1.0, 1.4], dtype=torch.float64)
     twice = torch.eye(SIDE**2, dtype=torch.float64).repeat(2, 1)
-    once, again = clean.flatten(1), gains[:, None] * clean.flatten(1)
+    once, again = truth.flatten(1), gains[:, None] * truth.flatten(1)
     fits = []
 
-    def refit(estimate: Tensor, width: Tensor, memory: Any, at: Step | None) -> Refitted:
-        seen = estimate.flatten(1)
+    def refit(clean: Tensor, width: Tensor, memory: Any, at: Step | None) -> Refitted:
+        seen = clean.flatten(1)
         gain = (seen * again).sum(1) / seen.square().sum(1).clamp_min(1e-3)
         if at is not None:
             gain = gain + 0.01 * at.noise(PARAMETERS).flatten(1)[:, 0]

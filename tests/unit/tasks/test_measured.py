@@ -30,10 +30,12 @@ from medidiff.tasks.base import OURS, Benchmarked, Calibrated, Target
 from medidiff.tasks.calibrated import keep, verdict
 from medidiff.tasks.cartesian import noise_level
 from medidiff.tasks.defaults import Posterior, chosen_for
+from medidiff.tasks.measured import misfit
 from medidiff.tasks.simulate import FINER, ring_of_coils
 
 SIZE = (24, 32)
 FEW = {"steps": 3, "draws": 1, "pilots": 1, "pilot_steps": 2}
+LOOSE = FEW | {"method": {"kind": "diffpir", "weight": 1e6}, "phase": "kept"}
 NETWORK = UNetOptions(channels=(4, 8), blocks=1, attention=(False, False), groups=2)
 
 
@@ -271,6 +273,16 @@ def test_a_scan_is_denoised_by_a_posterior_sampler(
     assert set(result.maps) == {"std", "p05", "p95"}
     assert not result.samples
     assert np.abs(result.image[0] - blob()).mean() < 0.1 * 180
+
+
+def test_a_result_that_does_not_explain_its_measurement_is_warned_of(model: Model) -> None:
+    given, mask = kspace_of(blob()) * lines(SIZE), lines(SIZE)
+    with pytest.warns(UserWarning, match="of 1 images leave up to .* Check the model's modality"):
+        found = medidiff.run("reconstruct", model, noisy(given) * mask, mask=mask, posterior=LOOSE)
+    assert str(found.provenance["warning"]).startswith("mri 1 coil R=2")
+    fits = {"measurement": "inpaint", "residual": [1.2, 0.0]}
+    assert misfit(fits) is None
+    assert misfit({"measurement": "rician noise"}) is None
 
 
 def test_the_noise_level_is_that_of_the_outer_samples() -> None:

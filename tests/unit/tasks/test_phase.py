@@ -108,3 +108,14 @@ def test_a_batch_gives_what_its_members_give() -> None:
     found = both.fitted(images, width, first.expand(2, -1, -1, -1))
     alone = one.fitted(magnitude(), width[:1], first)
     assert apart(found[:1], alone, magnitude()) < 1e-4
+
+
+def test_a_small_image_and_hardly_any_noise_are_no_trouble() -> None:
+    small = torch.polar(torch.ones(1, 1, 8, 8), torch.full((1, 1, 8, 8), 0.7))
+    ramp, first = begun(small)
+    assert float((first - 0.7).abs().max()) < 1e-5
+    operator = FourierSampling(torch.ones(1, 1, 8, 8))
+    fit = SmoothPhase(operator, operator.forward(small), ramp, torch.tensor([1e-9]))
+    found = fit.fitted(small.abs(), torch.tensor([0.5]), first)
+    assert float((found - 0.7).abs().max()) < 1e-4
+    assert bool(fit.fitted(torch.zeros_like(first), torch.tensor([0.5]), first).isfinite().all())
