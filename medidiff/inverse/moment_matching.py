@@ -35,9 +35,11 @@ class MomentMatching:
     For a Gaussian prior that is exact. V is never formed: conjugate gradients apply it by
     Jacobian-vector products, each of which costs a backward pass (J is symmetric where the denoiser
     is a posterior mean, so the transpose serves). From pure noise it is the plain estimate.
+    What the conjugate gradients leave of the residual is explained by a white covariance.
     On a Gaussian field with its exact denoiser the defaults draw the posterior with a bias of at
-    most a tenth of its deviation and a spread within .9 to 1.1 along 12 levels of equal steps in
-    log-SNR, for at most 100 forward-equivalent calls (tests/laws/test_posterior_calibration.py).
+    most a tenth of its deviation and a spread within .9 to 1.1 along nine levels of equal steps in
+    log-SNR down to a noise ratio of .02, for at most 100 forward-equivalent calls
+    (benchmarks/posterior_calibration.py).
     Source: Boys et al. 2023 (arXiv:2310.06721) for the estimate and the diagonal; Rozet et al. 2024
     (arXiv:2405.13712), section 4, for conjugate gradients.
     Differs: the conjugate gradients are preconditioned by PiGDM's closed form, that of a white V,
@@ -53,9 +55,10 @@ class MomentMatching:
     """When the conjugate gradients end; each of their steps costs two calls, and the whole up to
     1 + 2 steps. They end, too, where the covariance is found to be none."""
     below: float = 10.0
-    """Noise ratio up to which the network's covariance is used; above it PiGDM's without gradient.
-    A trained network's Jacobian says little of much noise: at a ratio of 2 and more it was found to
-    have negative variances. An exact denoiser may have inf."""
+    """Noise ratio up to which the network's covariance is used; above it PiGDM's without gradient,
+    which serves as well while images of unit size are lost in the noise. A trained network's
+    Jacobian may have negative variances at a ratio of 2 and more, on parts of images that it was
+    not trained on most of all: there 1 is safer."""
     sampler: AnySampler = field(default_factory=DPMSolverPP)
     """What walks along the guided estimates."""
 
@@ -93,7 +96,7 @@ def _push(
         raise ValueError(
             "moment matching needs measurement noise: give noise_std > 0, however small"
         )
-    ratio = torch.where(level.alpha == 0, 0.0, level.sigma**2 / level.alpha)
+    ratio = _ratio(level)
 
     def spread(u: Tensor) -> tuple[Tensor, Image]:
         """A V A^T u, and J^T A^T u on the way to it."""
@@ -109,6 +112,11 @@ def _push(
     return _solved(linear, residual, spread, level, options.solver)
 
 
+def _ratio(level: NoiseLevel) -> Tensor:
+    """sigma^2 / alpha; 0 from pure noise, which says nothing."""
+    return torch.where(level.alpha == 0, 0.0, level.sigma**2 / level.alpha)
+
+
 def _solved(
     linear: LinearProblem,
     residual: Tensor,
@@ -116,7 +124,8 @@ def _solved(
     level: NoiseLevel,
     solver: ConjugateGradients,
 ) -> Image:
-    """J^T A^T u, by conjugate gradients from u = 0."""
+    """J^T A^T u, by conjugate gradients from u = 0; the residual that they leave is explained by
+    a white covariance, as PiGDM does without gradient."""
     power = per_image(linear.noise_std, residual) ** 2
     nothing, least = torch.zeros_like(residual), 0.99 * linear.noise_std**2
 
@@ -128,7 +137,7 @@ def _solved(
 
     white = partial(_whitened, linear, level)
     u, image = solver.solve_beside(normal, residual, nothing, least, white)
-    ratio = per_image(level.sigma**2 / level.alpha, image)
+    ratio = per_image(_ratio(level), image)
     left = residual - linear.operator.forward(ratio * image) - power * u
     share = per_image(level.alpha / (level.alpha**2 + level.sigma**2), image)
     return image + share * linear.operator.adjoint(white(left) / power)
