@@ -21,12 +21,13 @@ from medidiff.conformance.posteriors import (
 from medidiff.diffusion.levels import Denoise
 from medidiff.diffusion.noise import KeyedNoise
 from medidiff.diffusion.schedules import EDM
-from medidiff.diffusion.times import Karras, path
+from medidiff.diffusion.times import AnySpacing, Karras, path
 from medidiff.inverse import Gaussian, Posterior, sample_posterior
 from medidiff.physics import DenseOperator
 from medidiff.types import Tensor
 
 COUNT = 64
+EDM_LEVELS = Karras()
 LENGTH = 4.0
 """Of the field's correlation, in values."""
 
@@ -151,8 +152,10 @@ def measured(truth: Tensor, matrix: Tensor, noise_std: float, generator: torch.G
     return y + noise_std * torch.randn(y.shape, generator=generator, dtype=y.dtype)
 
 
-def drawn(case: Case, method: Posterior, each: int, steps: int) -> tuple[Tensor, float]:
-    """Draws (each, signals, n) of a method along EDM's levels, and their cost.
+def drawn(
+    case: Case, method: Posterior, each: int, steps: int, spacing: AnySpacing = EDM_LEVELS
+) -> tuple[Tensor, float]:
+    """Draws (each, signals, n) of a method along EDM's schedule, and their cost.
 
     Errors: ValueError if the method refuses the operator or the noise.
     """
@@ -166,7 +169,7 @@ def drawn(case: Case, method: Posterior, each: int, steps: int) -> tuple[Tensor,
         method,
         torch.zeros((len(members), 1, size), dtype=torch.float64),
         KeyedNoise(0, members),
-        levels=path(Karras(), EDM(), steps),
+        levels=path(spacing, EDM(), steps),
         schedule=EDM(),
     )
     return found.images.reshape(each, signals, size), found.forward_equivalents

@@ -40,24 +40,44 @@ class ConjugateGradients:
         Shapes: (batch, channel, *space).
         Source: Hestenes and Stiefel 1952 (doi:10.6028/jres.049.044).
         """
-        x, residual = start, right - normal(start)
-        direction, power = residual, _power(residual)
+        nothing = start.new_zeros(()).real
+        return self.solve_beside(lambda x: (normal(x), nothing), right, start, least)[0]
+
+    def solve_beside(
+        self,
+        normal: Callable[[Image], tuple[Image, Tensor]],
+        right: Image,
+        start: Image,
+        least: Tensor | None = None,
+        precondition: Callable[[Image], Image] = lambda x: x,
+    ) -> tuple[Image, Tensor]:
+        """`solve` for a `normal` that gives another linear function of its argument beside: x, and
+        that of x, for which nothing is computed again.
+
+        `precondition` is symmetric, positive, and near the inverse of `normal`.
+        Source: Concus, Golub & O'Leary 1976 for the preconditioned iteration.
+        """
+        applied, beside = normal(start)
+        x, residual = start, right - applied
+        towards = precondition(residual)
+        direction, power = towards, real_inner(residual, towards)
         limit = self.tolerance**2 * _power(right)
+        active = _power(residual) > limit
         for _ in range(self.steps):
-            active = power > limit
             if not bool(active.any()):
                 break
-            applied = normal(direction)
+            applied, turned = normal(direction)
             curvature = real_inner(direction, applied)
             if least is not None:
                 active = active & (curvature > least.to(curvature) * _power(direction))
-                power = torch.where(active, power, 0.0)
-            length = _ratio(power, curvature, active)
-            x = x + per_image(length, x) * direction
-            residual = residual - per_image(length, x) * applied
-            before, power = power, torch.where(active, _power(residual), power)
-            direction = residual + per_image(_ratio(power, before, active), x) * direction
-        return x
+            length = per_image(_ratio(power, curvature, active), x)
+            x, beside = x + length * direction, beside + _along(length, turned)
+            residual = residual - length * applied
+            towards = precondition(residual)
+            before, power = power, real_inner(residual, towards)
+            direction = towards + per_image(_ratio(power, before, active), x) * direction
+            active = active & (_power(residual) > limit)
+        return x, beside
 
 
 class IterativeOperator(ABC):
@@ -141,6 +161,11 @@ def real_inner(one: Tensor, other: Tensor) -> Tensor:
 
 def _power(x: Tensor) -> Tensor:
     return real_inner(x, x)
+
+
+def _along(length: Tensor, x: Tensor) -> Tensor:
+    """length, one an image in any shape, times x."""
+    return x if x.ndim == 0 else length.reshape(-1, *(1,) * (x.ndim - 1)) * x
 
 
 def _ratio(above: Tensor, below: Tensor, active: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 Each mutation is one wrong formula that diffusion code has had somewhere. It is made in a copy of
 the package, and the tests that are named with it are run on the copy: they must fail. Prints a line
-a mutation; `--table FILE` writes docs/mutations.md; exit 1 if one is missed.
+a mutation; `--table FILE` writes docs/mutations.md, in which the lines of mutations that were not
+named stay; exit 1 if one is missed.
 """
 
 from __future__ import annotations
@@ -28,6 +29,12 @@ INVERSE = "tests/laws/test_inverse.py"
 POSTERIORS = "tests/laws/test_posteriors.py"
 CALIBRATED = "tests/laws/test_posterior_calibration.py"
 OPERATORS = "tests/laws/test_operators.py"
+PRECONDITIONED = "tests/laws/test_conjugate_gradients.py"
+COUNTED = "tests/laws/test_count_denoising.py"
+COUNT_NOISE = "tests/unit/evaluation/test_count_noise.py"
+TRAPS = "tests/laws/test_benchmark_traps.py"
+MRI = "tests/unit/physics/test_mri.py"
+CT = "tests/unit/physics/test_ct.py"
 LEFT_NOISE = "tests/laws/test_no_noise_is_left.py"
 
 
@@ -378,6 +385,153 @@ MUTATIONS = (
         ("tests/unit/evaluation/test_calibration.py",),
     ),
     Mutation(
+        "what conjugate gradients leave is left",
+        "inverse/moment_matching.py",
+        "return image + share * linear.operator.adjoint(white(left) / power)",
+        "return image",
+        (CALIBRATED, "-k", "conjugate_gradients_leave"),
+    ),
+    Mutation(
+        "conjugate gradients forget the preconditioner in their step",
+        "physics/iterative.py",
+        "before, power = power, real_inner(residual, towards)",
+        "before, power = power, _power(residual)",
+        (PRECONDITIONED,),
+    ),
+    Mutation(
+        "one step length for the batch",
+        "physics/iterative.py",
+        "length = per_image(_ratio(power, curvature, active), x)",
+        "length = (power.sum() / curvature.sum()).to(x)",
+        (PRECONDITIONED,),
+    ),
+    Mutation(
+        "a proximal step without rho before its centre",
+        "physics/iterative.py",
+        "self.adjoint(y) + weight * z, z",
+        "self.adjoint(y) + z, z",
+        (OPERATORS, "-k", "no_gradient_left"),
+    ),
+    Mutation(
+        "coils combined without their conjugate",
+        "physics/mri.py",
+        "combined = (self._sensitivity.conj() * images).sum(1, keepdim=True)",
+        "combined = (self._sensitivity * images).sum(1, keepdim=True)",
+        (OPERATORS, "-k", "adjoint_is_exact"),
+    ),
+    Mutation(
+        "a Fourier transform that is not unitary",
+        "physics/fourier.py",
+        'torch.fft.fftn(moved, dim=axes, norm="ortho")',
+        "torch.fft.fftn(moved, dim=axes)",
+        (MRI, "-k", "unitary"),
+    ),
+    Mutation(
+        "a Fourier transform that is not centred",
+        "physics/fourier.py",
+        "moved = torch.fft.ifftshift(x, dim=axes)",
+        "moved = x",
+        (MRI, "-k", "centred"),
+    ),
+    Mutation(
+        "a projector whose gradient is the projector",
+        "physics/ct.py",
+        "return _Multiplied.apply(gradients[0], ctx.transpose, ctx.matrix), None, None",
+        "return _Multiplied.apply(gradients[0], ctx.matrix, ctx.transpose), None, None",
+        (CT, "-k", "gradients"),
+    ),
+    Mutation(
+        "Parker's weights with the fan the other way",
+        "physics/fbp.py",
+        "first = (margin - gamma).clamp_min(1e-9)",
+        "first = (margin + gamma).clamp_min(1e-9)",
+        (CT, "-k", "disc_comes_back"),
+    ),
+    Mutation(
+        "emission's variance is the rate squared",
+        "inverse/likelihoods.py",
+        "return (measurement - self.background) / scale, rate.sqrt() / scale",
+        "return (measurement - self.background) / scale, rate / scale",
+        (POSTERIORS, "-k", "has_the_likelihood"),
+    ),
+    Mutation(
+        "transmission by the logarithm of its counts",
+        "inverse/likelihoods.py",
+        "target = p + (rate - measurement) / through",
+        "target = integrals",
+        (COUNTED, "-k", "no_bias"),
+    ),
+    Mutation(
+        "the algebraic inverse of Anscombe's root",
+        "evaluation/count_noise.py",
+        "return np.where(mean > means[-1], far, np.interp(mean, means, rates))",
+        "return np.asarray(mean) ** 2 / 4 - 3 / 8",
+        (COUNT_NOISE,),
+    ),
+    Mutation(
+        "counts have the noise of their level added on top",
+        "tasks/counted.py",
+        "added = (s**2 - (w * v) ** 2).clamp_min(0).sqrt()",
+        "added = s.expand_as(v)",
+        (COUNTED, "-k", "noise_that_the_prior"),
+    ),
+    Mutation(
+        "stratified phases that all are the first",
+        "tasks/denoise.py",
+        "quantile = (torch.special.ndtr(unit.double()) + part) % 1",
+        "quantile = torch.special.ndtr(unit.double())",
+        ("tests/unit/tasks/test_denoise.py",),
+    ),
+    Mutation(
+        "inverse crime: measured on the voxels themselves",
+        "tasks/simulate.py",
+        "FINER = 2",
+        "FINER = 1",
+        (TRAPS,),
+    ),
+    Mutation(
+        "Hermitian crime: images without a phase",
+        "tasks/simulate.py",
+        "PHASE_SPREAD = 1.0",
+        "PHASE_SPREAD = 0.0",
+        (TRAPS,),
+    ),
+    Mutation(
+        "denoisers tuned on the scans that are reported",
+        "tasks/restoration.py",
+        "cases = bench.validation[:TUNING_CASES]",
+        "cases = bench.test[:TUNING_CASES]",
+        (TRAPS,),
+    ),
+    Mutation(
+        "rivals tuned on the scans that are reported",
+        "tasks/settings.py",
+        "cases = bench.validation[:TUNING_CASES]",
+        "cases = bench.test[:TUNING_CASES]",
+        (TRAPS,),
+    ),
+    Mutation(
+        "in-head metrics of the whole image",
+        "tasks/restoration.py",
+        "psnr(estimate, clean, data_range=1.0, region=head)",
+        "psnr(estimate, clean, data_range=1.0)",
+        (TRAPS,),
+    ),
+    Mutation(
+        "twice the data range for SSIM",
+        "tasks/restoration.py",
+        '"ssim": ssim(estimate, clean, data_range=1.0)',
+        '"ssim": ssim(estimate, clean, data_range=2.0)',
+        (TRAPS,),
+    ),
+    Mutation(
+        "the residual over the measurement's norm",
+        "tasks/base.py",
+        "expected = self.noise_std[chosen] * self.count[chosen].sqrt()",
+        "expected = self.values[chosen].flatten(1).norm(dim=1).double()",
+        (TRAPS,),
+    ),
+    Mutation(
         "an adjoint that is an inverse",
         "physics/image.py",
         "return self._unblocked((y / self._size)[..., None]",
@@ -396,8 +550,8 @@ def main(arguments: list[str]) -> int:
             verdicts.append(try_mutation(mutation))
             caught = verdicts[-1].caught_by or "MISSED"
             print(f"{mutation.name:<55} {caught}", flush=True)
-    if table is not None:
-        table.write_text(page(verdicts))
+            if table is not None:
+                table.write_text(page(verdicts, table.read_text() if table.is_file() else ""))
     return int(any(not verdict.caught for verdict in verdicts))
 
 
@@ -435,8 +589,13 @@ def first_failure(folder: Path, tests: tuple[str, ...]) -> str:
     return failed[0].removeprefix("FAILED ").split(" - ")[0] if failed else ""
 
 
-def page(verdicts: list[Verdict]) -> str:
-    """docs/mutations.md."""
+def page(verdicts: list[Verdict], before: str = "") -> str:
+    """docs/mutations.md, with the lines of an earlier one for mutations without a verdict."""
+    known = {line.split(" | ")[0].removeprefix("| "): line for line in before.splitlines()}
+    for verdict in verdicts:
+        mutation = verdict.mutation
+        caught = f"`{verdict.caught_by}`" if verdict.caught else "**missed**"
+        known[mutation.name] = f"| {mutation.name} | `{mutation.file}` | {caught} |"
     lines = [
         "# Mutations",
         "",
@@ -446,10 +605,8 @@ def page(verdicts: list[Verdict]) -> str:
         "",
         "| mistake | file | caught by |",
         "| --- | --- | --- |",
+        *(known[each.name] for each in MUTATIONS if each.name in known),
     ]
-    for verdict in verdicts:
-        caught = f"`{verdict.caught_by}`" if verdict.caught else "**missed**"
-        lines.append(f"| {verdict.mutation.name} | `{verdict.mutation.file}` | {caught} |")
     return "\n".join(lines) + "\n"
 
 

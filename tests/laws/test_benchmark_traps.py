@@ -1,0 +1,132 @@
+"""What would make a benchmark of heads too easy, and does not happen here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from medidiff.data.datasets import Case
+from medidiff.data.images import Original
+from medidiff.data.intensity import Scale
+from medidiff.diffusion import KeyedNoise
+from medidiff.evaluation.classical import GAUSSIAN, Baseline
+from medidiff.evaluation.distortion import ssim
+from medidiff.physics import to_kspace
+from medidiff.tasks import restoration, settings
+from medidiff.tasks.base import Bench, Measurement, Problem, Solution
+from medidiff.tasks.restoration import measured
+from medidiff.tasks.settings import Rival, Setting
+from medidiff.tasks.simulate import SimulatedMRI
+
+SIZE = (24, 24)
+
+
+def case_of(row: int, level: float = 0.0) -> Case:
+    down, across = np.mgrid[-1:1:24j, -1:1:24j]
+    disc = np.where(down**2 + across**2 < 0.5, 1.2 + 0.3 * np.sin(9 * across), 0.0)
+    image = torch.from_numpy(disc - 1 + level).float()[None]
+    origin = Original(SIZE, np.eye(4), True, "MR", (0.0,))
+    return Case(f"s{row}", row, image, {}, None, Scale((0.0,), (255.0,)), np.eye(4), origin)
+
+
+def test_no_inverse_crime_what_is_measured_is_not_the_transform_of_the_voxels() -> None:
+    """And no Hermitian one: the images have a phase."""
+    case = case_of(1)
+    (found,) = SimulatedMRI(1, 1.0, sigma=0.0)([case], KeyedNoise(0, [("case", 0)]))
+    kspace = found.beside["kspace"]
+    image = case.scale.inverse(case.images, axis=0)
+    plain = to_kspace(image[None])[0]
+    # the edges of the disc lie elsewhere than on the voxels
+    size = lambda x: float(torch.linalg.vector_norm(x))  # noqa: E731
+    assert abs(size(kspace.abs() - plain.abs())) > 0.02 * size(plain)
+    mirrored = kspace[..., 1:, 1:].flip(-1, -2).conj()  # zero frequency lies at n // 2
+    assert size(kspace[..., 1:, 1:] - mirrored) > 0.1 * size(kspace)
+
+
+def test_metrics_are_of_the_head_and_of_the_declared_range() -> None:
+    case = case_of(1)
+    clean = case.images[None]
+    wrong_outside = clean.clone()
+    wrong_outside[..., :2, :2] += 0.5
+    (row,) = measured(wrong_outside, clean, [case], "s", "m")
+    (right,) = measured(clean + 0.02, clean, [case], "s", "m")
+    assert float(row["psnr_head"]) > 60 > float(row["psnr"])
+    assert float(row["background_bias"]) > 0
+    # an error of .02 of a window of 2 is .01 of it
+    assert float(right["psnr"]) == pytest.approx(40, abs=0.01)
+    expected = ssim((clean + 0.02 + 1) / 2, (clean + 1) / 2, data_range=1.0)
+    assert float(right["ssim"]) == pytest.approx(float(expected), abs=1e-6)
+
+
+@dataclass
+class Recorded:
+    """A head that says whose scans it was given."""
+
+    seen: list[int]
+
+    def corrupt(self, clean: torch.Tensor, cases: Sequence[Case], noise: Any) -> torch.Tensor:
+        self.seen += [case.row for case in cases]
+        return clean + 0.1 * noise(clean, 0)
+
+    def prepare(self, cases: Sequence[Case], model: Any) -> Problem:
+        return Problem(torch.stack([case.images for case in cases]), tuple(cases))
+
+    def solve(self, problem: Problem, model: Any, n: int, seed: int) -> Solution:
+        return Solution(problem.given, 1)
+
+
+def bench_of() -> Bench:
+    validation = [case_of(row) for row in (11, 12)]
+    test = [case_of(row, 0.1) for row in (21, 22)]
+    return Bench(None, [], validation, test)  # type: ignore[arg-type]
+
+
+def test_denoisers_are_tuned_on_validation_scans(monkeypatch: pytest.MonkeyPatch) -> None:
+    head, tuned_on = Recorded([]), []
+
+    def tune(baselines: Any, noisy: Any, truth: Any, **rest: Any) -> list[Baseline]:
+        tuned_on.append(truth)
+        return []
+
+    monkeypatch.setattr(restoration, "tune", tune)
+    nothing = Baseline("nothing", lambda image, sigma, strength: image)
+    restoration._tuned(head, 0.1, "s", bench_of(), [nothing], GAUSSIAN, None)  # type: ignore[arg-type]
+    assert head.seen == [11, 12]
+    assert float(tuned_on[0].min()) == pytest.approx(0)  # the test scans begin at .05
+
+
+def test_rivals_of_measured_heads_are_tuned_on_validation_scans() -> None:
+    seen: list[int] = []
+
+    def simulate(cases: Sequence[Case], noise: KeyedNoise) -> list[Case]:
+        seen.extend(case.row for case in cases)
+        return [replace(case) for case in cases]
+
+    rival = Rival("nothing", lambda problem, strength: problem.given, (1.0,))
+    judge = Setting("s", Recorded([]), simulate, (rival,))  # type: ignore[arg-type]
+    assert settings.tune(judge, bench_of())[0].parameter == 1.0
+    assert seen == [11, 12]
+
+
+def test_the_residual_is_over_the_noise_that_was_told() -> None:
+    """1 for what leaves the noise: neither the truth's norm nor the measurement's."""
+    generator = torch.Generator().manual_seed(0)
+    noise = 0.3 * torch.randn((1, 1, 50, 50), generator=generator)
+    measurement = Measurement(
+        lambda members: Identity(),  # type: ignore[return-value]
+        noise,
+        torch.tensor([0.3], dtype=torch.float64),
+        torch.tensor([2500.0], dtype=torch.float64),
+        "k",
+    )
+    assert float(measurement.residual(torch.zeros(1, 1, 50, 50), [0])) == pytest.approx(1, abs=0.05)
+
+
+class Identity:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x

@@ -1,0 +1,83 @@
+"""The verdicts on calibration that lie with the benchmark's prior are found by the heads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from medidiff.data.datasets import Case, Original
+from medidiff.data.intensity import FittedIntensity, Scale
+from medidiff.data.options import Space
+from medidiff.model import Model
+from medidiff.networks import NetworkShape, UNetOptions, build
+from medidiff.spec import ModelSpec
+from medidiff.tasks import Inpainting, Reconstruction, SuperResolution, calibrated
+from medidiff.tasks.base import Bench
+from medidiff.tasks.calibrated import FILE, verdict
+from medidiff.tasks.defaults import chosen_for
+from medidiff.tasks.reconstruct import SETTINGS
+from medidiff.tasks.settings import Setting, simulated
+
+KEPT = Path(__file__).parents[3] / "benchmarks" / "weights" / "brain-t1-2d-benchmark"
+STORED = json.loads((KEPT / FILE).read_text(encoding="utf-8"))
+NETWORK = UNetOptions(channels=(4, 8), blocks=1, attention=(False, False), groups=2)
+SIZES = {"mri": (24, 176), "radon": (24, 24)}  # what was measured does not depend on them
+NAMES = (*SETTINGS, "super-resolution", "inpaint")
+
+
+def model_of(size: tuple[int, int]) -> Model:
+    intensity = FittedIntensity((0.0,), (255.0,), "train", None, (-1.0, 1.0))
+    shape, space = NetworkShape(dims=2), Space(2, size, (1.0, 1.0))
+    spec = ModelSpec("tiny", "MR", ("image",), space, intensity, NETWORK, shape)
+    return Model(spec, build(NETWORK, shape).eval().requires_grad_(False))
+
+
+def case_of(size: tuple[int, int]) -> Case:
+    down, across = np.mgrid[: 1 : complex(size[0]), : 1 : complex(size[1])] - 0.5
+    disc = np.exp(-8 * (down**2 + across**2)) * (1 + 0.3 * np.sin(9 * across))
+    image = torch.from_numpy(1.4 * disc - 1).float()[None]
+    scale = Scale((0.0,), (255.0,))
+    return Case(
+        "", 1, image, {}, None, scale, np.eye(4), Original(size, np.eye(4), True, "MR", (0.0,))
+    )
+
+
+def setting(name: str, model: Model, case: Case) -> Setting:
+    if name in SETTINGS:
+        (found,) = Reconstruction(settings=(name,))._settings()
+        return found
+    head = SuperResolution() if name == "super-resolution" else Inpainting()
+    (found,) = head.settings_of(Bench(model, [case], [case], [case]))
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_setting_of_the_benchmarks_finds_its_verdict(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = SIZES.get(name.split()[0], (208, 176))
+    model, case = model_of(size), case_of(size)
+    judge = setting(name, model, case)
+    problem = judge.head.prepare(simulated(judge, [case], seed=0), model)
+    assert problem.measurement is not None
+    kind = problem.measurement.kind
+    stored = [each for each in STORED["verdicts"] if each["kind"] == kind]
+    assert stored, f"nothing was ever judged of {kind!r}"
+    # a model folder that holds the verdicts, as if with the weights that they are of
+    (tmp_path / FILE).write_bytes((KEPT / FILE).read_bytes())
+    monkeypatch.setattr(calibrated, "_weights", lambda folder: STORED["weights"])
+    monkeypatch.setattr(model, "folder", tmp_path)
+    how = chosen_for(kind, 8)
+    found = verdict(model, kind, [stored[0]["noise"]], how)
+    assert found == ("calibrated" if stored[0]["calibrated"] else "uncalibrated")
+    assert stored[0]["posterior"] == calibrated._tree(how)
+
+
+def test_the_verdicts_are_of_the_weights_beside_them() -> None:
+    sums = (KEPT / "SHA256SUMS").read_text(encoding="utf-8").split()
+    assert STORED["weights"] == sums[sums.index("model.safetensors") - 1]
+    assert any(each["calibrated"] for each in STORED["verdicts"])
