@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 
 from medidiff.data.intensity import FittedIntensity
-from medidiff.data.options import Space
+from medidiff.data.options import Slices, Space
 from medidiff.diffusion import (
     DDIM,
     DDPM,
@@ -158,6 +158,8 @@ class ModelSpec:
     intensity: FittedIntensity
     network: Annotated[AnyNetwork, Field(discriminator="kind")]
     shape: NetworkShape
+    slices: Slices | None = None
+    """Which slices of volumes the model was trained on; None: images as they were given."""
     role: Role = "prior"
     codec: Annotated[AnyFittedCodec, Field(discriminator="kind")] = IdentityCodec()
     """What leads from images to the space that the network works in; `shape` is of that space."""

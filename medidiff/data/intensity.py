@@ -103,12 +103,13 @@ class FittedIntensity:
         scale = self.scale_of(image)
         return scale.normalise(image, axis=0), scale
 
-    def batch(self, images: Sequence[Tensor]) -> Tensor:
-        """Images (channel, *space) in model units, together: (batch, channel, *space)."""
-        made = torch.empty((len(images), *images[0].shape))
-        for place, image in zip(made, images, strict=True):
-            self.scale_of(image).normalise(image, axis=0, out=place)
-        return made
+
+def scaled_batch(images: Sequence[Tensor], scales: Sequence[Scale]) -> Tensor:
+    """Images (channel, *space) in model units, together: (batch, channel, *space)."""
+    made = torch.empty((len(images), *images[0].shape))
+    for place, image, scale in zip(made, images, scales, strict=True):
+        scale.normalise(image, axis=0, out=place)
+    return made
 
 
 def fit(options: AnyIntensity, images: Iterable[Tensor]) -> FittedIntensity:

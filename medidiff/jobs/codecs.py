@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from medidiff.config import Config
-from medidiff.data.options import Augment
+from medidiff.data.options import AS_STORED, Augment, Slices
 from medidiff.errors import ConfigError, DataError, ModelError
 from medidiff.jobs.models import load_model, model_folder
 from medidiff.jobs.reporting import Reporter
@@ -78,13 +78,28 @@ def check_source(spec: ModelSpec, config: Config) -> AutoencoderOptions:
         "data.space.dims": (space.dims, theirs.dims),
         "data.space.spacing_mm": (space.spacing_mm, theirs.spacing_mm),
         "data.space.orientation": (space.orientation, theirs.orientation),
+        "data.slices": (config.data.slices is not None, spec.slices is not None),
     }
+    if config.data.slices is not None and spec.slices is not None:
+        pairs |= _planes(config.data.slices, space.orientation, spec)
     for name, (ours, its) in pairs.items():
         if ours != its:
             raise ModelError(
                 f"codec.model: {spec.name} was trained with {name} {its!r}; found {ours!r}"
             )
     return spec.network
+
+
+def _planes(slices: Slices, orientation: str, spec: ModelSpec) -> dict[str, tuple[object, object]]:
+    """What is stated of the slices' plane beside the autoencoder's; what is found later is not
+    compared."""
+    assert spec.slices is not None
+    named = spec.slices.plane if slices.plane == "thick" else slices.plane
+    letters = spec.space.orientation if orientation == AS_STORED else orientation
+    return {
+        "data.slices.plane": (named, spec.slices.plane),
+        "data.space.orientation": (letters, spec.space.orientation),
+    }
 
 
 def codec_source(config: Config, parent: Model | None) -> Model | None:

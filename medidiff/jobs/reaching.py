@@ -13,6 +13,7 @@ import numpy as np
 from medidiff.data.fitness import View, model_order
 from medidiff.data.images import Original, load_image, original_of
 from medidiff.data.options import AS_STORED, AXES, Space
+from medidiff.data.slices import volume_of_slices
 from medidiff.errors import DataError, TaskError
 from medidiff.model import Model
 from medidiff.networks import Reach, Tiles
@@ -105,18 +106,17 @@ def _of_slices(space: Space, original: Original, how: Reaching) -> Space:
         letters = how.plane or LIKE_PICTURES
     elif how.plane not in (None, letters):
         raise TaskError(f"the model's slices lie along {letters}; it knows no plane {how.plane}")
-    free = ({0, 1, 2} - {AXES[letter][0] for letter in letters}).pop()
-    letters += "RAS"[free]
-    own = Space(3, (*space.size, 1), AS_STORED, letters)
-    here = [original.spacing_mm[axis] for axis in model_order(original, own)]
-    inner = here[:2] if isinstance(space.spacing_mm, str) else [*space.spacing_mm]
-    spacing = [*inner, here[2] if how.across == "one" else inner[0]]
-    if how.across == "three" and max(inner) > min(inner) * (1 + ISOTROPIC):
+    grid = volume_of_slices(space, original, letters)
+    assert not isinstance(grid.spacing_mm, str)
+    *inner, _ = grid.spacing_mm
+    if how.across == "one":
+        return grid
+    if max(inner) > min(inner) * (1 + ISOTROPIC):
         raise TaskError(
             f"slices across three orientations need pixels of equal sides, not {inner[0]:g} x "
             f"{inner[1]:g} mm"
         )
-    return replace(own, spacing_mm=tuple(spacing))
+    return replace(grid, spacing_mm=(*inner, inner[0]))
 
 
 def _size(space: Space, original: Original, model: Model, tiles: Tiles | None) -> tuple[int, ...]:
