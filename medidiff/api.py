@@ -35,7 +35,7 @@ from medidiff.data.dicom_out_origin import Place
 from medidiff.data.dicom_out_patient import Patient
 from medidiff.data.dicom_out_protect import Dates, protection
 from medidiff.data.dicom_out_segments import Segment
-from medidiff.data.options import CTWindowName
+from medidiff.data.options import CTWindowName, Slices
 from medidiff.data.population import Format, Kind, PopulationOptions
 from medidiff.data.privacy import names_kept_private
 from medidiff.data.splitting import SplitOptions
@@ -135,10 +135,13 @@ class Checked:
 
     loaded: Loaded
     train_images: int
+    """Rows of the manifest; with `data.slices` they are volumes."""
     validation_images: int
     parameters: int
     memory: Fit | None = None
     """Whether training fits into a GPU's memory, where one was stated."""
+    slices: Slices | None = None
+    """What is cut of volumes, in a named plane."""
 
 
 def plan(
@@ -190,7 +193,7 @@ def check(
     if gpu_memory is not None:
         with _reporting(progress) as report:
             found = fit_config(loaded.config, shape, gpu_memory, report)
-    return Checked(loaded, len(data.train), len(data.validation), count, found)
+    return Checked(loaded, len(data.train), len(data.validation), count, found, data.slices)
 
 
 def train(

@@ -132,9 +132,11 @@ def check(
     from medidiff import api
 
     found = api.check(config, changes=change or [], gpu_memory=gpu_memory, progress="bars")
+    slices = found.slices
+    kind = "images" if slices is None else f"volumes, cut into {slices.plane} slices"
     typer.echo(
         f"{config}: sound. {found.train_images} training and {found.validation_images} "
-        f"validation images, network of {found.parameters / 1e6:.2f} M parameters."
+        f"validation {kind}, network of {found.parameters / 1e6:.2f} M parameters."
     )
     if found.memory is not None:
         typer.echo(found.memory.text)

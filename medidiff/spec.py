@@ -251,6 +251,7 @@ def describe(spec: ModelSpec) -> str:
         "grid": " x ".join(map(str, spec.space.size)),
         "spacing (mm)": _shown(spec.space.spacing_mm),
         "orientation": spec.space.orientation,
+        **({"slices of volumes": spec.slices.plane} if spec.slices else {}),
         "trained on": f"{lineage.train_images} images of {lineage.train_subjects} subjects",
         "steps": lineage.steps,
         "conditions": conditions,

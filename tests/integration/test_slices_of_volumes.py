@@ -91,7 +91,7 @@ def test_nonsense_is_refused_with_what_to_do(change: str, said: str, solid: Path
 
 
 def test_pictures_and_cubes_are_refused_with_their_rows(solid: Path, flat: Path) -> None:
-    with pytest.raises(DataError, match="rows 2, 3.*hold 2-D images: leave data.slices out"):
+    with pytest.raises(DataError, match=r"rows 2, 3.*hold 2-D images: leave data\.slices out"):
         ready(solid, f"data.manifest={flat}")
     with pytest.raises(DataError, match="'thick': no volume's voxels are longer"):
         ready(solid, "data.slices={}")
@@ -102,14 +102,15 @@ def test_a_model_of_slices_of_volumes_is_trained_judged_and_run(
     solid: Path, place: Path, tmp_path: Path
 ) -> None:
     changes = [f"data.manifest={solid}", f"output={place / 'sliced'}", *AXIAL, *TINY]
-    run = medidiff.train(ROOT / "configs" / "smoke-2d.yaml", changes=[*changes, "data.cache=disk"])
+    changes += ["data.cache=disk", "data.slices.every=4"]
+    run = medidiff.train(ROOT / "configs" / "smoke-2d.yaml", changes=changes)
     model = medidiff.load(run)
     out = tmp_path / "table"
     table = medidiff.benchmark("denoise", model, manifest=solid, out=out, baselines="none")
     rows = list(csv.DictReader((out / "rows.csv").open()))
     subjects = len({row.subject for row in read_manifest(solid).split("test")})
-    assert {row["subject"] for row in rows}.__len__() == subjects
-    assert len({(row["row"], row["slice"]) for row in rows}) > 3 * subjects
+    assert len({row["subject"] for row in rows}) == subjects
+    assert len({(row["row"], row["slice"]) for row in rows}) > 2 * subjects
     assert all(item.interval.n == subjects for item in table.summaries)
     scan = read_manifest(solid).split("test")[0].images["image"]
     result = medidiff.run("denoise", model, scan, sigma=0.1)
@@ -128,10 +129,10 @@ def test_latents_of_slices_take_the_autoencoder_s_plane(solid: Path, place: Path
     out = place / "sliced-autoencoder"
     changes = [f"data.manifest={solid}", *AXIAL, *TINY, *coder, f"output={out}"]
     medidiff.train(ROOT / "configs" / "smoke-2d.yaml", changes=changes)
-    latents = f"codec={{kind: autoencoder, model: {out}}}"
-    found = ready(solid, latents)
+    latents = [f"codec={{kind: autoencoder, model: {out}}}", "data.intensity={kind: percentile}"]
+    found = ready(solid, *latents)
     assert found.train.images([0]).shape == (1, 2, 8, 8)
-    other = [f"data.manifest={solid}", "output=unused", *AXIAL, *TINY, latents]
+    other = [f"data.manifest={solid}", "output=unused", *AXIAL, *TINY, *latents]
     with pytest.raises(medidiff.errors.ModelError, match="plane 'axial'; found 'sagittal'"):
         codec_channels(
             load_config(
