@@ -153,6 +153,7 @@ def plan(
     method: Literal["whole", "wavelet", "patch"] | None = None,
     modality: str | None = None,
     window: CTWindowName | None = None,
+    dims: Literal[2, 3] | None = None,
     progress: Progress = "none",
 ) -> Planned:
     """Propose a training for the train split of `manifest`, written to `out` with its reasons.
@@ -160,11 +161,12 @@ def plan(
     What it proposes fits into `gpu_memory` GiB as `check` predicts it. `images`: columns that
     become channels (None: all that no row lacks). `method`: whole images, a wavelet's bands or
     patches (None: the first that fits). `modality`: where the scans do not say it. `window`: one of
-    radiologists' CT windows.
+    radiologists' CT windows. `dims`: slices of volumes or whole ones (None: slices where they were
+    acquired thick).
     Errors: ManifestError, DataError, ConfigError, OutputError.
     """
     given = None if images is None else tuple(images)
-    asked = PlanOptions(gpu_memory, given, method, modality, window)
+    asked = PlanOptions(gpu_memory, given, method, modality, window, dims)
     with _reporting(progress) as report:
         return plan_training(Path(manifest), Path(out), asked, report)
 

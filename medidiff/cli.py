@@ -96,6 +96,14 @@ def plan(
         Literal["full", "brain", "subdural", "soft-tissue", "mediastinum", "lung", "bone"] | None,
         typer.Option(help="CT window (default: full)"),
     ] = None,
+    dims: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            max=3,
+            help="2: slices of volumes; 3: whole ones (default: 2 if slices are thick)",
+        ),
+    ] = None,
 ) -> None:
     """Propose a training for a manifest's scans: a configuration with the reason beside each
     line."""
@@ -109,6 +117,7 @@ def plan(
         method=None if method == "auto" else method,
         modality=modality,
         window=window,
+        dims=dims,  # type: ignore[arg-type]
         progress="bars",
     )
     typer.echo(found.text)

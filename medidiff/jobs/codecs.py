@@ -34,7 +34,8 @@ from medidiff.networks.tiling import Tiles
 from medidiff.spec import ModelSpec
 from medidiff.training.batches import TrainingSet, augmented
 
-PART = 4  # images encoded at a time
+PART = 4  # images encoded at a time,
+VOXELS = 2**22  # or fewer, of more voxels together: a large volume goes alone
 STILL = Augment()
 
 
@@ -256,9 +257,11 @@ def _moved(
 
 
 def _parts(images: TrainingSet, what: str, report: Reporter) -> Iterator[range]:
-    for first in range(0, len(images), PART):
+    voxels = images.images([0])[0, 0].numel()
+    part = max(1, min(PART, VOXELS // voxels))
+    for first in range(0, len(images), part):
         report.progress(what, first, len(images))
-        yield range(first, min(first + PART, len(images)))
+        yield range(first, min(first + part, len(images)))
     report.progress(what, len(images), len(images))
 
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -17,11 +18,11 @@ from medidiff.data.manifest import read_manifest
 from medidiff.data.options import AnyIntensity, CTWindowName
 from medidiff.data.rows import Manifest, Row
 from medidiff.data.survey import CASES, Survey, survey
-from medidiff.errors import ConfigError, ManifestError, OutputError
+from medidiff.errors import ConfigError, DataError, ManifestError, OutputError
 from medidiff.jobs.codecs import codec_channels
 from medidiff.jobs.fitting import training_of
 from medidiff.jobs.memory import GIB, plan
-from medidiff.jobs.plans.grid import Axes, GridChoice, axes_of, grid_choice
+from medidiff.jobs.plans.grid import Axes, GridChoice, axes_of, grid_choice, sliced
 from medidiff.jobs.plans.intensity import IntensityChoice, intensity_choice, modality_of
 from medidiff.jobs.plans.lines import Line, to_yaml, tree_of
 from medidiff.jobs.plans.network import (
@@ -60,6 +61,8 @@ class PlanOptions:
     """Where the files and the manifest do not say it."""
     window: CTWindowName | None = None
     """One of radiologists' CT windows."""
+    dims: Literal[2, 3] | None = None
+    """2: slices of volumes; 3: whole volumes; None: slices where they were acquired thick."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,10 @@ def _looked_at(file: Path, out: Path, options: PlanOptions, report: Reporter) ->
         *([] if image_line is None else [image_line]),
         *([] if split_line is None else [split_line]),
     ]
-    warnings: list[str] = []
+    axes, told = sliced(axes_of(found), options.dims)
+    if options.dims == 3 and axes.shape.shape[1] == 2:
+        raise DataError("the images are 2-D: no volumes can be planned (--dims 3)")
+    warnings = [*told]
     if found.subjects < FEW:
         warnings.append(
             f"{found.subjects} subjects in the train split are few: the network is small, and the "
@@ -143,7 +149,7 @@ def _looked_at(file: Path, out: Path, options: PlanOptions, report: Reporter) ->
         rows,
         images,
         found,
-        axes_of(found),
+        axes,
         intensity_choice(found, modality, options.window),
         tuple(lines),
         tuple(warnings),
@@ -212,7 +218,8 @@ def _fitting(
     factors = COARSER if data.axes.spacing_mm is not None and options.method is None else (1.0,)
     for coarser in factors:
         grid = grid_choice(data.axes, modality, coarser)
-        scope = Scope(len(data.rows), data.found.subjects, grid.space.size, grid.levels)
+        images = round(len(data.rows) * float(data.axes.depth.mean()))
+        scope = Scope(images, data.found.subjects, grid.space.size, grid.levels)
         for attempt in attempts(scope, options.method):
             report.progress("planning memory", tried, tried + 1)
             tried += 1
@@ -273,18 +280,19 @@ def _rms(data: _Data, grid: GridChoice, report: Reporter) -> float:
     """The root mean square of scans on the grid, in model units."""
     count = min(MEASURED, len(data.rows))
     rows = [data.rows[place * len(data.rows) // count] for place in range(count)]
-    cases = [
-        case.images
-        for case in CaseSet(
-            rows,
-            data.images,
-            grid.space,
-            progress=lambda done, total: report.progress("placing scans", done, total),
-        )
-    ]
+    cases = CaseSet(
+        rows,
+        data.images,
+        grid.space,
+        progress=lambda done, total: report.progress("placing scans", done, total),
+        slices=data.axes.slices,
+    )
     options: AnyIntensity = data.intensity.options
-    intensity = fit(options, cases)
-    squares = [intensity.normalise(images)[0].square().mean() for images in cases]
+    intensity = fit(options, (case.measured for case in cases.one_a_row()))
+    squares = [
+        cases.scale_of(case, intensity).normalise(case.images, axis=0).square().mean()
+        for case in cases
+    ]
     return float(torch.stack(squares).mean().sqrt())
 
 
