@@ -150,7 +150,7 @@ def plan(
     *,
     gpu_memory: float = 24.0,
     images: Sequence[str] | None = None,
-    method: Literal["whole", "wavelet", "patch"] | None = None,
+    method: Literal["whole", "wavelet", "patch", "latents"] | None = None,
     modality: str | None = None,
     window: CTWindowName | None = None,
     dims: Literal[2, 3] | None = None,
@@ -159,8 +159,9 @@ def plan(
     """Propose a training for the train split of `manifest`, written to `out` with its reasons.
 
     What it proposes fits into `gpu_memory` GiB as `check` predicts it. `images`: columns that
-    become channels (None: all that no row lacks). `method`: whole images, a wavelet's bands or
-    patches (None: the first that fits). `modality`: where the scans do not say it. `window`: one of
+    become channels (None: all that no row lacks). `method`: whole images, a wavelet's bands,
+    patches or latents (None: the first that fits); latents take two trainings, the autoencoder's
+    planned in `.first`. `modality`: where the scans do not say it. `window`: one of
     radiologists' CT windows. `dims`: slices of volumes or whole ones (None: slices where they were
     acquired thick).
     Errors: ManifestError, DataError, ConfigError, OutputError.

@@ -88,8 +88,10 @@ def plan(
         typer.Option(help="Image column, a channel; repeat for more (default: all complete ones)"),
     ] = None,
     method: Annotated[
-        Literal["auto", "whole", "wavelet", "patch"],
-        typer.Option(help="Whole images, a wavelet's bands, patches (default: what fits first)"),
+        Literal["auto", "whole", "wavelet", "patch", "latents"],
+        typer.Option(
+            help="Whole images, a wavelet's bands, patches, latents (default: what fits first)"
+        ),
     ] = "auto",
     modality: Annotated[str | None, typer.Option(help="Where the scans do not say it")] = None,
     window: Annotated[
@@ -121,7 +123,13 @@ def plan(
         progress="bars",
     )
     typer.echo(found.text)
-    typer.echo(f"Next: medidiff check {out} --gpu-memory {gpu_memory:g}")
+    if found.first is None:
+        typer.echo(f"Next: medidiff check {out} --gpu-memory {gpu_memory:g}")
+        return
+    typer.echo("Next, in this order:")
+    for file in (found.first, out):
+        typer.echo(f"  medidiff check {file} --gpu-memory {gpu_memory:g}")
+        typer.echo(f"  medidiff train {file}")
 
 
 @app.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -24,8 +24,15 @@ from medidiff.jobs.fitting import training_of
 from medidiff.jobs.memory import GIB, plan
 from medidiff.jobs.plans.grid import Axes, GridChoice, axes_of, grid_choice, sliced
 from medidiff.jobs.plans.intensity import IntensityChoice, intensity_choice, modality_of
+from medidiff.jobs.plans.latents import (
+    CoderAttempt,
+    codec_lines,
+    coder_attempts,
+    coder_lines,
+)
 from medidiff.jobs.plans.lines import Line, to_yaml, tree_of
 from medidiff.jobs.plans.network import (
+    CODER,
     FEW,
     Attempt,
     Method,
@@ -44,7 +51,7 @@ from medidiff.networks import NetworkShape
 MEASURED = 16  # cases whose root mean square is taken, on the grid
 COARSER = (1.0, 1.5, 2.0, 3.0)  # voxels tried where nothing fits, in units of the scans'
 HOLDOUTS = (0.15, 0.3, 0.5)
-WIDTH_OF_BAND = 1.0  # a wavelet's bands are brought to unit variance
+UNIT = 1.0  # what a wavelet's bands and latents are brought to
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,8 @@ class PlanOptions:
     images: tuple[str, ...] | None = None
     """Image columns that become channels; None takes those that no row lacks."""
     method: Method | None = None
-    """Whole images, a wavelet's bands or patches; None takes the first of these that fits."""
+    """Whole images, a wavelet's bands, patches or latents; None takes the first of these that
+    fits."""
     modality: str | None = None
     """Where the files and the manifest do not say it."""
     window: CTWindowName | None = None
@@ -75,6 +83,28 @@ class Planned:
     """GiB, predicted."""
     warnings: tuple[str, ...]
     text: str
+    first: Path | None = None
+    """The configuration of the autoencoder that is to be trained before, where latents were
+    planned."""
+
+
+@dataclass(frozen=True)
+class _Training:
+    """A training that fits."""
+
+    lines: list[Line]
+    config: Config
+    needed: float
+    """GiB, predicted."""
+
+
+@dataclass(frozen=True)
+class _Proposal:
+    """What is to be trained: a prior, after an autoencoder where it is one of latents."""
+
+    prior: _Training
+    coder: _Training | None
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -99,12 +129,26 @@ def plan_training(manifest: Path, out: Path, options: PlanOptions, report: Repor
     """
     _check_place(out)
     data = _looked_at(manifest, out, options, report)
-    lines, config, needed, warnings = _fitting(data, options, report)
-    head = _head(data, options, out, warnings)
-    out.write_text(to_yaml(lines, head), encoding="utf-8")
-    told = [f"Plan: {out} (predicted need {needed:.1f} of {options.gpu_memory:g} GiB)"]
-    told += [f"Note: {warning}" for warning in warnings]
-    return Planned(out, config, needed, warnings, "\n".join(told))
+    found = _fitting(data, options, report)
+    prior, coder = found.prior, found.coder
+    first = None if coder is None else out.with_name(f"{out.stem}-autoencoder{out.suffix}")
+    if first is not None and coder is not None:
+        _check_place(first)
+        head = _head(data, options, (first, out), first, found.warnings)
+        first.write_text(to_yaml(coder.lines, head), encoding="utf-8")
+    files = (out,) if first is None else (first, out)
+    head = _head(data, options, files, out, found.warnings)
+    out.write_text(to_yaml(prior.lines, head), encoding="utf-8")
+    told = [f"Plan: {out} (predicted need {prior.needed:.1f} of {options.gpu_memory:g} GiB)"]
+    if coder is not None:
+        told = [
+            f"Plan of two trainings: {first} (an autoencoder, predicted need {coder.needed:.1f} of "
+            f"{options.gpu_memory:g} GiB), then {out} (the prior of its latents, "
+            f"{prior.needed:.1f} GiB)"
+        ]
+    told += [f"Note: {warning}" for warning in found.warnings]
+    text = "\n".join(told)
+    return Planned(out, prior.config, prior.needed, found.warnings, text, first)
 
 
 def _check_place(out: Path) -> None:
@@ -206,37 +250,41 @@ def _images(
     return full, Line("data.images", list(full), why)
 
 
-def _fitting(
-    data: _Data, options: PlanOptions, report: Reporter
-) -> tuple[list[Line], Config, float, tuple[str, ...]]:
+def _fitting(data: _Data, options: PlanOptions, report: Reporter) -> _Proposal:
     """The first plan that fits, the finest voxels first.
 
     Errors: ConfigError if none does.
     """
-    modality = next(line.value for line in data.lines if line.key == "modality")
+    modality = str(_known(data, "modality"))
     tried, least = 0, math.inf
     factors = COARSER if data.axes.spacing_mm is not None and options.method is None else (1.0,)
     for coarser in factors:
         grid = grid_choice(data.axes, modality, coarser)
         images = round(len(data.rows) * float(data.axes.depth.mean()))
         scope = Scope(images, data.found.subjects, grid.space.size, grid.levels)
+        coder: _Training | None = None
         for attempt in attempts(scope, options.method):
             report.progress("planning memory", tried, tried + 1)
             tried += 1
             lines = _lines(data, grid, scope, attempt, options, 1.0, 0.0)
-            needed = _needed(parse_config(tree_of(lines), "plan"))
+            coded = attempt.method == "latents"
+            needed = _needed(parse_config(tree_of(lines), "plan"), coded)
             least = min(least, needed)
             if needed > options.gpu_memory:
                 continue
+            if coded:
+                coder = _coder(data, grid, scope, options)
+                if coder is None:
+                    break  # no autoencoder of so large a grid, whatever the prior
             report.progress("planning memory", tried, tried)
-            rms = WIDTH_OF_BAND if attempt.method == "wavelet" else _rms(data, grid, report)
+            standard = coded or attempt.method == "wavelet"
+            rms = UNIT if standard else _rms(data, grid, report)
             lines = _lines(data, grid, scope, attempt, options, rms, needed)
-            warnings = (*data.warnings, *grid.warnings)
-            return lines, parse_config(tree_of(lines), "plan"), needed, warnings
+            prior = _Training(lines, parse_config(tree_of(lines), "plan"), needed)
+            return _Proposal(prior, coder, (*data.warnings, *grid.warnings))
     raise ConfigError(
         f"no training of these scans was found that fits into {options.gpu_memory:g} GiB (the "
-        f"least needs {least:.1f}); give --gpu-memory more, or train an autoencoder on patches "
-        "first (diffusion.objective of kind autoencoder) and a prior on its latents"
+        f"least needs {least:.1f}); give --gpu-memory more"
     )
 
 
@@ -249,14 +297,17 @@ def _lines(
     rms: float,
     needed: float,
 ) -> list[Line]:
-    modality = next(str(line.value) for line in data.lines if line.key == "modality")
-    moved = augment_lines(scope.grid, modality, data.intensity.hounsfield, scope.images)
-    codec = space_lines(scope, attempt, options.method)
+    """Those of the prior."""
+    moved = _augmented(data, scope)
+    if attempt.method == "latents":
+        whole = " x ".join(map(str, scope.grid))
+        cause = "as asked" if options.method else f"neither whole nor patches of {whole} fit"
+        codec = codec_lines(scope, f"runs/{_coder_name(data)}", moved, attempt.tile, cause)
+    else:
+        codec = [data.intensity.line, *moved, *space_lines(scope, attempt, options.method)]
     return [
         *data.lines,
         *grid.lines,
-        data.intensity.line,
-        *moved,
         *[line for line in codec if line.key.startswith("data.")],
         *[line for line in codec if not line.key.startswith("data.")],
         *network_lines(scope, attempt),
@@ -266,14 +317,61 @@ def _lines(
     ]
 
 
-def _needed(config: Config) -> float:
-    """GiB, as `medidiff check --gpu-memory` predicts them."""
-    channels, dims = codec_channels(config), config.data.space.dims
-    told = dims if config.data.patch is not None else 0
+def _coder(data: _Data, grid: GridChoice, scope: Scope, options: PlanOptions) -> _Training | None:
+    """The first training of an autoencoder that fits."""
+    for attempt in coder_attempts(scope):
+        needed = _needed(parse_config(tree_of(_coder_lines(data, grid, scope, attempt)), "plan"))
+        if needed <= options.gpu_memory:
+            lines = _coder_lines(data, grid, scope, attempt, options.gpu_memory, needed)
+            return _Training(lines, parse_config(tree_of(lines), "plan"), needed)
+    return None
+
+
+def _coder_lines(
+    data: _Data,
+    grid: GridChoice,
+    scope: Scope,
+    attempt: CoderAttempt,
+    gpu_memory: float = 0.0,
+    needed: float = 0.0,
+) -> list[Line]:
+    name = _coder_name(data)
+    named = {"name": name, "output": f"runs/{name}"}
+    own, rest = coder_lines(scope, attempt, gpu_memory, needed)
+    return [
+        *[replace(line, value=named.get(line.key, line.value)) for line in data.lines],
+        *grid.lines,
+        data.intensity.line,
+        *_augmented(data, scope),
+        *own,
+        *rest,
+    ]
+
+
+def _coder_name(data: _Data) -> str:
+    return f"{_known(data, 'name')}-autoencoder"
+
+
+def _known(data: _Data, key: str) -> object:
+    return next(line.value for line in data.lines if line.key == key)
+
+
+def _augmented(data: _Data, scope: Scope) -> list[Line]:
+    modality = str(_known(data, "modality"))
+    return augment_lines(scope.grid, modality, data.intensity.hounsfield, scope.images)
+
+
+def _needed(config: Config, coded: bool = False) -> float:
+    """GiB, as `medidiff check --gpu-memory` predicts them; of a prior of latents (`coded`) before
+    its autoencoder is trained."""
+    dims, images = config.data.space.dims, len(config.data.images)
+    coder = (CODER, NetworkShape(dims=dims, in_channels=images, out_channels=images))
+    channels = CODER.latent_channels if coded else codec_channels(config)
+    told = config.data.patch is not None and config.network.kind == "unet"
     shape = NetworkShape(
-        dims=dims, in_channels=channels, out_channels=channels, concat_channels=told
+        dims=dims, in_channels=channels, out_channels=channels, concat_channels=dims * told
     )
-    return plan(training_of(config, shape)).needed / GIB
+    return plan(training_of(config, shape, coder if coded else None)).needed / GIB
 
 
 def _rms(data: _Data, grid: GridChoice, report: Reporter) -> float:
@@ -296,13 +394,35 @@ def _rms(data: _Data, grid: GridChoice, report: Reporter) -> float:
     return float(torch.stack(squares).mean().sqrt())
 
 
-def _head(data: _Data, options: PlanOptions, out: Path, warnings: Sequence[str]) -> list[str]:
+def _head(
+    data: _Data,
+    options: PlanOptions,
+    files: Sequence[Path],
+    own: Path,
+    warnings: Sequence[str],
+) -> list[str]:
+    """What stands above one of the files: what was looked at, and what to do in which order."""
     found = data.found
     looked = f"{len(found.cases)} of {found.rows}" if found.rows > CASES else f"all {found.rows}"
+    order = []
+    if len(files) > 1:
+        first, second = (file.name for file in files)
+        which = "first" if own == files[0] else "second"
+        order = [
+            f"This is the {which} of two trainings: {first} makes the autoencoder, {second} the "
+            "prior of its latents. In this order:"
+        ]
     return [
         f"Planned from {looked} cases ({found.subjects} subjects) of the train split, for a GPU "
         f"of {options.gpu_memory:g} GiB. Every line may be changed.",
-        f"medidiff check {out.name} --gpu-memory {options.gpu_memory:g}",
-        f"medidiff train {out.name}",
+        *order,
+        *[
+            line
+            for file in files
+            for line in (
+                f"medidiff check {file.name} --gpu-memory {options.gpu_memory:g}",
+                f"medidiff train {file.name}",
+            )
+        ],
         *[f"NOTE: {warning}." for warning in warnings],
     ]
