@@ -62,7 +62,8 @@ from medidiff.jobs.likelihood import LikelihoodOptions, Method
 from medidiff.jobs.manifests import ManifestMade
 from medidiff.jobs.models import export_model, load_model, model_folder, register_model
 from medidiff.jobs.phantoms import write_phantoms
-from medidiff.jobs.plans.planning import Planned, PlanOptions, plan_training
+from medidiff.jobs.plans.planning import Planned, plan_training
+from medidiff.jobs.plans.scheme import PlanOptions
 from medidiff.jobs.prepare import check_data, shape_of
 from medidiff.jobs.pretrained import Shipped, shipped_models
 from medidiff.jobs.privacy import PhiReport

@@ -79,15 +79,16 @@ class Scope:
         return len(self.grid)
 
 
-def attempts(scope: Scope, asked: Method | None) -> Iterator[Attempt]:
-    """Ways to train, the best first: the whole image, its wavelet's bands, patches of it that are
-    large enough to tell how its parts fit together, an autoencoder's latents."""
+def attempts(scope: Scope, asked: Method | None) -> Iterator[list[Attempt]]:
+    """Ways to train, the best first, each from the best to the one that needs least: the whole
+    image, its wavelet's bands, patches of it that are large enough to tell how its parts fit
+    together, an autoencoder's latents."""
     for method in ("whole", "wavelet", "patch", "latents") if asked is None else (asked,):
         first = Attempt(method, _batch(scope))
         shares = SHARES if asked is None else (*SHARES, SMALLEST)
         for patch in _patches(scope, shares) if method == "patch" else (None,):
             for tile in TILES if method == "latents" else (None,):
-                yield from _smaller(scope, replace(first, patch=patch, tile=tile))
+                yield [*_smaller(scope, replace(first, patch=patch, tile=tile))]
 
 
 def _batch(scope: Scope) -> int:
@@ -114,9 +115,8 @@ def _patches(scope: Scope, shares: Sequence[float]) -> Iterator[tuple[int, ...]]
 def network_lines(scope: Scope, attempt: Attempt) -> list[Line]:
     """The network section."""
     size, levels = scope.size, _levels(scope, attempt)
-    base, factors = size.base, size.factors
-    if attempt.method == "latents":  # so coarse a grid bears more
-        base, factors = max(base, LATENT_BASE), LATENT_FACTORS
+    base = _base(scope, attempt)
+    factors = LATENT_FACTORS if attempt.method == "latents" else size.factors
     channels = [8 * round(base * factor / 8) for factor in factors[:levels]]
     coarsest = math.prod(-(-n // 2 ** (levels - 1)) for n in working_grid(scope, attempt))
     attends = coarsest <= ATTENDED and levels > 1
@@ -152,6 +152,11 @@ def network_lines(scope: Scope, attempt: Attempt) -> list[Line]:
     return lines
 
 
+def _base(scope: Scope, attempt: Attempt) -> int:
+    """Channels of the finest level; so coarse a grid as that of latents bears more."""
+    return max(scope.size.base, LATENT_BASE if attempt.method == "latents" else 0)
+
+
 def working_grid(scope: Scope, attempt: Attempt) -> tuple[int, ...]:
     """The grid that the network works on, whole."""
     halvings = HALVINGS.get(attempt.method, 0)
@@ -177,7 +182,8 @@ def space_lines(scope: Scope, attempt: Attempt, asked: Method | None) -> list[Li
 
 def train_lines(scope: Scope, attempt: Attempt, gpu_memory: float, needed: float) -> list[Line]:
     """The train section."""
-    size = scope.size
+    base = _base(scope, attempt)
+    rate = min(size.rate for size in SIZES if size.base <= base)
     wanted = SEEN * scope.images / attempt.batch
     steps = int(min(max(wanted, STEPS[0]), STEPS[1])) // 500 * 500
     seen = steps * attempt.batch / scope.images
@@ -196,7 +202,7 @@ def train_lines(scope: Scope, attempt: Attempt, gpu_memory: float, needed: float
             f"each image is seen {seen:.0f} times; ends early if it begins to learn them by heart",
         ),
         Line("train.batch", attempt.batch, f"predicted need {needed:.1f} of {gpu_memory:g} GiB"),
-        Line("train.learning_rate", size.rate, f"for networks of {size.base} channels"),
+        Line("train.learning_rate", rate, f"for networks of {base} channels"),
         Line("train.warmup_steps", min(500, steps // 20), ""),
         Line(
             "train.ema",

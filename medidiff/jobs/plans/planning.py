@@ -5,72 +5,24 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-import torch
-
-from medidiff.config import Config, parse_config
-from medidiff.data.datasets import CaseSet
-from medidiff.data.intensity import fit
+from medidiff.config import Config
 from medidiff.data.manifest import read_manifest
-from medidiff.data.options import AnyIntensity, CTWindowName
 from medidiff.data.rows import Manifest, Row
-from medidiff.data.survey import CASES, Survey, survey
+from medidiff.data.survey import CASES, survey
 from medidiff.errors import ConfigError, DataError, ManifestError, OutputError
-from medidiff.jobs.codecs import codec_channels
-from medidiff.jobs.fitting import training_of
-from medidiff.jobs.memory import GIB, plan
-from medidiff.jobs.plans.grid import Axes, GridChoice, axes_of, grid_choice, sliced
-from medidiff.jobs.plans.intensity import IntensityChoice, intensity_choice, modality_of
-from medidiff.jobs.plans.latents import (
-    CoderAttempt,
-    codec_lines,
-    coder_attempts,
-    coder_lines,
-)
-from medidiff.jobs.plans.lines import Line, to_yaml, tree_of
-from medidiff.jobs.plans.network import (
-    CODER,
-    FEW,
-    Attempt,
-    Method,
-    Scope,
-    attempts,
-    network_lines,
-    space_lines,
-    train_lines,
-    working_grid,
-)
-from medidiff.jobs.plans.noise import augment_lines, diffusion_lines
+from medidiff.jobs.plans.grid import axes_of, grid_choice, sliced
+from medidiff.jobs.plans.intensity import intensity_choice, modality_of
+from medidiff.jobs.plans.lines import Line, to_yaml
+from medidiff.jobs.plans.network import FEW, attempts
+from medidiff.jobs.plans.scheme import Data, Fitted, PlanOptions, Scheme
 from medidiff.jobs.reporting import Reporter
 from medidiff.jobs.splits import Splits
-from medidiff.networks import NetworkShape
 
-MEASURED = 16  # cases whose root mean square is taken, on the grid
 COARSER = (1.0, 1.5, 2.0, 3.0)  # voxels tried where nothing fits, in units of the scans'
 HOLDOUTS = (0.15, 0.3, 0.5)
-UNIT = 1.0  # what a wavelet's bands and latents are brought to
-
-
-@dataclass(frozen=True)
-class PlanOptions:
-    """What may be asked of a plan."""
-
-    gpu_memory: float = 24.0
-    """GiB that the training must fit into."""
-    images: tuple[str, ...] | None = None
-    """Image columns that become channels; None takes those that no row lacks."""
-    method: Method | None = None
-    """Whole images, a wavelet's bands, patches or latents; None takes the first of these that
-    fits."""
-    modality: str | None = None
-    """Where the files and the manifest do not say it."""
-    window: CTWindowName | None = None
-    """One of radiologists' CT windows."""
-    dims: Literal[2, 3] | None = None
-    """2: slices of volumes; 3: whole volumes; None: slices where they were acquired thick."""
 
 
 @dataclass(frozen=True)
@@ -89,35 +41,11 @@ class Planned:
 
 
 @dataclass(frozen=True)
-class _Training:
-    """A training that fits."""
-
-    lines: list[Line]
-    config: Config
-    needed: float
-    """GiB, predicted."""
-
-
-@dataclass(frozen=True)
 class _Proposal:
     """What is to be trained: a prior, after an autoencoder where it is one of latents."""
 
-    prior: _Training
-    coder: _Training | None
-    warnings: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Data:
-    """What a plan knows of its scans."""
-
-    rows: Sequence[Row]
-    images: tuple[str, ...]
-    found: Survey
-    axes: Axes
-    intensity: IntensityChoice
-    lines: tuple[Line, ...]
-    """What is planned already: name, modality, output, and the data section's beginning."""
+    prior: Fitted
+    coder: Fitted | None
     warnings: tuple[str, ...]
 
 
@@ -161,7 +89,7 @@ def _check_place(out: Path) -> None:
         raise OutputError(f"{out}: there is no such folder")
 
 
-def _looked_at(file: Path, out: Path, options: PlanOptions, report: Reporter) -> _Data:
+def _looked_at(file: Path, out: Path, options: PlanOptions, report: Reporter) -> Data:
     manifest = read_manifest(file)
     splits, split_line = _splits(manifest)
     rows = splits.rows(manifest, splits.train)
@@ -189,7 +117,7 @@ def _looked_at(file: Path, out: Path, options: PlanOptions, report: Reporter) ->
             "model may draw training images again; ask `medidiff evaluate --memorisation` before "
             "samples leave the house"
         )
-    return _Data(
+    return Data(
         rows,
         images,
         found,
@@ -250,152 +178,36 @@ def _images(
     return full, Line("data.images", list(full), why)
 
 
-def _fitting(data: _Data, options: PlanOptions, report: Reporter) -> _Proposal:
+def _fitting(data: Data, options: PlanOptions, report: Reporter) -> _Proposal:
     """The first plan that fits, the finest voxels first.
 
     Errors: ConfigError if none does.
     """
-    modality = str(_known(data, "modality"))
-    tried, least = 0, math.inf
+    least = math.inf
     factors = COARSER if data.axes.spacing_mm is not None and options.method is None else (1.0,)
-    for coarser in factors:
-        grid = grid_choice(data.axes, modality, coarser)
-        images = round(len(data.rows) * float(data.axes.depth.mean()))
-        scope = Scope(images, data.found.subjects, grid.space.size, grid.levels)
-        coder: _Training | None = None
-        for attempt in attempts(scope, options.method):
-            report.progress("planning memory", tried, tried + 1)
-            tried += 1
-            lines = _lines(data, grid, scope, attempt, options, 1.0, 0.0)
-            coded = attempt.method == "latents"
-            needed = _needed(parse_config(tree_of(lines), "plan"), coded)
-            least = min(least, needed)
-            if needed > options.gpu_memory:
+    for tried, coarser in enumerate(factors):
+        report.progress("planning memory", tried, len(factors))
+        scheme = Scheme(data, grid_choice(data.axes, data.line("modality"), coarser), options)
+        for way in attempts(scheme.scope, options.method):
+            least = min(least, scheme.need(way[-1]))
+            if scheme.need(way[-1]) > options.gpu_memory:
                 continue
-            if coded:
-                coder = _coder(data, grid, scope, options)
-                if coder is None:
-                    break  # no autoencoder of so large a grid, whatever the prior
-            report.progress("planning memory", tried, tried)
-            standard = coded or attempt.method == "wavelet"
-            rms = UNIT if standard else _rms(data, grid, report)
-            lines = _lines(data, grid, scope, attempt, options, rms, needed)
-            prior = _Training(lines, parse_config(tree_of(lines), "plan"), needed)
-            return _Proposal(prior, coder, (*data.warnings, *grid.warnings))
+            attempt = next(each for each in way if scheme.need(each) <= options.gpu_memory)
+            coded = attempt.method == "latents"
+            coder = scheme.coder() if coded else None
+            if coded and coder is None:
+                break  # no autoencoder of so large a grid, whatever the prior
+            report.progress("planning memory", len(factors), len(factors))
+            warnings = (*data.warnings, *scheme.grid.warnings)
+            return _Proposal(scheme.prior(attempt, report), coder, warnings)
     raise ConfigError(
         f"no training of these scans was found that fits into {options.gpu_memory:g} GiB (the "
         f"least needs {least:.1f}); give --gpu-memory more"
     )
 
 
-def _lines(
-    data: _Data,
-    grid: GridChoice,
-    scope: Scope,
-    attempt: Attempt,
-    options: PlanOptions,
-    rms: float,
-    needed: float,
-) -> list[Line]:
-    """Those of the prior."""
-    moved = _augmented(data, scope)
-    if attempt.method == "latents":
-        whole = " x ".join(map(str, scope.grid))
-        cause = "as asked" if options.method else f"neither whole nor patches of {whole} fit"
-        codec = codec_lines(scope, f"runs/{_coder_name(data)}", moved, attempt.tile, cause)
-    else:
-        codec = [data.intensity.line, *moved, *space_lines(scope, attempt, options.method)]
-    return [
-        *data.lines,
-        *grid.lines,
-        *[line for line in codec if line.key.startswith("data.")],
-        *[line for line in codec if not line.key.startswith("data.")],
-        *network_lines(scope, attempt),
-        *diffusion_lines(working_grid(scope, attempt), rms),
-        *train_lines(scope, attempt, options.gpu_memory, needed),
-        Line("sampling.spacing", {"kind": "karras"}, "steps as Karras et al. 2022"),
-    ]
-
-
-def _coder(data: _Data, grid: GridChoice, scope: Scope, options: PlanOptions) -> _Training | None:
-    """The first training of an autoencoder that fits."""
-    for attempt in coder_attempts(scope):
-        needed = _needed(parse_config(tree_of(_coder_lines(data, grid, scope, attempt)), "plan"))
-        if needed <= options.gpu_memory:
-            lines = _coder_lines(data, grid, scope, attempt, options.gpu_memory, needed)
-            return _Training(lines, parse_config(tree_of(lines), "plan"), needed)
-    return None
-
-
-def _coder_lines(
-    data: _Data,
-    grid: GridChoice,
-    scope: Scope,
-    attempt: CoderAttempt,
-    gpu_memory: float = 0.0,
-    needed: float = 0.0,
-) -> list[Line]:
-    name = _coder_name(data)
-    named = {"name": name, "output": f"runs/{name}"}
-    own, rest = coder_lines(scope, attempt, gpu_memory, needed)
-    return [
-        *[replace(line, value=named.get(line.key, line.value)) for line in data.lines],
-        *grid.lines,
-        data.intensity.line,
-        *_augmented(data, scope),
-        *own,
-        *rest,
-    ]
-
-
-def _coder_name(data: _Data) -> str:
-    return f"{_known(data, 'name')}-autoencoder"
-
-
-def _known(data: _Data, key: str) -> object:
-    return next(line.value for line in data.lines if line.key == key)
-
-
-def _augmented(data: _Data, scope: Scope) -> list[Line]:
-    modality = str(_known(data, "modality"))
-    return augment_lines(scope.grid, modality, data.intensity.hounsfield, scope.images)
-
-
-def _needed(config: Config, coded: bool = False) -> float:
-    """GiB, as `medidiff check --gpu-memory` predicts them; of a prior of latents (`coded`) before
-    its autoencoder is trained."""
-    dims, images = config.data.space.dims, len(config.data.images)
-    coder = (CODER, NetworkShape(dims=dims, in_channels=images, out_channels=images))
-    channels = CODER.latent_channels if coded else codec_channels(config)
-    told = config.data.patch is not None and config.network.kind == "unet"
-    shape = NetworkShape(
-        dims=dims, in_channels=channels, out_channels=channels, concat_channels=dims * told
-    )
-    return plan(training_of(config, shape, coder if coded else None)).needed / GIB
-
-
-def _rms(data: _Data, grid: GridChoice, report: Reporter) -> float:
-    """The root mean square of scans on the grid, in model units."""
-    count = min(MEASURED, len(data.rows))
-    rows = [data.rows[place * len(data.rows) // count] for place in range(count)]
-    cases = CaseSet(
-        rows,
-        data.images,
-        grid.space,
-        progress=lambda done, total: report.progress("placing scans", done, total),
-        slices=data.axes.slices,
-    )
-    options: AnyIntensity = data.intensity.options
-    intensity = fit(options, (case.measured for case in cases.one_a_row()))
-    squares = [
-        cases.scale_of(case, intensity).normalise(case.images, axis=0).square().mean()
-        for case in cases
-    ]
-    return float(torch.stack(squares).mean().sqrt())
-
-
 def _head(
-    data: _Data,
+    data: Data,
     options: PlanOptions,
     files: Sequence[Path],
     own: Path,
