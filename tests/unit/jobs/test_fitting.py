@@ -168,8 +168,6 @@ def test_tiles_lessen_what_decoding_takes() -> None:
     shape = NetworkShape(dims=2, in_channels=2, out_channels=2)
     coded = (AutoencoderOptions(channels=(16, 32)), NetworkShape(dims=2))
     many = dataclasses.replace(TRAINING.train, sample_images=4)
-    latents = dataclasses.replace(
-        TRAINING, shape=shape, space=(256, 256), coding=coded, train=many
-    )
+    latents = dataclasses.replace(TRAINING, shape=shape, space=(256, 256), coding=coded, train=many)
     tiled = dataclasses.replace(latents, tile=(64, 64))
     assert plan(tiled).sampling < plan(latents).sampling
