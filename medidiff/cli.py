@@ -240,6 +240,10 @@ def sample(
     ] = None,
     tile: Tile = None,
     tile_overlap: TileOverlap = 0.25,
+    slices: Annotated[
+        int | None,
+        typer.Option(help="Volumes of so many slices, from a model of slices and their neighbours"),
+    ] = None,
     seed: Seed = 0,
     acceleration: AccelerationChoice = "auto",
     format: Annotated[
@@ -269,6 +273,7 @@ def sample(
         image_scale=image_scale,
         tile=tile,
         tile_overlap=tile_overlap,
+        slices=slices,
         seed=seed,
         changes=_settings(
             [

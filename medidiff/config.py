@@ -96,6 +96,11 @@ class DataOptions:
     workers: int = 2
     """Threads that read scans: all at the start, or with cache "none" those of each batch."""
 
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """What the network's image consists of: the images, or the slices of each in a slab."""
+        return self.images if self.slices is None else self.slices.channels(self.images)
+
     def __post_init__(self) -> None:
         if not self.images:
             raise ValueError("images must name at least one column")

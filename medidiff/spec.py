@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal, TypeAlias
 
 import torch
@@ -160,6 +160,8 @@ class ModelSpec:
     shape: NetworkShape
     slices: Slices | None = None
     """Which slices of volumes the model was trained on; None: images as they were given."""
+    step_mm: tuple[float, float, float] | None = None
+    """How far these slices lay apart: least, median and most of the train volumes."""
     role: Role = "prior"
     codec: Annotated[AnyFittedCodec, Field(discriminator="kind")] = IdentityCodec()
     """What leads from images to the space that the network works in; `shape` is of that space."""
@@ -184,6 +186,11 @@ class ModelSpec:
     format: Literal[1] = FORMAT
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """The images of a case: the channels, but one for all slices of a slab."""
+        return self.images if self.slices is None else self.slices.columns(self.images)
+
+    @property
     def draws_only(self) -> bool:
         """Whether the model's answer is the end of the flow and not the expected clean image: a
         consistency student draws samples, and nothing that reads a mean or a score may ask it."""
@@ -194,6 +201,19 @@ class ModelSpec:
         """Channels of what is given beside the image, without the coordinates."""
         told = self.shape.dims if self.coordinates else 0
         return self.shape.concat_channels - told
+
+
+def of_volumes(spec: ModelSpec) -> ModelSpec:
+    """That of a model of slabs as one of volumes: a channel for all slices of a slab."""
+    assert spec.slices is not None
+    thickness, shape = spec.slices.thickness, spec.shape
+    fewer = replace(
+        shape,
+        in_channels=shape.in_channels // thickness,
+        out_channels=shape.out_channels // thickness,
+    )
+    intensity = spec.intensity.thinned(thickness)
+    return replace(spec, images=spec.columns, intensity=intensity, shape=fewer, slices=None)
 
 
 def needed_spread(sampler: AnySampler) -> SpreadSource:

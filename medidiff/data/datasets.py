@@ -191,7 +191,9 @@ class CaseSet:
             return intensity.scale_of(case.images)
         known = self._scales.get((case.row, intensity))
         if known is None:
-            known = self._scales[case.row, intensity] = intensity.scale_of(case.volume)
+            thickness = 1 if self.slices is None else self.slices.thickness
+            known = intensity.thinned(thickness).scale_of(case.volume).repeated(thickness)
+            self._scales[case.row, intensity] = known
         return known
 
     def _slices(self, slices: Slices, keep: bool, progress: Progress | None) -> list[Item]:
@@ -229,9 +231,9 @@ class CaseSet:
 
     def _load(self, row: Row, place: int | None) -> Case:
         placed, number, volume = self._placed(row), None, None
-        if place is not None:
+        if place is not None and self.slices is not None:
             volume = placed.images
-            placed, number = cut(placed, self.space.orientation, place)
+            placed, number = cut(placed, self.space.orientation, place, self.slices.thickness)
         with _naming(row, self.images):
             case = _case(
                 placed,

@@ -102,12 +102,30 @@ class Slices:
     foreground: float = 0.1
     """Slices with less foreground than this share of the fullest slice of their volume are left
     out; 0 takes all."""
+    thickness: int = 1
+    """Neighbouring slices that the network sees at once, as channels: an odd number. On a volume
+    the answers of all slabs that hold a slice are averaged."""
 
     def __post_init__(self) -> None:
         if self.every < 1:
             raise ValueError(f"slices.every is at least 1, not {self.every}")
+        if self.thickness < 1 or self.thickness % 2 == 0:
+            raise ValueError(
+                f"slices.thickness is an odd number (a slice and its neighbours), not "
+                f"{self.thickness}"
+            )
         if not 0 <= self.foreground <= 1:
             raise ValueError(f"slices.foreground is a share from 0 to 1, not {self.foreground}")
+
+    def channels(self, images: tuple[str, ...]) -> tuple[str, ...]:
+        """The channels of these images: each slice of a slab, from the lowest to the highest."""
+        reach = self.thickness // 2
+        steps = range(-reach, reach + 1)
+        return tuple(f"{name}{step:+d}" if step else name for name in images for step in steps)
+
+    def columns(self, channels: tuple[str, ...]) -> tuple[str, ...]:
+        """The images that these are the channels of."""
+        return channels[self.thickness // 2 :: self.thickness]
 
     def check(self, space: Space) -> None:
         """Errors: ValueError for a grid that is not one of these slices."""
@@ -123,6 +141,11 @@ class Slices:
                 f"space.orientation {space.orientation} is {plane_of(space.orientation)}, and "
                 f"slices.plane {self.plane}: write {PLANES[self.plane]}, or leave one of them out"
             )
+
+
+def letter_across(letters: str) -> str:
+    """The direction, R, A or S, in which slices with these rows and columns are counted."""
+    return "RAS"[({0, 1, 2} - {AXES[letter][0] for letter in letters}).pop()]
 
 
 def plane_of(letters: str) -> PlaneName:

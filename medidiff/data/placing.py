@@ -115,17 +115,21 @@ def _place_stack(
     return replace(placed, filled=foreground(placed.images, known.upper() == "CT"))
 
 
-def cut(stack: Placed, letters: str, place: int) -> tuple[Placed, int]:
+def cut(stack: Placed, letters: str, place: int, thickness: int = 1) -> tuple[Placed, int]:
     """A slice of a volume that was placed to be cut, and which one of the volume's own it is.
 
-    `letters`: how its rows and columns count up. Voxels are shared with the volume's.
+    `letters`: how its rows and columns count up. `thickness`: slices of the slab about it, which
+    are its channels. Voxels of one are shared with the volume's.
     """
     number = place_in_file(stack.original, letters, place)
     affine = stack.affine[:, [1, 2, 0, 3]].copy()
     affine[:3, 3] += stack.affine[:3, 0] * place
     label = None if stack.label is None else stack.label[place]
     original = slice_of(stack.original, letters, number)
-    wide, size = stack.wide[:, place], stack.size[1:]
+    background = [value for value in original.background for _ in range(thickness)]
+    original = replace(original, background=tuple(background))
+    size = stack.size[1:]
+    wide = stack.wide.narrow(1, place - thickness // 2, thickness).flatten(0, 1)
     return Placed(wide, size, label, affine, original, stack.field[1:]), number
 
 

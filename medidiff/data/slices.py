@@ -22,6 +22,7 @@ from medidiff.data.options import (
     PlaneName,
     Slices,
     Space,
+    letter_across,
     plane_of,
 )
 from medidiff.data.survey import threshold
@@ -105,12 +106,12 @@ def volume_of_slices(space: Space, original: Original, letters: str) -> Space:
 
     `letters`: how rows and columns count up. Spacing across the slices is the volume's own.
     """
-    free = ({0, 1, 2} - {AXES[letter][0] for letter in letters}).pop()
+    across = letter_across(letters)
     here = [AXES[letter][0] for letter in plane(original.affine, 3)]
     steps = [original.spacing_mm[here.index(direction)] for direction in range(3)]
     inner = [steps[AXES[letter][0]] for letter in letters]
     inner = inner if isinstance(space.spacing_mm, str) else [*space.spacing_mm]
-    return Space(3, (*space.size, 1), (*inner, steps[free]), letters + "RAS"[free])
+    return Space(3, (*space.size, 1), (*inner, steps[AXES[across][0]]), letters + across)
 
 
 def stack_grid(space: Space, original: Original) -> Space:
@@ -150,17 +151,30 @@ def foreground(volume: Tensor, hounsfield: bool) -> tuple[int, ...]:
 
 
 def chosen(filled: Sequence[int], slices: Slices) -> list[int]:
-    """Which slices of a volume are taken, from the foreground of each.
+    """Which slices of a volume are taken, from the foreground of each: those that have all of their
+    neighbours.
 
-    Errors: DataError if none has any.
+    Errors: DataError if none has any foreground, or the volume has too few slices.
     """
-    fullest = max(filled)
+    reach, fullest = slices.thickness // 2, max(filled)
+    if len(filled) < slices.thickness:
+        raise DataError(
+            f"the volume has {len(filled)} slices, fewer than data.slices.thickness "
+            f"({slices.thickness})"
+        )
     if fullest == 0:
         raise DataError(
             "no slice of the volume has foreground (in CT: all is below -500 HU; else below a "
             "tenth of the range): is it a scan of a body?"
         )
-    kept = [place for place, count in enumerate(filled) if count >= slices.foreground * fullest]
+    least = slices.foreground * fullest
+    inner = range(reach, len(filled) - reach)
+    kept = [place for place in inner if filled[place] >= least]
+    if not kept:
+        raise DataError(
+            f"none of the volume's slices that have {reach} neighbours on either side has enough "
+            "foreground; lower data.slices.thickness or foreground"
+        )
     return kept[(len(kept) - 1) % slices.every // 2 :: slices.every]
 
 

@@ -56,7 +56,7 @@ def cases_of_split(
     what = f"reading {split} scans"
     cases = CaseSet(
         rows[:limit],
-        model.spec.images,
+        model.spec.columns,
         model.spec.space,
         model.spec.intensity,
         progress=lambda done, total: report.progress(what, done, total),
@@ -70,7 +70,7 @@ def check_splits(
 ) -> None:
     """Errors: ManifestError with every problem of the manifest, before anything is computed."""
     manifest = read_manifest(Path(manifest_file))
-    check_manifest(manifest, images=model.spec.images, splits=splits.stored(*names))
+    check_manifest(manifest, images=model.spec.columns, splits=splits.stored(*names))
 
 
 def check_cases(

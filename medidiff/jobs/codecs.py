@@ -54,7 +54,7 @@ def codec_channels(config: Config) -> int:
 
     Errors: ModelError if the codec's model is not an autoencoder of these images.
     """
-    images, dims = len(config.data.images), config.data.space.dims
+    images, dims = len(config.data.channels), config.data.space.dims
     if isinstance(config.codec, WaveletCodec):
         return images * 2**dims
     if isinstance(config.codec, AutoencoderCodec):
@@ -74,7 +74,7 @@ def check_source(spec: ModelSpec, config: Config) -> AutoencoderOptions:
         )
     space, theirs = config.data.space, spec.space
     pairs = {
-        "data.images": (config.data.images, spec.images),
+        "data.images": (config.data.channels, spec.images),
         "modality": (config.modality, spec.modality),
         "data.space.dims": (space.dims, theirs.dims),
         "data.space.spacing_mm": (space.spacing_mm, theirs.spacing_mm),
@@ -170,7 +170,7 @@ def fit_codec(
     known, network = known_codec(config, source, parent)
     if known is not None:
         return ReadyCodec(known, network), None
-    images, dims = len(config.data.images), config.data.space.dims
+    images, dims = len(config.data.channels), config.data.space.dims
     try:
         if isinstance(config.codec, WaveletCodec):
             batches = _images(train, "measuring the wavelet's scale", report)

@@ -7,6 +7,7 @@ import importlib.metadata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -191,11 +192,13 @@ def prepare(loaded: Loaded, parent: Model | None, report: Reporter) -> Prepared:
         intensity = source.spec.intensity  # the autoencoder knows images in its own units
     else:
         intensity = fit(config.data.intensity, (case.measured for case in train.one_a_row()))
+        if data.slices is not None:
+            intensity = intensity.repeated(data.slices.thickness)
     sets = [training_set(manifest, cases, intensity, data.told) for cases in (train, validation)]
     codec, known = fit_codec(config, sets[0], source, parent, device, report)
     spec = make_spec(config, data, len(train), intensity, parent)
     view = views(train.one_a_row(), spec.space)
-    spec = dataclasses.replace(spec, view=view, codec=codec.fitted)
+    spec = dataclasses.replace(spec, view=view, codec=codec.fitted, step_mm=steps_mm(train))
     check_sampling(config, spec)
     network = network_of(config, spec, parent)
     objective = objective_of(config, spec, network, parent)
@@ -220,6 +223,14 @@ def prepare(loaded: Loaded, parent: Model | None, report: Reporter) -> Prepared:
         codec,
         parent,
     )
+
+
+def steps_mm(train: CaseSet) -> tuple[float, float, float] | None:
+    """How far the slices of volumes lie apart: least, median and most; None of what is not cut."""
+    if train.slices is None:
+        return None
+    lengths = [float(np.linalg.norm(case.affine[:3, 2])) for case in train.one_a_row()]
+    return min(lengths), float(np.median(lengths)), max(lengths)
 
 
 def training_set(
@@ -350,7 +361,7 @@ def make_spec(
     spec = ModelSpec(
         name=config.name,
         modality=config.modality,
-        images=config.data.images,
+        images=config.data.channels,
         space=data.space,
         slices=data.slices,
         intensity=intensity,

@@ -245,6 +245,7 @@ ELSEWHERE = {
     "data.cache": "test_scans_are_kept_or_read_again",
     "data.slices.plane": "test_what_is_trained_on_is_what_the_slices_asked_for_hold",
     "data.slices.every": "test_what_is_trained_on_is_what_the_slices_asked_for_hold",
+    "data.slices.thickness": "test_a_slab_s_slices_are_channels_in_their_order",
     "data.slices.foreground": "test_what_is_trained_on_is_what_the_slices_asked_for_hold",
     "data.workers": "test_scans_are_read_by_as_many_threads_as_the_configuration_says",
     "codec[autoencoder].model": "test_a_codec_composes_with_training_saving_and_sampling",

@@ -179,7 +179,7 @@ def _standard(attempt: Attempt) -> bool:
 def _needed(config: Config, coded: bool = False) -> float:
     """GiB, as `medidiff check --gpu-memory` predicts them; of a prior of latents (`coded`) before
     its autoencoder is trained."""
-    dims, images = config.data.space.dims, len(config.data.images)
+    dims, images = config.data.space.dims, len(config.data.channels)
     coder = (CODER, NetworkShape(dims=dims, in_channels=images, out_channels=images))
     channels = CODER.latent_channels if coded else codec_channels(config)
     told = config.data.patch is not None and config.network.kind == "unet"

@@ -128,6 +128,32 @@ def test_slices_without_enough_foreground_are_left_out(manifest: Manifest, key: 
     assert places(foreground=0, every=100) == [2]
 
 
+def test_a_slab_s_slices_are_channels_in_their_order(manifest: Manifest, key: SiteKey) -> None:
+    slab = Slices("axial", foreground=0, thickness=3)
+    alone, cases = cut(manifest, key, ALL), cut(manifest, key, slab)
+    depth = SHAPE[2]
+    assert [case.slice for case in cases][: depth - 2] == [1, 2, 3]  # those with both neighbours
+    for number in range(3):
+        for place in range(1, depth - 1):
+            case = cases[number * (depth - 2) + place - 1]
+            three = [alone[number * depth + place + step] for step in (-1, 0, 1)]
+            assert torch.equal(case.images, torch.cat([each.images for each in three]))
+            middle = three[1]
+            assert torch.equal(case.label, middle.label)  # pyright: ignore[reportArgumentType]
+            assert np.array_equal(case.original.affine, middle.original.affine)
+            back, _ = restore(case, case.images)
+            assert np.array_equal(back[1:2], restore(middle, middle.images)[0])
+    fitted = fit(Percentile(scope="image"), (case.measured for case in cases.one_a_row()))
+    scale = cases.scale_of(cases[0], fitted.repeated(3))
+    assert scale == fitted.scale_of(cases[0].measured).repeated(3)
+    assert slab.channels(("t1", "t2"))[:4] == ("t1-1", "t1", "t1+1", "t2-1")
+    assert slab.columns(slab.channels(("t1", "t2"))) == ("t1", "t2")
+    with pytest.raises(DataError, match="row 2: the volume has 5 slices, fewer than"):
+        cut(manifest, key, Slices("axial", thickness=7))
+    with pytest.raises(ValueError, match="odd number"):
+        Slices(thickness=2)
+
+
 def test_a_volume_without_foreground_is_refused_by_its_row() -> None:
     with pytest.raises(DataError, match="no slice of the volume has foreground"):
         chosen((0, 0, 0), Slices())
