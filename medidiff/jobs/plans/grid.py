@@ -289,8 +289,9 @@ def _why_dims(axes: Axes, dims: int, spacing: tuple[float, ...] | None) -> str:
             return f"as asked: slices of volumes of {step} mm, which know nothing of each other"
         return (
             f"volumes, anisotropic ({step} mm; slices from {ANISOTROPIC:g} times on, as nnU-Net "
-            "judges): slices as they were acquired, which know nothing of each other; for whole "
-            "volumes plan with --dims 3"
+            "judges): slices as they were acquired, which know nothing of each other "
+            "(data.slices.thickness 3 or 5 shows the network their neighbours); for whole volumes "
+            "plan with --dims 3"
         )
     if dims == 2:
         return "the images are slices or pictures"
