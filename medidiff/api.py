@@ -35,7 +35,7 @@ from medidiff.data.dicom_out_origin import Place
 from medidiff.data.dicom_out_patient import Patient
 from medidiff.data.dicom_out_protect import Dates, protection
 from medidiff.data.dicom_out_segments import Segment
-from medidiff.data.options import CTWindowName
+from medidiff.data.options import CTWindowName, Slices
 from medidiff.data.population import Format, Kind, PopulationOptions
 from medidiff.data.privacy import names_kept_private
 from medidiff.data.splitting import SplitOptions
@@ -62,7 +62,8 @@ from medidiff.jobs.likelihood import LikelihoodOptions, Method
 from medidiff.jobs.manifests import ManifestMade
 from medidiff.jobs.models import export_model, load_model, model_folder, register_model
 from medidiff.jobs.phantoms import write_phantoms
-from medidiff.jobs.plans.planning import Planned, PlanOptions, plan_training
+from medidiff.jobs.plans.planning import Planned, plan_training
+from medidiff.jobs.plans.scheme import PlanOptions
 from medidiff.jobs.prepare import check_data, shape_of
 from medidiff.jobs.pretrained import Shipped, shipped_models
 from medidiff.jobs.privacy import PhiReport
@@ -135,10 +136,13 @@ class Checked:
 
     loaded: Loaded
     train_images: int
+    """Rows of the manifest; with `data.slices` they are volumes."""
     validation_images: int
     parameters: int
     memory: Fit | None = None
     """Whether training fits into a GPU's memory, where one was stated."""
+    slices: Slices | None = None
+    """What is cut of volumes, in a named plane."""
 
 
 def plan(
@@ -147,21 +151,24 @@ def plan(
     *,
     gpu_memory: float = 24.0,
     images: Sequence[str] | None = None,
-    method: Literal["whole", "wavelet", "patch"] | None = None,
+    method: Literal["whole", "wavelet", "patch", "latents"] | None = None,
     modality: str | None = None,
     window: CTWindowName | None = None,
+    dims: Literal[2, 3] | None = None,
     progress: Progress = "none",
 ) -> Planned:
     """Propose a training for the train split of `manifest`, written to `out` with its reasons.
 
     What it proposes fits into `gpu_memory` GiB as `check` predicts it. `images`: columns that
-    become channels (None: all that no row lacks). `method`: whole images, a wavelet's bands or
-    patches (None: the first that fits). `modality`: where the scans do not say it. `window`: one of
-    radiologists' CT windows.
+    become channels (None: all that no row lacks). `method`: whole images, a wavelet's bands,
+    patches or latents (None: the first that fits); latents take two trainings, the autoencoder's
+    planned in `.first`. `modality`: where the scans do not say it. `window`: one of
+    radiologists' CT windows. `dims`: slices of volumes or whole ones (None: slices where they were
+    acquired thick).
     Errors: ManifestError, DataError, ConfigError, OutputError.
     """
     given = None if images is None else tuple(images)
-    asked = PlanOptions(gpu_memory, given, method, modality, window)
+    asked = PlanOptions(gpu_memory, given, method, modality, window, dims)
     with _reporting(progress) as report:
         return plan_training(Path(manifest), Path(out), asked, report)
 
@@ -190,7 +197,7 @@ def check(
     if gpu_memory is not None:
         with _reporting(progress) as report:
             found = fit_config(loaded.config, shape, gpu_memory, report)
-    return Checked(loaded, len(data.train), len(data.validation), count, found)
+    return Checked(loaded, len(data.train), len(data.validation), count, found, data.slices)
 
 
 def train(

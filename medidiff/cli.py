@@ -88,13 +88,23 @@ def plan(
         typer.Option(help="Image column, a channel; repeat for more (default: all complete ones)"),
     ] = None,
     method: Annotated[
-        Literal["auto", "whole", "wavelet", "patch"],
-        typer.Option(help="Whole images, a wavelet's bands, patches (default: what fits first)"),
+        Literal["auto", "whole", "wavelet", "patch", "latents"],
+        typer.Option(
+            help="Whole images, a wavelet's bands, patches, latents (default: what fits first)"
+        ),
     ] = "auto",
     modality: Annotated[str | None, typer.Option(help="Where the scans do not say it")] = None,
     window: Annotated[
         Literal["full", "brain", "subdural", "soft-tissue", "mediastinum", "lung", "bone"] | None,
         typer.Option(help="CT window (default: full)"),
+    ] = None,
+    dims: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            max=3,
+            help="2: slices of volumes; 3: whole ones (default: 2 if slices are thick)",
+        ),
     ] = None,
 ) -> None:
     """Propose a training for a manifest's scans: a configuration with the reason beside each
@@ -110,10 +120,17 @@ def plan(
         method=None if method == "auto" else method,
         modality=modality,
         window=window,
+        dims=dims,  # type: ignore[arg-type]
         progress="bars",
     )
     typer.echo(found.text)
-    typer.echo(f"Next: medidiff check {out} --gpu-memory {gpu_memory:g}")
+    if found.first is None:
+        typer.echo(f"Next: medidiff check {out} --gpu-memory {gpu_memory:g}")
+        return
+    typer.echo("Next, in this order:")
+    for file in (found.first, out):
+        typer.echo(f"  medidiff check {file} --gpu-memory {gpu_memory:g}")
+        typer.echo(f"  medidiff train {file}")
 
 
 @app.command()
@@ -134,9 +151,11 @@ def check(
     from medidiff import api
 
     found = api.check(config, changes=change or [], gpu_memory=gpu_memory, progress="bars")
+    slices = found.slices
+    kind = "images" if slices is None else f"volumes, cut into {slices.plane} slices"
     typer.echo(
         f"{config}: sound. {found.train_images} training and {found.validation_images} "
-        f"validation images, network of {found.parameters / 1e6:.2f} M parameters."
+        f"validation {kind}, network of {found.parameters / 1e6:.2f} M parameters."
     )
     if found.memory is not None:
         typer.echo(found.memory.text)
@@ -224,6 +243,10 @@ def sample(
     ] = None,
     tile: Tile = None,
     tile_overlap: TileOverlap = 0.25,
+    slices: Annotated[
+        int | None,
+        typer.Option(help="Volumes of so many slices, from a model of slices and their neighbours"),
+    ] = None,
     seed: Seed = 0,
     acceleration: AccelerationChoice = "auto",
     format: Annotated[
@@ -253,6 +276,7 @@ def sample(
         image_scale=image_scale,
         tile=tile,
         tile_overlap=tile_overlap,
+        slices=slices,
         seed=seed,
         changes=_settings(
             [

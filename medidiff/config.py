@@ -21,7 +21,7 @@ import yaml
 from pydantic import Field
 
 from medidiff import options
-from medidiff.data.options import AnyIntensity, Augment, Percentile, Space
+from medidiff.data.options import AnyIntensity, Augment, Percentile, Slices, Space
 from medidiff.diffusion import (
     DDPM,
     AnySchedule,
@@ -75,6 +75,8 @@ class DataOptions:
     folder."""
     space: Space
     """The grid that every image is brought to."""
+    slices: Slices | None = None
+    """Train a 2-D model on slices of volumes; not given, images are taken as they are."""
     images: tuple[str, ...] = ("image",)
     """Image columns of the manifest; each becomes a channel."""
     conditions: tuple[str, ...] = ()
@@ -94,6 +96,11 @@ class DataOptions:
     workers: int = 2
     """Threads that read scans: all at the start, or with cache "none" those of each batch."""
 
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """What the network's image consists of: the images, or the slices of each in a slab."""
+        return self.images if self.slices is None else self.slices.channels(self.images)
+
     def __post_init__(self) -> None:
         if not self.images:
             raise ValueError("images must name at least one column")
@@ -103,6 +110,13 @@ class DataOptions:
             raise ValueError("workers must be at least 1")
         if self.patch is not None and len(self.patch.size) != self.space.dims:
             raise ValueError(f"patch.size has {self.space.dims} numbers, not {self.patch.size}")
+        if self.slices is not None:
+            self.slices.check(self.space)
+            if self.cache == "none":
+                raise ValueError(
+                    'with data.slices, cache "none" would read a volume again for each of its '
+                    'slices: set it to "disk" or "memory"'
+                )
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from medidiff import options
 from medidiff.data.fitness import View
 from medidiff.data.images import save_image
-from medidiff.data.options import Space
+from medidiff.data.options import Space, letter_across
 from medidiff.diffusion import (
     AnySampler,
     Counter,
@@ -93,6 +93,7 @@ from medidiff.spec import (
     check_student,
     describe,
     needed_spread,
+    of_volumes,
 )
 from medidiff.steering import (
     AimName,
@@ -223,10 +224,32 @@ class Model:
         """
         check_reach(self.spec, reach)
         other = copy.copy(self)
-        other.spec = replace(self.spec, space=space, view=view or self.spec.view)
+        spec = of_volumes(self.spec) if reach.thickness > 1 else self.spec
+        other.spec = replace(spec, space=space, view=view or self.spec.view)
         other.reach = reach
         other._tell()
         return other
+
+    def volumes(self, slices: int) -> Model:
+        """A model of slabs as one of volumes of so many slices, for `sample`.
+
+        Errors: ModelError for a model that does not know how slices fit together, or fewer slices
+        than it sees at once.
+        """
+        own, space = self.spec.slices, self.spec.space
+        if own is None or own.thickness == 1 or self.spec.step_mm is None:
+            raise ModelError(
+                f"{self.spec.name} knows nothing of neighbouring slices, so it draws no volumes: "
+                "that takes a model trained with data.slices.thickness above 1"
+            )
+        if slices < own.thickness:
+            raise ModelError(f"a volume has at least {own.thickness} slices here, not {slices}")
+        spacing = space.spacing_mm
+        if not isinstance(spacing, str):
+            spacing = (*spacing, self.spec.step_mm[1])
+        letters = space.orientation + letter_across(space.orientation)
+        grid = Space(3, (*space.size, slices), spacing, letters)
+        return self.reaching(grid, Reach(slices=(2,), thickness=own.thickness))
 
     def tiled(self, size: int, overlap: float = 0.25) -> Model:
         """The same model on its own grid, its network called on overlapping tiles: the memory of a

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal, TypeAlias
 
 import torch
 from pydantic import Field
 
 from medidiff.data.intensity import FittedIntensity
-from medidiff.data.options import Space
+from medidiff.data.options import Slices, Space
 from medidiff.diffusion import (
     DDIM,
     DDPM,
@@ -158,6 +158,10 @@ class ModelSpec:
     intensity: FittedIntensity
     network: Annotated[AnyNetwork, Field(discriminator="kind")]
     shape: NetworkShape
+    slices: Slices | None = None
+    """Which slices of volumes the model was trained on; None: images as they were given."""
+    step_mm: tuple[float, float, float] | None = None
+    """How far these slices lay apart: least, median and most of the train volumes."""
     role: Role = "prior"
     codec: Annotated[AnyFittedCodec, Field(discriminator="kind")] = IdentityCodec()
     """What leads from images to the space that the network works in; `shape` is of that space."""
@@ -182,6 +186,11 @@ class ModelSpec:
     format: Literal[1] = FORMAT
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """The images of a case: the channels, but one for all slices of a slab."""
+        return self.images if self.slices is None else self.slices.columns(self.images)
+
+    @property
     def draws_only(self) -> bool:
         """Whether the model's answer is the end of the flow and not the expected clean image: a
         consistency student draws samples, and nothing that reads a mean or a score may ask it."""
@@ -192,6 +201,19 @@ class ModelSpec:
         """Channels of what is given beside the image, without the coordinates."""
         told = self.shape.dims if self.coordinates else 0
         return self.shape.concat_channels - told
+
+
+def of_volumes(spec: ModelSpec) -> ModelSpec:
+    """That of a model of slabs as one of volumes: a channel for all slices of a slab."""
+    assert spec.slices is not None
+    thickness, shape = spec.slices.thickness, spec.shape
+    fewer = replace(
+        shape,
+        in_channels=shape.in_channels // thickness,
+        out_channels=shape.out_channels // thickness,
+    )
+    intensity = spec.intensity.thinned(thickness)
+    return replace(spec, images=spec.columns, intensity=intensity, shape=fewer, slices=None)
 
 
 def needed_spread(sampler: AnySampler) -> SpreadSource:
@@ -249,6 +271,7 @@ def describe(spec: ModelSpec) -> str:
         "grid": " x ".join(map(str, spec.space.size)),
         "spacing (mm)": _shown(spec.space.spacing_mm),
         "orientation": spec.space.orientation,
+        **({"slices of volumes": spec.slices.plane} if spec.slices else {}),
         "trained on": f"{lineage.train_images} images of {lineage.train_subjects} subjects",
         "steps": lineage.steps,
         "conditions": conditions,

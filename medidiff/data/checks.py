@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medidiff.data.contents import file_digest
 from medidiff.data.decode import Scan, decode
@@ -88,6 +89,26 @@ def check_manifest(
     ]
     problems += [problem for _, problem in pairs]
     raise_problems(manifest.path, problems)
+
+
+def grids(
+    rows: Iterable[Row], name: str
+) -> dict[int, tuple[tuple[int, ...], NDArray[np.float64] | None]]:
+    """Shape and affine (4 x 4, RAS+, mm; None where the file states none) of an image column, by
+    row; of files that were checked before and have not changed, nothing is read.
+
+    Errors: DataError for a file that cannot be read.
+    """
+    paths = {row.number: row.images[name] for row in rows}
+    known = _Known(set(paths.values()))
+    found: dict[int, tuple[tuple[int, ...], NDArray[np.float64] | None]] = {}
+    for number, path in paths.items():
+        looked = known.look(path, "identical")
+        if looked.problem:
+            raise DataError(f"row {number}: {looked.problem}", private=str(path))
+        affine = None if looked.affine is None else np.reshape(looked.affine, (4, 4))
+        found[number] = looked.shape[1:], affine
+    return found
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,15 +20,19 @@ from medidiff.data.augment import middle
 from medidiff.data.image_cache import Grid
 from medidiff.data.images import Original, Volume, load_image
 from medidiff.data.intensity import FittedIntensity, Scale, unscaled
-from medidiff.data.options import Field
-from medidiff.data.placing import Placed, place, place_row
+from medidiff.data.options import Field, Slices
+from medidiff.data.placing import Placed, cut, place, place_row
 from medidiff.data.prepared import PreparedImages
 from medidiff.data.privacy import SiteKey
 from medidiff.data.rows import Progress, Row, first_problems
+from medidiff.data.slices import chosen
 from medidiff.data.transforms import Kind, Space, inside_space, put_back
 from medidiff.errors import DataError
 
 CacheKind = Literal["memory", "disk", "none"]
+Item = tuple[int, int | None]
+"""A case: which of the rows, and which slice of its volume as the model's grid counts them."""
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,26 @@ class Case:
     """`images` and what lies around them, (channel, *wide), where a margin was asked for."""
     field: Field = ()
     """Which voxels of `around` the scan fills."""
+    slice: int | None = None
+    """Of a slice of a volume: its number along the volume's own axis, counted from 0."""
+    volume: Tensor | None = None
+    """Of a slice of a volume: all of its slices on the grid, (channel, slice, *space), in the
+    volume's own intensities."""
+
+    @property
+    def member(self) -> tuple[str, int]:
+        """What tells the case from all others of a manifest; noise is keyed by it."""
+        return (self.subject if self.slice is None else f"{self.subject}/{self.slice}", self.row)
+
+    @property
+    def listed(self) -> dict[str, int]:
+        """Where the case is found in a table of results: its row, and its slice where it is one."""
+        return {"row": self.row} if self.slice is None else {"row": self.row, "slice": self.slice}
+
+    @property
+    def measured(self) -> Tensor:
+        """What intensities are fitted on: the whole volume of a slice, or the images."""
+        return self.images if self.volume is None else self.volume
 
     @property
     def spacing(self) -> tuple[float, ...]:
@@ -73,14 +98,15 @@ class Case:
 
 
 class CaseSet:
-    """The cases of some rows of a manifest.
+    """The cases of some rows of a manifest: one a row, or with `slices` those of its volumes.
 
     With cache "memory" all are loaded at once and kept; with "disk" they are prepared at once,
     unless they have been before, and kept in a folder that all processes of the machine map into
     their memory; with "none" they are loaded when they are asked for. In each case `workers`
     threads load them. `progress(done, total)` is called as they are loaded or prepared at once.
     With a `margin` in voxels a case keeps what its scan has around the grid, for augmentation to
-    draw on.
+    draw on. With `slices` the grid is theirs, its orientation stated; intensities are those of the
+    whole volume.
     Errors: DataError naming the manifest's row and column, all of them with cache "memory" and
     "disk"; the files are in `.private` only.
     """
@@ -98,6 +124,7 @@ class CaseSet:
         key: SiteKey | None = None,
         progress: Progress | None = None,
         margin: Sequence[int] | None = None,
+        slices: Slices | None = None,
     ) -> None:
         self.rows = tuple(rows)
         self.images = tuple(images)
@@ -107,21 +134,38 @@ class CaseSet:
         self.key = key or SiteKey.load()
         self.workers = workers
         self.margin = margin
+        self.slices = slices
+        self._scales: dict[tuple[int, FittedIntensity], Scale] = {}
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="scans")
-        self._placed = partial(
-            place_row, columns=self.images, label=label, space=space, margin=margin
+        self._placed: Callable[[Row], Placed] = partial(
+            place_row,
+            columns=self.images,
+            label=label,
+            space=space,
+            margin=margin,
+            stacked=slices is not None,
         )
         if cache == "disk":
-            kept = PreparedImages(self.rows, self._placed, self.images, label, Grid(space, margin))
+            grid = Grid(space, margin, slices is not None)
+            kept = PreparedImages(self.rows, self._placed, self.images, label, grid)
             _raise_all(kept.prepare(self._pool, progress))
             self._placed = kept.of
-        self._cases = self._load_all(progress) if cache == "memory" else None
+        self._cases: list[Case] | None = None
+        self.items: Sequence[Item] = [(place, None) for place in range(len(self.rows))]
+        if slices is not None:
+            told = None if cache == "disk" else progress
+            self.items = self._slices(slices, cache == "memory", told)
+        elif cache == "memory":
+            self._cases = self._each(partial(self._load, place=None), progress)
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.items)
 
     def __getitem__(self, index: int) -> Case:
-        return self._load(self.rows[index]) if self._cases is None else self._cases[index]
+        if self._cases is not None:
+            return self._cases[index]
+        number, place = self.items[index]
+        return self._load(self.rows[number], place)
 
     def __iter__(self) -> Iterator[Case]:
         for first in range(0, len(self), self.workers):  # read on demand, no more than needed
@@ -148,41 +192,91 @@ class CaseSet:
         problems: list[DataError] = []
         for index, case in enumerate(self._cases):
             try:
-                self._cases[index] = _scaled(case, intensity)
+                self._cases[index] = _normalised(case, intensity.scale_of(case.images))
             except DataError as error:
                 problems.append(DataError(f"row {case.row}: {error}"))
         _raise_all(problems)
         self.intensity = intensity
 
-    def _load_all(self, progress: Progress | None) -> list[Case]:
-        found: list[Case | DataError] = []
-        for case in self._pool.map(self._tried, self.rows):
-            found.append(case)
+    def one_a_row(self) -> Iterator[Case]:
+        """A case of each row, such as a slice of each volume, in the rows' order."""
+        first = {number: index for index, (number, _) in reversed([*enumerate(self.items)])}
+        wanted = [first[number] for number in range(len(self.rows))]
+        for start in range(0, len(wanted), self.workers):
+            yield from self.at(wanted[start : start + self.workers])
+
+    def scale_of(self, case: Case, intensity: FittedIntensity) -> Scale:
+        """The line that one of these cases is normalised with; of a slice that of its volume, which
+        is looked at once."""
+        if case.volume is None:
+            return intensity.scale_of(case.images)
+        known = self._scales.get((case.row, intensity))
+        if known is None:
+            thickness = 1 if self.slices is None else self.slices.thickness
+            known = intensity.thinned(thickness).scale_of(case.volume).repeated(thickness)
+            self._scales[case.row, intensity] = known
+        return known
+
+    def _slices(self, slices: Slices, keep: bool, progress: Progress | None) -> list[Item]:
+        """Every slice that is a case; if `keep`, the volumes stay in memory."""
+        stacks: dict[int, Placed] = {}
+
+        def look(row: Row) -> list[int]:
+            stack = self._placed(row)
+            if keep:
+                stacks[row.number] = stack
+            with _naming(row, self.images):
+                return chosen(stack.filled, slices)
+
+        found = self._each(look, progress)
+        if keep:
+            self._placed = lambda row: stacks[row.number]
+        return [(number, place) for number, places in enumerate(found) for place in places]
+
+    def _each(self, make: Callable[[Row], Made], progress: Progress | None) -> list[Made]:
+        """Something of each row, in threads. Errors: one DataError of all rows' problems."""
+
+        def tried(row: Row) -> tuple[Made | None, DataError | None]:
+            try:
+                return make(row), None
+            except DataError as error:
+                return None, error
+
+        found = []
+        for each in self._pool.map(tried, self.rows):
+            found.append(each)
             if progress is not None:
                 progress(len(found), len(self.rows))
-        _raise_all([error for error in found if isinstance(error, DataError)])
-        return [case for case in found if isinstance(case, Case)]
+        _raise_all([error for _, error in found if error is not None])
+        return [cast(Made, made) for made, _ in found]
 
-    def _tried(self, row: Row) -> Case | DataError:
-        try:
-            return self._load(row)
-        except DataError as error:
-            return error
-
-    def _load(self, row: Row) -> Case:
-        placed = self._placed(row)
-        try:
-            return _case(
+    def _load(self, row: Row, place: int | None) -> Case:
+        placed, number, volume = self._placed(row), None, None
+        if place is not None and self.slices is not None:
+            volume = placed.images
+            placed, number = cut(placed, self.space.orientation, place, self.slices.thickness)
+        with _naming(row, self.images):
+            case = _case(
                 placed,
-                self.intensity,
                 subject=self.key.pseudonym(row.subject),
                 row=row.number,
                 conditions=row.conditions,
                 modality=row.text.get("modality"),
             )
-        except DataError as error:
-            where = ", ".join(str(row.images.get(name)) for name in self.images)
-            raise DataError(f"row {row.number}: {error}", private=f"{where}: {error}") from error
+            case = replace(case, slice=number, volume=volume)
+            if self.intensity is None:
+                return case
+            return _normalised(case, self.scale_of(case, self.intensity))
+
+
+@contextlib.contextmanager
+def _naming(row: Row, columns: Sequence[str]) -> Iterator[None]:
+    """Errors: DataError that names the row, and its files in `.private`."""
+    try:
+        yield
+    except DataError as error:
+        where = ", ".join(str(row.images.get(name)) for name in columns)
+        raise DataError(f"row {row.number}: {error}", private=f"{where}: {error}") from error
 
 
 def _raise_all(problems: Sequence[DataError]) -> None:
@@ -219,12 +313,13 @@ def load_case(
     try:
         case = _case(
             place(channels, None, space),
-            intensity,
             subject=pseudonym,
             row=0,
             conditions=conditions or {},
             modality=None,
         )
+        if intensity is not None:
+            case = _normalised(case, intensity.scale_of(case.images))
         return replace(case, content=content)
     except DataError as error:
         where = ", ".join(map(str, paths))
@@ -275,31 +370,35 @@ def _permutation(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
 
 def _case(
     placed: Placed,
-    intensity: FittedIntensity | None,
     *,
     subject: str,
     row: int,
     conditions: Mapping[str, str | float],
     modality: str | None,
 ) -> Case:
-    images, wide = placed.images, placed.wide
+    """A case in its own intensities."""
+    wide = placed.wide
     known = placed.original.modality or modality  # what the file says counts for more
     original = replace(placed.original, modality=known)
-    units = unscaled(len(wide))
-    case = Case(
-        subject, row, images, dict(conditions), placed.label, units, placed.affine, original
+    return Case(
+        subject,
+        row,
+        placed.images,
+        dict(conditions),
+        placed.label,
+        unscaled(len(wide)),
+        placed.affine,
+        original,
+        wide=wide if wide.shape[1:] != placed.size else None,
+        field=placed.field,
     )
-    beyond = wide.shape[1:] != placed.size
-    case = replace(case, wide=wide if beyond else None, field=placed.field)
-    return case if intensity is None else _scaled(case, intensity)
 
 
-def _scaled(case: Case, intensity: FittedIntensity) -> Case:
-    """A case in its own units, in model units."""
-    scale = intensity.scale_of(case.images)
-    around = scale.normalise(case.around, axis=0)
-    images = middle(around, case.images.shape[1:])
-    return replace(case, images=images, wide=None if case.wide is None else around, scale=scale)
+def _normalised(case: Case, scale: Scale) -> Case:
+    """A case in model units."""
+    wide = scale.normalise(case.around, axis=0)
+    images = middle(wide, case.images.shape[1:])
+    return replace(case, images=images, scale=scale, wide=None if case.wide is None else wide)
 
 
 def _bytes(image: Volume) -> bytes:

@@ -49,6 +49,8 @@ class Grid:
     space: Space
     margin: Sequence[int] | None = None
     """Voxels of the scan that are kept around the grid, at most."""
+    stacked: bool = False
+    """Whether the grid is that of slices, all of which are kept of a volume."""
 
 
 def entry_key(grid: Grid, images: Sequence[str | None], label: str | None) -> str:
@@ -106,7 +108,7 @@ class ImageCache:
         )
         affine, size = np.array(said["affine"], np.float64), tuple(said["size"])
         field = tuple((first, last) for first, last in said["field"])
-        return Placed(wide, size, label, affine, original, field)
+        return Placed(wide, size, label, affine, original, field, tuple(said["filled"]))
 
     def put(self, key: str, placed: Placed) -> None:
         """Keeps an entry: written aside, then moved into place whole."""
@@ -114,6 +116,7 @@ class ImageCache:
 
         original = asdict(placed.original) | {"affine": placed.original.affine.tolist()}
         grid = {"affine": placed.affine.tolist(), "size": placed.size, "field": placed.field}
+        grid |= {"filled": placed.filled}
         said = json.dumps({**grid, "original": original})
         tensors = {"images": placed.wide.contiguous()}
         if placed.label is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 import numpy as np
@@ -34,6 +34,11 @@ class Scale:
         scaled = torch.sub(x, low, out=out).mul_(2 / (high - low)).sub_(1)
         return scaled.clamp_(-1, 1) if self.clip else scaled
 
+    def repeated(self, times: int) -> Scale:
+        """The same for channels that there are so many of, one after the other, each."""
+        low, high = (_repeated(ends, times) for ends in (self.low, self.high))
+        return Scale(low, high, self.clip)
+
     def inverse(self, x: Tensor, *, axis: int = 1) -> Tensor:
         """Model units to intensities. Channels lie along `axis`: 1 in a batch, 0 in one image."""
         low, high = self._along(x, axis)
@@ -49,6 +54,10 @@ class Scale:
         dtype = x.dtype if x.is_floating_point() else torch.float32
         low = torch.tensor(self.low, dtype=dtype, device=x.device).view(shape)
         return low, torch.tensor(self.high, dtype=dtype, device=x.device).view(shape)
+
+
+def _repeated(values: tuple[float, ...], times: int) -> tuple[float, ...]:
+    return tuple(value for value in values for _ in range(times))
 
 
 IDENTITY_LOW, IDENTITY_HIGH = -1.0, 1.0
@@ -85,6 +94,15 @@ class FittedIntensity:
         own."""
         return Scale(self.low, self.high, self.clip)
 
+    def repeated(self, times: int) -> FittedIntensity:
+        """The same for channels that there are so many of, one after the other, each."""
+        low, high = (_repeated(ends, times) for ends in (self.low, self.high))
+        return replace(self, low=low, high=high)
+
+    def thinned(self, times: int) -> FittedIntensity:
+        """The way back from `repeated`."""
+        return replace(self, low=self.low[::times], high=self.high[::times])
+
     def scale_of(self, image: Tensor) -> Scale:
         """The line that this image (channel, *space) is normalised with.
 
@@ -103,12 +121,13 @@ class FittedIntensity:
         scale = self.scale_of(image)
         return scale.normalise(image, axis=0), scale
 
-    def batch(self, images: Sequence[Tensor]) -> Tensor:
-        """Images (channel, *space) in model units, together: (batch, channel, *space)."""
-        made = torch.empty((len(images), *images[0].shape))
-        for place, image in zip(made, images, strict=True):
-            self.scale_of(image).normalise(image, axis=0, out=place)
-        return made
+
+def scaled_batch(images: Sequence[Tensor], scales: Sequence[Scale]) -> Tensor:
+    """Images (channel, *space) in model units, together: (batch, channel, *space)."""
+    made = torch.empty((len(images), *images[0].shape))
+    for place, image, scale in zip(made, images, scales, strict=True):
+        scale.normalise(image, axis=0, out=place)
+    return made
 
 
 def fit(options: AnyIntensity, images: Iterable[Tensor]) -> FittedIntensity:

@@ -81,6 +81,79 @@ def _check_orientation(letters: str, dims: int) -> None:
         )
 
 
+PlaneName = Literal["axial", "coronal", "sagittal"]
+PLANES: dict[PlaneName, str] = {"axial": "PL", "coronal": "IL", "sagittal": "IP"}
+"""How the rows and columns of a plane count up, as radiologists look at it."""
+
+
+@dataclass(frozen=True)
+class Slices:
+    """Which slices of volumes a 2-D model is trained on; a volume's intensities are judged whole.
+
+    Each slice is a case of its volume's subject. Nothing is resampled between slices.
+    """
+
+    plane: Literal["axial", "coronal", "sagittal", "thick"] = "thick"
+    """The plane of the slices. "thick": across the coarsest spacing, as they were acquired, which
+    must be one plane for all volumes. With the orientation "as stored", rows and columns count up
+    as radiologists look at them: axial PL, coronal IL, sagittal IP."""
+    every: int = 1
+    """Every so many of the slices that are not too empty; 1 takes all."""
+    foreground: float = 0.1
+    """Slices with less foreground than this share of the fullest slice of their volume are left
+    out; 0 takes all."""
+    thickness: int = 1
+    """Neighbouring slices that the network sees at once, as channels: an odd number. On a volume
+    the answers of all slabs that hold a slice are averaged."""
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ValueError(f"slices.every is at least 1, not {self.every}")
+        if self.thickness < 1 or self.thickness % 2 == 0:
+            raise ValueError(
+                f"slices.thickness is an odd number (a slice and its neighbours), not "
+                f"{self.thickness}"
+            )
+        if not 0 <= self.foreground <= 1:
+            raise ValueError(f"slices.foreground is a share from 0 to 1, not {self.foreground}")
+
+    def channels(self, images: tuple[str, ...]) -> tuple[str, ...]:
+        """The channels of these images: each slice of a slab, from the lowest to the highest."""
+        reach = self.thickness // 2
+        steps = range(-reach, reach + 1)
+        return tuple(f"{name}{step:+d}" if step else name for name in images for step in steps)
+
+    def columns(self, channels: tuple[str, ...]) -> tuple[str, ...]:
+        """The images that these are the channels of."""
+        return channels[self.thickness // 2 :: self.thickness]
+
+    def check(self, space: Space) -> None:
+        """Errors: ValueError for a grid that is not one of these slices."""
+        if space.dims != 2:
+            raise ValueError(
+                "slices are cut for a 2-D model: space.dims must be 2, or leave slices out to "
+                "train on whole volumes"
+            )
+        if self.plane == "thick" or space.orientation == AS_STORED:
+            return
+        if plane_of(space.orientation) != self.plane:
+            raise ValueError(
+                f"space.orientation {space.orientation} is {plane_of(space.orientation)}, and "
+                f"slices.plane {self.plane}: write {PLANES[self.plane]}, or leave one of them out"
+            )
+
+
+def letter_across(letters: str) -> str:
+    """The direction, R, A or S, in which slices with these rows and columns are counted."""
+    return "RAS"[({0, 1, 2} - {AXES[letter][0] for letter in letters}).pop()]
+
+
+def plane_of(letters: str) -> PlaneName:
+    """The plane in which rows and columns run along these directions."""
+    axes = {AXES[letter][0] for letter in letters}
+    return next(n for n, own in PLANES.items() if {AXES[letter][0] for letter in own} == axes)
+
+
 @dataclass(frozen=True)
 class Window:
     """A fixed window of intensities is mapped to [-1, 1], such as -1000..1000 HU."""

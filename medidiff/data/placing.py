@@ -15,6 +15,7 @@ from medidiff.data.augment import middle
 from medidiff.data.images import Original, Volume, load_image, original_of
 from medidiff.data.options import Field, Space
 from medidiff.data.rows import Row
+from medidiff.data.slices import foreground, place_in_file, slice_of, stack_grid
 from medidiff.data.transforms import field_of, to_space
 from medidiff.errors import DataError
 
@@ -38,6 +39,9 @@ class Placed:
     original: Original
     field: Field
     """Which voxels of `wide` the scan fills."""
+    filled: tuple[int, ...] = ()
+    """Of a volume that is there to be cut into slices along the first axis: the foreground of each,
+    in pixels of the grid."""
 
     @property
     def images(self) -> Tensor:
@@ -75,9 +79,12 @@ def place_row(
     label: str | None,
     space: Space,
     margin: Sequence[int] | None = None,
+    stacked: bool = False,
 ) -> Placed:
     """The images of a manifest's row brought to the grid, as `place` does.
 
+    If `stacked`, they are volumes for a grid of slices, all of which are kept, one behind the
+    other along the first axis: `cut` takes one.
     Errors: DataError naming row and column; the files are in `.private` only.
     """
     mask = None if label is None else row.labels.get(label)
@@ -85,12 +92,45 @@ def place_row(
     marked = None if mask is None else _read(row, str(label), mask)
     where = ", ".join(str(row.images[name]) for name in columns)
     try:
+        if stacked:
+            return _place_stack(channels, marked, space, margin, row.text.get("modality"))
         return place(channels, marked, space, margin)
     except DataError as error:
         raise DataError(f"row {row.number}: {error}", private=f"{where}: {error}") from error
     except Exception as error:  # no memory, a resampling that fails: the row must be known
         said = f"row {row.number}: the image cannot be prepared ({type(error).__name__})"
         raise DataError(said, private=f"{where}: {error!r}") from error
+
+
+def _place_stack(
+    channels: Sequence[Volume],
+    label: Volume | None,
+    space: Space,
+    margin: Sequence[int] | None,
+    modality: str | None,
+) -> Placed:
+    grid = stack_grid(space, original_of(channels[0]))
+    placed = place(channels, label, grid, None if margin is None else (0, *margin))
+    known = placed.original.modality or modality or ""
+    return replace(placed, filled=foreground(placed.images, known.upper() == "CT"))
+
+
+def cut(stack: Placed, letters: str, place: int, thickness: int = 1) -> tuple[Placed, int]:
+    """A slice of a volume that was placed to be cut, and which one of the volume's own it is.
+
+    `letters`: how its rows and columns count up. `thickness`: slices of the slab about it, which
+    are its channels. Voxels of one are shared with the volume's.
+    """
+    number = place_in_file(stack.original, letters, place)
+    affine = stack.affine[:, [1, 2, 0, 3]].copy()
+    affine[:3, 3] += stack.affine[:3, 0] * place
+    label = None if stack.label is None else stack.label[place]
+    original = slice_of(stack.original, letters, number)
+    background = [value for value in original.background for _ in range(thickness)]
+    original = replace(original, background=tuple(background))
+    size = stack.size[1:]
+    wide = stack.wide.narrow(1, place - thickness // 2, thickness).flatten(0, 1)
+    return Placed(wide, size, label, affine, original, stack.field[1:]), number
 
 
 def _read(row: Row, column: str, path: Path | None) -> Volume:

@@ -47,6 +47,8 @@ def cases_of_split(
 ) -> list[Case]:
     """The cases of one split, on the model's grid and in its units; with `limit`, its first rows.
 
+    Of a model that was trained on slices of volumes they are such slices of the split's volumes.
+
     Errors: ManifestError if rows cannot be used or the split is empty.
     """
     manifest = read_manifest(Path(manifest_file))
@@ -54,10 +56,11 @@ def cases_of_split(
     what = f"reading {split} scans"
     cases = CaseSet(
         rows[:limit],
-        model.spec.images,
+        model.spec.columns,
         model.spec.space,
         model.spec.intensity,
         progress=lambda done, total: report.progress(what, done, total),
+        slices=model.spec.slices,
     )
     return list(cases)
 
@@ -67,7 +70,7 @@ def check_splits(
 ) -> None:
     """Errors: ManifestError with every problem of the manifest, before anything is computed."""
     manifest = read_manifest(Path(manifest_file))
-    check_manifest(manifest, images=model.spec.images, splits=splits.stored(*names))
+    check_manifest(manifest, images=model.spec.columns, splits=splits.stored(*names))
 
 
 def check_cases(
@@ -77,7 +80,10 @@ def check_cases(
 
     Errors: DataError naming every such row and its reasons, if `mismatch` is "refuse".
     """
-    found = {case.row: _misfits(model, case) for case in cases}
+    found: dict[int, list[str]] = {}
+    for case in cases:
+        told = found.setdefault(case.row, [])
+        told += [problem for problem in _misfits(model, case) if problem not in told]
     misfits = {row: problems for row, problems in sorted(found.items()) if problems}
     if not misfits:
         return []

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from medidiff.config import Config
-from medidiff.data.options import Augment
+from medidiff.data.options import AS_STORED, Augment, Slices
 from medidiff.errors import ConfigError, DataError, ModelError
 from medidiff.jobs.models import load_model, model_folder
 from medidiff.jobs.reporting import Reporter
@@ -34,7 +34,8 @@ from medidiff.networks.tiling import Tiles
 from medidiff.spec import ModelSpec
 from medidiff.training.batches import TrainingSet, augmented
 
-PART = 4  # images encoded at a time
+PART = 4  # images encoded at a time,
+VOXELS = 2**22  # or fewer, of more voxels together: a large volume goes alone
 STILL = Augment()
 
 
@@ -53,7 +54,7 @@ def codec_channels(config: Config) -> int:
 
     Errors: ModelError if the codec's model is not an autoencoder of these images.
     """
-    images, dims = len(config.data.images), config.data.space.dims
+    images, dims = len(config.data.channels), config.data.space.dims
     if isinstance(config.codec, WaveletCodec):
         return images * 2**dims
     if isinstance(config.codec, AutoencoderCodec):
@@ -73,18 +74,33 @@ def check_source(spec: ModelSpec, config: Config) -> AutoencoderOptions:
         )
     space, theirs = config.data.space, spec.space
     pairs = {
-        "data.images": (config.data.images, spec.images),
+        "data.images": (config.data.channels, spec.images),
         "modality": (config.modality, spec.modality),
         "data.space.dims": (space.dims, theirs.dims),
         "data.space.spacing_mm": (space.spacing_mm, theirs.spacing_mm),
         "data.space.orientation": (space.orientation, theirs.orientation),
+        "data.slices": (config.data.slices is not None, spec.slices is not None),
     }
+    if config.data.slices is not None and spec.slices is not None:
+        pairs |= _planes(config.data.slices, space.orientation, spec)
     for name, (ours, its) in pairs.items():
         if ours != its:
             raise ModelError(
                 f"codec.model: {spec.name} was trained with {name} {its!r}; found {ours!r}"
             )
     return spec.network
+
+
+def _planes(slices: Slices, orientation: str, spec: ModelSpec) -> dict[str, tuple[object, object]]:
+    """What is stated of the slices' plane beside the autoencoder's; what is found later is not
+    compared."""
+    assert spec.slices is not None
+    named = spec.slices.plane if slices.plane == "thick" else slices.plane
+    letters = spec.space.orientation if orientation == AS_STORED else orientation
+    return {
+        "data.slices.plane": (named, spec.slices.plane),
+        "data.space.orientation": (letters, spec.space.orientation),
+    }
 
 
 def codec_source(config: Config, parent: Model | None) -> Model | None:
@@ -154,7 +170,7 @@ def fit_codec(
     known, network = known_codec(config, source, parent)
     if known is not None:
         return ReadyCodec(known, network), None
-    images, dims = len(config.data.images), config.data.space.dims
+    images, dims = len(config.data.channels), config.data.space.dims
     try:
         if isinstance(config.codec, WaveletCodec):
             batches = _images(train, "measuring the wavelet's scale", report)
@@ -241,9 +257,11 @@ def _moved(
 
 
 def _parts(images: TrainingSet, what: str, report: Reporter) -> Iterator[range]:
-    for first in range(0, len(images), PART):
+    voxels = images.images([0])[0, 0].numel()
+    part = max(1, min(PART, VOXELS // voxels))
+    for first in range(0, len(images), part):
         report.progress(what, first, len(images))
-        yield range(first, min(first + PART, len(images)))
+        yield range(first, min(first + part, len(images)))
     report.progress(what, len(images), len(images))
 
 

@@ -85,19 +85,31 @@ def fit_config(config: Config, shape: NetworkShape, gpu_memory: float, report: R
     )
 
 
-def training_of(config: Config, shape: NetworkShape) -> Training:
-    """What decides how much memory the training of a configuration takes."""
+def training_of(
+    config: Config,
+    shape: NetworkShape,
+    coder: tuple[AutoencoderOptions, NetworkShape] | None = None,
+) -> Training:
+    """What decides how much memory the training of a configuration takes.
+
+    `coder`: the autoencoder of its codec, where that is yet to be trained.
+    """
     codec, space = config.codec, config.data.space.size
-    coding = None
+    coding = tile = None
     if isinstance(codec, WaveletCodec):
         space = tuple(-(-size // 2) for size in space)
     elif isinstance(codec, AutoencoderCodec):
-        known = read_spec(model_folder(codec.model))
-        options = check_source(known, config)
-        space, coding = options.latent_space(space), (options, known.shape)
+        coding = _coder(codec, config) if coder is None else coder
+        space = coding[0].latent_space(space)
+        tile = None if codec.tiles is None else (codec.tiles.size,) * len(space)
     patch = None if config.data.patch is None else config.data.patch.size
     objective = config.diffusion.objective
-    return Training(config.network, shape, space, config.train, patch, coding, objective)
+    return Training(config.network, shape, space, config.train, patch, coding, objective, tile)
+
+
+def _coder(codec: AutoencoderCodec, config: Config) -> tuple[AutoencoderOptions, NetworkShape]:
+    known = read_spec(model_folder(codec.model))
+    return check_source(known, config), known.shape
 
 
 Step = tuple[tuple[str, ...], Training]

@@ -64,7 +64,7 @@ def add_gamma(
             clean = torch.stack([case.images for case in part]).to(model.device)
             yield (
                 model.codec.encode(clean),
-                KeyedNoise(seed, [(case.subject, case.row) for case in part]),
+                KeyedNoise(seed, [case.member for case in part]),
             )
         report.progress("measuring Gamma", len(cases), len(cases))
 

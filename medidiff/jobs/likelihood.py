@@ -128,11 +128,11 @@ def likelihoods_of(
         for first in range(0, len(cases), PART):
             part = cases[first : first + PART]
             clean = torch.stack(images[first : first + PART]).to(model.device)
-            noise = KeyedNoise(seed, [(case.subject, case.row) for case in part])
+            noise = KeyedNoise(seed, [case.member for case in part])
             found = measure(model, denoise, part, clean, noise, options)
             for index, case in enumerate(part):
                 rows.append(
-                    {"subject": case.subject, "setting": split, "method": method, "row": case.row}
+                    {"subject": case.subject, "setting": split, "method": method, **case.listed}
                     | {name: float(values[index]) for name, values in found.items()}
                 )
             report.progress(f"likelihood ({method})", first + len(part), len(cases))
@@ -261,7 +261,7 @@ def _dequantised(
     depth, images = options.bit_depth or 0, []
     for case, numbers in zip(cases, whole, strict=True):
         if method == "flow":
-            draw = uniforms(seed, [("dequantise", case.subject, case.row)], numbers.numel())
+            draw = uniforms(seed, [("dequantise", *case.member)], numbers.numel())
             numbers = dequantised(numbers, draw.reshape(numbers.shape), depth, 0.0, 2.0**depth)
         images.append(case.scale.normalise(numbers, axis=0))
     return images

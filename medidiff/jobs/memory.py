@@ -6,6 +6,7 @@ Counted from the network itself (`networks.memory`), with what no operation show
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Literal
@@ -37,6 +38,7 @@ from medidiff.training.options import PowerAverages, TrainOptions
 
 GIB = 2**30
 SAMPLE_BATCH = 16  # images that `Model.sample` draws at a time
+TILED = 3  # whole images that are held while one is put together of tiles
 IMAGES = 8  # images of a batch that the loss and the recorded call hold beside the network's own
 
 
@@ -54,6 +56,8 @@ class Training:
     coding: tuple[AutoencoderOptions, NetworkShape] | None = None
     """The autoencoder of a prior of latents."""
     objective: AnyObjective = Denoising()
+    tile: Grid | None = None
+    """What the autoencoder decodes at a time, in latents, where that is not the whole image."""
 
     @property
     def accelerated(self) -> bool:
@@ -186,7 +190,7 @@ def _sampling(training: Training) -> int:
     one = _evaluation(training, call)
     if training.coding is None:
         return one
-    return max(one, _decoding_memory(*training.coding, drawn, training.space))
+    return max(one, _decoding(training, drawn))
 
 
 def _evaluation(training: Training, call: CallKind) -> int:
@@ -208,7 +212,18 @@ def _finished(training: Training) -> int:
     one = _inference_memory(training.network, training.shape, call)
     if training.coding is None:
         return one
-    return max(one, _decoding_memory(*training.coding, SAMPLE_BATCH, training.space))
+    return max(one, _decoding(training, SAMPLE_BATCH))
+
+
+def _decoding(training: Training, count: int) -> int:
+    """What latents take to become so many images, whole or tile by tile."""
+    assert training.coding is not None
+    options, shape = training.coding
+    if training.tile is None:
+        return _decoding_memory(options, shape, count, training.space)
+    tile = tuple(map(min, training.tile, training.space))
+    voxels = count * shape.out_channels * math.prod(n * options.reduction for n in training.space)
+    return _decoding_memory(options, shape, count, tile) + TILED * 4 * voxels
 
 
 _inference_memory = lru_cache(maxsize=64)(inference_memory)

@@ -7,19 +7,21 @@ import importlib.metadata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 
 from medidiff import options
 from medidiff.config import Config, Loaded
 from medidiff.data.augment import Surroundings, margin, surroundings
-from medidiff.data.checks import check_manifest
+from medidiff.data.checks import check_manifest, grids
 from medidiff.data.datasets import CaseSet
 from medidiff.data.fitness import views
-from medidiff.data.intensity import FittedIntensity, fit
+from medidiff.data.intensity import FittedIntensity, fit, scaled_batch
 from medidiff.data.manifest import read_manifest
-from medidiff.data.options import Augment
+from medidiff.data.options import Augment, Slices, Space
 from medidiff.data.rows import Manifest, Problem, Row, raise_problems
+from medidiff.data.slices import resolved
 from medidiff.errors import ConfigError, ModelError
 from medidiff.jobs.codecs import (
     ReadyCodec,
@@ -101,6 +103,10 @@ class CheckedData:
     conditions: tuple[AnyCondition, ...]
     label: ClassCondition | None
     """What a classifier is to find."""
+    space: Space
+    """The grid, of slices with their plane's directions."""
+    slices: Slices | None
+    """What is cut of volumes, in a named plane."""
 
     @property
     def told(self) -> tuple[AnyCondition, ...]:
@@ -133,7 +139,10 @@ def check_data(loaded: Loaded, parent: Model | None, report: Reporter) -> Checke
             f"{loaded.file}: no validation image has a value in column {label and label.name!r}"
         )
     conditions = parent.spec.shape.conditions if parent else fit_conditions(config, manifest, train)
-    checked = CheckedData(manifest, train, validation, conditions, label)
+    space, slices = data.space, data.slices
+    if slices is not None:
+        space, slices = resolved(space, slices, grids([*train, *validation], data.images[0]))
+    checked = CheckedData(manifest, train, validation, conditions, label, space, slices)
     for rows in (train, validation):
         encode_rows(manifest, rows, checked.told)
     return checked
@@ -166,14 +175,15 @@ def prepare(loaded: Loaded, parent: Model | None, report: Reporter) -> Prepared:
         return CaseSet(
             rows,
             config.data.images,
-            config.data.space,
+            data.space,
             cache=config.data.cache,
             workers=config.data.workers,
             progress=lambda done, total: report.progress(what, done, total),
             margin=beyond,
+            slices=data.slices,
         )
 
-    wide = None if moved == Augment() else margin(moved, config.data.space)
+    wide = None if moved == Augment() else margin(moved, data.space)
     train = raw(data.train, "reading training scans", wide)
     validation = raw(data.validation, "reading validation scans")
     if parent is not None:
@@ -181,11 +191,14 @@ def prepare(loaded: Loaded, parent: Model | None, report: Reporter) -> Prepared:
     elif source is not None:
         intensity = source.spec.intensity  # the autoencoder knows images in its own units
     else:
-        intensity = fit(config.data.intensity, (case.images for case in train))
+        intensity = fit(config.data.intensity, (case.measured for case in train.one_a_row()))
+        if data.slices is not None:
+            intensity = intensity.repeated(data.slices.thickness)
     sets = [training_set(manifest, cases, intensity, data.told) for cases in (train, validation)]
     codec, known = fit_codec(config, sets[0], source, parent, device, report)
-    spec = make_spec(config, data, intensity, parent)
-    spec = dataclasses.replace(spec, view=views(train, spec.space), codec=codec.fitted)
+    spec = make_spec(config, data, len(train), intensity, parent)
+    view = views(train.one_a_row(), spec.space)
+    spec = dataclasses.replace(spec, view=view, codec=codec.fitted, step_mm=steps_mm(train))
     check_sampling(config, spec)
     network = network_of(config, spec, parent)
     objective = objective_of(config, spec, network, parent)
@@ -212,6 +225,14 @@ def prepare(loaded: Loaded, parent: Model | None, report: Reporter) -> Prepared:
     )
 
 
+def steps_mm(train: CaseSet) -> tuple[float, float, float] | None:
+    """How far the slices of volumes lie apart: least, median and most; None of what is not cut."""
+    if train.slices is None:
+        return None
+    lengths = [float(np.linalg.norm(case.affine[:3, 2])) for case in train.one_a_row()]
+    return min(lengths), float(np.median(lengths)), max(lengths)
+
+
 def training_set(
     manifest: Manifest,
     cases: CaseSet,
@@ -227,19 +248,25 @@ def training_set(
     kept = cases.intensity is not None
 
     def images(indices: Sequence[int]) -> torch.Tensor:
-        found = [case.images for case in cases.at(indices)]
-        return torch.stack(found) if kept else intensity.batch(found)
+        found = cases.at(indices)
+        if kept:
+            return torch.stack([case.images for case in found])
+        scales = [cases.scale_of(case, intensity) for case in found]
+        return scaled_batch([case.images for case in found], scales)
 
     def around(indices: Sequence[int]) -> Surroundings:
         found = cases.at(indices)
         wide = [
-            c.around if kept else intensity.scale_of(c.images).normalise(c.around, axis=0)
+            c.around if kept else cases.scale_of(c, intensity).normalise(c.around, axis=0)
             for c in found
         ]
         fields, spacings = [case.field for case in found], [case.spacing for case in found]
         return surroundings(wide, fields, cases.space.size, spacings)
 
-    rows = [row.number for row in cases.rows]
+    places = [place for place, _ in cases.items]
+    rows = [cases.rows[place].number for place in places]
+    if encoded is not None:
+        encoded = encoded[places]
     return TrainingSet(images, encoded, rows, None if cases.margin is None else around)
 
 
@@ -326,9 +353,13 @@ def shape_of(config: Config, data: CheckedData, trunk: ModelSpec | None = None) 
 
 
 def make_spec(
-    config: Config, data: CheckedData, intensity: FittedIntensity, parent: Model | None
+    config: Config,
+    data: CheckedData,
+    images: int,
+    intensity: FittedIntensity,
+    parent: Model | None,
 ) -> ModelSpec:
-    """The specification of the model that this training makes.
+    """The specification of the model that this training makes of so many images.
 
     Errors: ModelError if it cannot go on from `parent`.
     """
@@ -340,8 +371,9 @@ def make_spec(
     spec = ModelSpec(
         name=config.name,
         modality=config.modality,
-        images=config.data.images,
-        space=config.data.space,
+        images=config.data.channels,
+        space=data.space,
+        slices=data.slices,
         intensity=intensity,
         network=config.network,
         shape=shape,
@@ -356,7 +388,7 @@ def make_spec(
             parent=parent.digest if parent else None,
             manifest_digest=data.manifest.digest(),
             config_digest=config.digest(),
-            train_images=len(rows),
+            train_images=images,
             train_subjects=len({row.subject for row in rows}),
             steps=config.train.steps,
             train_split=config.data.train_split,

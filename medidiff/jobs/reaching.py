@@ -10,12 +10,14 @@ from typing import Literal
 
 import numpy as np
 
-from medidiff.data.fitness import View, model_order
+from medidiff.data.fitness import SPACING_TOLERANCE, View, model_order
 from medidiff.data.images import Original, load_image, original_of
 from medidiff.data.options import AS_STORED, AXES, Space
+from medidiff.data.slices import volume_of_slices
 from medidiff.errors import DataError, TaskError
 from medidiff.model import Model
 from medidiff.networks import Reach, Tiles
+from medidiff.spec import ModelSpec
 
 Across = Literal["one", "three"]
 LIKE_PICTURES = "PL"  # how slices lie that do not say it: as `Space.affine` has it
@@ -66,6 +68,7 @@ def fitted_to(
     except DataError:
         return model  # what is wrong is said where the input is brought to the grid
     sliced = space.dims == 2 and len(original.shape) == 3
+    thickness = 1 if model.spec.slices is None else model.spec.slices.thickness
     if not sliced and (how.plane is not None or how.across != "one"):
         raise TaskError("a plane and orientations are for a volume and a model of slices")
     if not sliced and how.tile is None:
@@ -76,14 +79,20 @@ def fitted_to(
             "for a model of slices; use a format with geometry, such as NIfTI or DICOM"
         )
     if sliced:
-        space = _of_slices(space, original, how)
+        space = _of_slices(model.spec, original, how)
     if len(original.shape) != space.dims or (space.orientation != AS_STORED and not original.known):
         return model
     tiles = None if how.tile is None else model.tiles(how.tile, how.overlap)
     slices = () if not sliced else (2,) if how.across == "one" else (0, 1, 2)
+    size = _size(space, original, model, tiles)
+    if sliced and min(size[axis] for axis in slices) < thickness:
+        raise DataError(
+            f"input {row}: the volume is {' x '.join(map(str, size))} voxels on the model's grid, "
+            f"and the model sees {thickness} neighbouring slices at once"
+        )
     return model.reaching(
-        replace(space, size=_size(space, original, model, tiles)),
-        Reach(tiles, slices),
+        replace(space, size=size),
+        Reach(tiles, slices, thickness=thickness if sliced else 1),
         _view(model, space, tiles),
     )
 
@@ -98,25 +107,35 @@ def on_tiles(model: Model, how: Reaching) -> Model:
     return model if how.tile is None else model.tiled(how.tile, how.overlap)
 
 
-def _of_slices(space: Space, original: Original, how: Reaching) -> Space:
+def _of_slices(spec: ModelSpec, original: Original, how: Reaching) -> Space:
     """The grid of slices with the axis behind them: its size is still that of the slices, and 1."""
+    space = spec.space
     letters = space.orientation
     if letters == AS_STORED:
         letters = how.plane or LIKE_PICTURES
     elif how.plane not in (None, letters):
         raise TaskError(f"the model's slices lie along {letters}; it knows no plane {how.plane}")
-    free = ({0, 1, 2} - {AXES[letter][0] for letter in letters}).pop()
-    letters += "RAS"[free]
-    own = Space(3, (*space.size, 1), AS_STORED, letters)
-    here = [original.spacing_mm[axis] for axis in model_order(original, own)]
-    inner = here[:2] if isinstance(space.spacing_mm, str) else [*space.spacing_mm]
-    spacing = [*inner, here[2] if how.across == "one" else inner[0]]
-    if how.across == "three" and max(inner) > min(inner) * (1 + ISOTROPIC):
+    grid = volume_of_slices(space, original, letters)
+    assert not isinstance(grid.spacing_mm, str)
+    *inner, step = grid.spacing_mm
+    if how.across == "one":
+        return replace(grid, spacing_mm=(*inner, _step(spec, step)))
+    if max(inner) > min(inner) * (1 + ISOTROPIC):
         raise TaskError(
             f"slices across three orientations need pixels of equal sides, not {inner[0]:g} x "
             f"{inner[1]:g} mm"
         )
-    return replace(own, spacing_mm=tuple(spacing))
+    return replace(grid, spacing_mm=(*inner, inner[0]))
+
+
+def _step(spec: ModelSpec, here: float) -> float:
+    """How far slices lie apart: as in the volume, but for a model that knows their neighbours as in
+    its training, where the volume's are not like them; then it is told not to fit."""
+    if spec.slices is None or spec.slices.thickness == 1 or spec.step_mm is None:
+        return here
+    least, usual, most = spec.step_mm
+    like = least * (1 - SPACING_TOLERANCE) <= here <= most * (1 + SPACING_TOLERANCE)
+    return here if like else usual
 
 
 def _size(space: Space, original: Original, model: Model, tiles: Tiles | None) -> tuple[int, ...]:

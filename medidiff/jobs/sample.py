@@ -40,6 +40,7 @@ def sample_to_folder(
     image_scale: float = 100.0,
     tile: int | None = None,
     tile_overlap: float = 0.25,
+    slices: int | None = None,
     seed: int,
     changes: Mapping[str, object],
     format: Format = "nifti",
@@ -47,7 +48,8 @@ def sample_to_folder(
     """(image files, network calls an image); a sheet.png of all images lies beside them.
 
     `changes` are sampling options of the configuration; `towards_image` names a file, several
-    joined by commas for the channels of one case.
+    joined by commas for the channels of one case. `slices`: volumes of so many, of a model that
+    knows slices' neighbours.
     Errors: OutputError if `out` already holds something; ModelError for an unknown
     condition, an interval of guidance that says nothing, or a classifier or an encoder that does
     not fit; DataError for an image that does not fit; TaskError for numbers below 1 and for
@@ -59,6 +61,10 @@ def sample_to_folder(
         raise TaskError(f"--n and --steps must be at least 1, found {n} and {steps}")
     model = load_model(name, acceleration=acceleration)
     model.spec = replace(model.spec, sampling=changed(model.spec.sampling, changes))
+    if tile is not None and slices is not None:
+        raise TaskError("--slices and --tile do not go together: a volume is drawn slab by slab")
+    if slices is not None:
+        model = model.volumes(slices)
     if tile is not None:
         model = model.tiled(tile, tile_overlap)
     readers = [

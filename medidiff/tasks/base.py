@@ -303,11 +303,14 @@ def stack(cases: Sequence[Case], model: Model) -> Tensor:
 
 
 def noise_key(case: Case) -> str:
-    """What noise for a case is keyed by: its manifest row, or the content of a single input.
+    """What noise for a case is keyed by: its manifest row (and slice), or the content of a
+    single input.
 
     Not the pseudonym, which differs from site to site.
     """
-    return f"row {case.row}" if case.row else case.content
+    if not case.row:
+        return case.content
+    return f"row {case.row}" if case.slice is None else f"row {case.row}, slice {case.slice}"
 
 
 def finish(

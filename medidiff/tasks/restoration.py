@@ -173,7 +173,7 @@ def measured(
         "background_bias": (error / outside).abs(),
     }
     return [
-        {"subject": case.subject, "row": case.row, "setting": setting, "method": method}
+        {"subject": case.subject, **case.listed, "setting": setting, "method": method}
         | {name: float(values[index]) for name, values in columns.items()}
         for index, case in enumerate(cases)
     ]

@@ -162,7 +162,7 @@ def _by_case(cases: Sequence[Case], real: Tensor, made: Tensor, method: str) -> 
     return [
         {
             "subject": case.subject,
-            "row": case.row,
+            **case.listed,
             "setting": "nearest image",
             "method": method,
             "distance": float(distance),

@@ -119,11 +119,74 @@ def test_ct_keeps_hounsfield_units(population: Population) -> None:
     assert tree["data"]["intensity"]["window"] == "brain"
 
 
-def test_thick_slices_stay_as_they_are_and_the_reason_is_said(population: Population) -> None:
-    tree, text = planned(population([(64, 64, 12)] * 6, (1, 1, 5)))
+def test_thick_slices_are_planned_as_slices_and_the_reason_is_said(
+    population: Population, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    scans = population([(24, 28, 12)] * 6, (2, 2, 6))
+    tree, text = planned(scans, gpu_memory=8)
+    space = tree["data"]["space"]
+    assert (space["dims"], space["spacing_mm"], space["orientation"]) == (2, [2.0, 2.0], "PL")
+    assert space["size"][0] > space["size"][1]  # 28 rows to posterior, 24 columns to the left
+    assert tree["data"]["slices"] == {"plane": "axial"}
+    assert "anisotropic (2 x 2 x 6 mm; slices from 3 times on" in text
+    assert re.search(r"slices: .*# \d+ slices a volume hold the body", text)
+
+
+def short(run: Path) -> list[str]:
+    """Changes that end a training after two steps."""
+    changes = [f"output={run}", "train.steps=2", "train.batch=2", "train.warmup_steps=1"]
+    changes += ["train.validate_every=2", "train.sample_every=0", "train.validation_levels=2"]
+    return [*changes, "train.save_every=4", "train.validation_images=2"]
+
+
+@pytest.mark.slow
+def test_planned_slices_fit_and_are_trained(
+    population: Population, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    scans = population([(24, 28, 12)] * 6, (2, 2, 6))
+    planned(scans, gpu_memory=8)
+    out = scans.parent.parent / "plan.yaml"
+    checked = api.check(out, gpu_memory=8)
+    assert checked.memory is not None
+    assert checked.memory.fits
+    assert (api.train(out, changes=short(scans.parent / "run")) / "model").is_dir()
+
+
+@pytest.mark.slow
+def test_planned_latents_fit_and_are_trained_one_after_the_other(
+    population: Population, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    scans = population([(20, 24, 20)] * 6)
+    monkeypatch.chdir(scans.parent)
+    found = api.plan(scans, scans.parent / "plan.yaml", gpu_memory=8, method="latents")
+    assert found.first == scans.parent / "plan-autoencoder.yaml"
+    assert "two trainings" in found.text
+    for file in (found.first, found.file):
+        text = file.read_text()
+        assert text.index("train plan-autoencoder.yaml") < text.index("train plan.yaml")
+        checked = api.check(file, gpu_memory=8)
+        assert checked.memory is not None
+        assert checked.memory.fits
+        run = api.train(file, changes=short(Path(checked.loaded.config.output)))
+        assert (run / "model").is_dir()
+
+
+def test_volumes_that_are_asked_for_stay_whole_and_thick(population: Population) -> None:
+    tree, text = planned(population([(64, 64, 12)] * 6, (1, 1, 5)), dims=3)
     assert tree["data"]["space"]["spacing_mm"] == [1.0, 1.0, 5.0]
     assert tree["data"]["space"]["size"][2] <= 16
+    assert "slices" not in tree["data"]
     assert "anisotropic (1 x 1 x 5 mm)" in text
+
+
+def test_slices_of_even_voxels_are_planned_if_they_are_asked_for(population: Population) -> None:
+    scans = population([(20, 24, 20)] * 6)
+    tree, text = planned(scans, dims=2)
+    assert tree["data"]["slices"] == {"plane": "axial"}
+    assert "as asked: slices of volumes of 1 x 1 x 1 mm" in text
 
 
 def test_scans_of_another_scale_each_are_normalised_each(population: Population) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,13 +16,13 @@ from torch import Tensor, nn
 
 import medidiff
 from medidiff.data.intensity import FittedIntensity
-from medidiff.data.options import Space
+from medidiff.data.options import Slices, Space
 from medidiff.diffusion import KeyedNoise
 from medidiff.errors import DataError, MedidiffError, ModelError, TaskError
 from medidiff.jobs.reaching import Reaching
 from medidiff.model import Model
 from medidiff.networks import NetworkShape, Reach, Tiles, UNetOptions, build, coordinates
-from medidiff.networks.reach import SliceBySlice, Tiled, windows
+from medidiff.networks.reach import SliceBySlice, Tiled, slab_window, windows
 from medidiff.spec import ModelSpec, SamplingOptions
 
 UNIT = FittedIntensity((-1.0,), (1.0,), "train", None, (-1.0, 1.0))
@@ -263,6 +264,7 @@ def test_a_volume_of_slices_larger_than_the_model_is_taken_by_tiles(tmp_path: Pa
         "tiles": {"size": 8, "overlap": 2, "statistics": "tile"},
         "slices": [2],
         "at_once": 16,
+        "thickness": 1,
     }
 
 
@@ -286,3 +288,129 @@ def test_a_model_that_is_told_where_it_is_takes_no_more_than_it_was_taught(tmp_p
         medidiff.run("denoise", model, larger, sigma=0.1, tile=8)
     own = written(tmp_path / "o.nii.gz", noisy(16, 12, 1))
     assert medidiff.run("denoise", model, own, sigma=0.1, tile=8).image.shape == (1, 16, 12)
+
+
+class Blind(nn.Module):
+    """A network of slabs that sees of each slice nothing but itself."""
+
+    def __init__(self, thickness: int, channels: int = 1) -> None:
+        super().__init__()
+        self.thickness, self.inner = thickness, Local(2, channels)
+
+    def forward(
+        self, x: Tensor, label: Tensor, condition: Tensor | None, concat: Tensor | None
+    ) -> Tensor:
+        slices = x.unflatten(1, (-1, self.thickness)).unbind(2)
+        made = [self.inner(each, label, condition, concat) for each in slices]
+        return torch.stack(made, 2).flatten(1, 2)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_slabs_of_slices_that_know_nothing_of_each_other_give_what_slices_give(axis: int) -> None:
+    x, label = field(2, 2, 7, 6, 8), torch.tensor([0.5, 2.0])
+    blind = Blind(5, 2)
+    slabs = SliceBySlice(blind, (axis,), 4, 5)(x, label)
+    alone = SliceBySlice(blind.inner, (axis,), 4)(x, label)
+    torch.testing.assert_close(slabs, alone, atol=1e-6, rtol=0)
+
+
+def wiener(thickness: int, correlation: float = 2.0, noise: float = 0.5) -> Tensor:
+    """E[clean | x] of so many neighbouring slices, each correlated with the others."""
+    places = torch.arange(thickness, dtype=torch.float64)
+    apart = places[:, None] - places
+    covariance = torch.exp(-0.5 * (apart / correlation) ** 2)
+    return covariance @ torch.linalg.inv(covariance + noise**2 * torch.eye(thickness).double())
+
+
+class Linear(nn.Module):
+    def __init__(self, matrix: Tensor) -> None:
+        super().__init__()
+        self.matrix = matrix
+
+    def forward(self, x: Tensor, *_: Tensor | None) -> Tensor:
+        return torch.einsum("st,bthw->bshw", self.matrix, x)
+
+
+def test_slabs_come_nearer_to_the_whole_than_slices_the_thicker_they_are() -> None:
+    """A Gaussian volume, whose exact denoiser is a matrix across its slices."""
+    depth = 24
+    x = torch.eye(depth, dtype=torch.float64).view(depth, 1, depth, 1, 1)
+    spread = torch.linalg.inv(torch.eye(depth).double() - wiener(depth)) / 4  # of x: C + noise^2
+    found = []
+    for thickness in (1, 3, 5, 7):
+        call = SliceBySlice(Linear(wiener(thickness)), (0,), 16, thickness)
+        matrix = call(x, torch.zeros(depth)).view(depth, depth).T  # its answer to each unit volume
+        apart = matrix - wiener(depth)
+        found.append(float((apart @ spread @ apart.T).diagonal().mean().sqrt()))
+    assert found == sorted(found, reverse=True)
+    assert found[2] < 0.25 * found[0]
+
+
+def test_the_window_of_a_slab_is_even_and_falls_from_its_middle() -> None:
+    window = slab_window(5)
+    assert torch.allclose(window, window.flip(0))
+    assert window.argmax() == 2
+    assert (window > 0).all()
+
+
+def slabs(thickness: int = 3) -> Model:
+    """A model of slabs of axial slices, 2 mm apart."""
+    flat = prior(2, (16, 12), spacing_mm=(1.0, 1.0), orientation="PL")
+    own = Slices("axial", thickness=thickness)
+    shape = NetworkShape(dims=2, in_channels=thickness, out_channels=thickness)
+    spec = dataclasses.replace(
+        flat.spec,
+        slices=own,
+        images=own.channels(("image",)),
+        intensity=UNIT.repeated(thickness),
+        shape=shape,
+        step_mm=(1.9, 2.0, 2.1),
+    )
+    torch.manual_seed(0)
+    network = build(spec.network, shape)
+    for weight in network.parameters():
+        weight.data += 0.05 * torch.randn_like(weight)
+    return Model(spec, network.eval())
+
+
+def test_a_model_of_slabs_takes_a_volume_that_lies_any_way_round(tmp_path: Path) -> None:
+    model, values = slabs(), noisy(12, 16, 5)
+    scan = written(tmp_path / "v.nii.gz", values, spacing=(1, 1, 2))
+    result = medidiff.run("denoise", model, scan, sigma=0.1)
+    assert result.image.shape == (1, 12, 16, 5)
+    reach = result.provenance["reach"]
+    assert isinstance(reach, dict)
+    assert reach["thickness"] == 3
+    turned = np.ascontiguousarray(values.transpose(2, 1, 0)[::-1, :, ::-1])
+    other = written(tmp_path / "t.nii.gz", turned, "IAL", (2, 1, 1))
+    again = medidiff.run("denoise", model, other, sigma=0.1)
+    np.testing.assert_allclose(
+        again.image[0][::-1, :, ::-1].transpose(2, 1, 0), result.image[0], atol=1e-5
+    )
+    swapped = written(tmp_path / "s.nii.gz", values[..., [0, 1, 2, 4, 3]], spacing=(1, 1, 2))
+    moved = medidiff.run("denoise", model, swapped, sigma=0.1)
+    assert not np.allclose(moved.image[0, ..., 2], result.image[0, ..., 2], atol=1e-4)
+
+
+def test_what_slabs_cannot_be_asked_is_refused(tmp_path: Path) -> None:
+    model = slabs()
+    thin = written(tmp_path / "thin.nii.gz", noisy(12, 16, 2), spacing=(1, 1, 2))
+    with pytest.raises(DataError, match="sees 3 neighbouring slices"):
+        medidiff.run("denoise", model, thin, sigma=0.1)
+    fine = written(tmp_path / "fine.nii.gz", noisy(12, 16, 9), spacing=(1, 1, 1))
+    with pytest.raises(DataError, match="voxels are 1 x 1 x 1 mm, the model's 1 x 1 x 2"):
+        medidiff.run("denoise", model, fine, sigma=0.1)
+    with pytest.raises(ModelError, match=r"slices\.thickness above 1"):
+        prior(2, (16, 12)).volumes(5)
+    with pytest.raises(ModelError, match="at least 3 slices"):
+        model.volumes(2)
+
+
+def test_a_model_of_slabs_draws_volumes_with_their_geometry() -> None:
+    model = slabs()
+    drawn = model.volumes(6).sample(2, seed=1)
+    assert drawn.images.shape == (2, 1, 16, 12, 6)
+    assert np.linalg.norm(drawn.affine[:3, :3], axis=0).tolist() == [1, 1, 2]
+    one = model.volumes(6).sample(1, seed=1)
+    torch.testing.assert_close(one.images, drawn.images[:1], atol=1e-5, rtol=0)
+    assert model.sample(1).images.shape == (1, 3, 16, 12)  # a slab

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medidiff.data.options import AS_STORED, AXES, Space
+from medidiff.data.options import AS_STORED, AXES, PLANES, PlaneName, Slices, Space, plane_of
 from medidiff.data.survey import Seen, Survey
 from medidiff.errors import DataError
 from medidiff.jobs.plans.lines import Line
 
 SAME = 0.01  # spacings that differ less are the same
 COVERED = 95.0  # percentile of the bodies that the grid covers
-ANISOTROPIC = 3.0  # nnU-Net's: the coarsest spacing over the finest
+ANISOTROPIC = 3.0  # nnU-Net's: from here on slices are planned where volumes were given
 UNEVEN = 1.5  # more than this times as large is another size
 LARGEST_2D = 512  # a picture with a known pixel size is not planned larger
 X_RAY = ("CR", "DX", "XR", "XA", "MG", "RF", "PX")
@@ -32,6 +32,21 @@ class Axes:
     body: np.ndarray
     spacing_mm: np.ndarray | None
     """None where some files do not state it."""
+    volumes: Axes | None = None
+    """What these are slices of, where they are."""
+
+    @property
+    def slices(self) -> Slices | None:
+        """How they are cut of volumes."""
+        return None if self.volumes is None else Slices(plane_of(self.orientation))
+
+    @property
+    def depth(self) -> np.ndarray:
+        """How many slices of each volume hold the body; 1 of what is not cut."""
+        if self.volumes is None:
+            return np.ones(len(self.shape))
+        across = _across(self.volumes.orientation, self.orientation)
+        return self.volumes.body[:, across]
 
 
 @dataclass(frozen=True)
@@ -57,6 +72,61 @@ def axes_of(found: Survey) -> Axes:
     assert chosen is not None
     orders = [_order(case, chosen) for case in found.cases]
     return _stacked(found.cases, chosen, orders)
+
+
+def sliced(axes: Axes, dims: int | None) -> tuple[Axes, tuple[str, ...]]:
+    """The cases as slices of the volumes, and what is to be told of it; as they are where the
+    voxels are even enough, or `dims` asks for volumes.
+
+    Errors: DataError if slices are asked for and the files do not say how the body lies.
+    """
+    if axes.shape.shape[1] == 2:
+        return axes, ()
+    known = axes.spacing_mm is not None and axes.orientation != AS_STORED
+    if dims == 2 and not known:
+        raise DataError("no slices can be cut: some files do not say how the body lies in them")
+    if dims == 3 or not known or (dims is None and _anisotropy(axes) < ANISOTROPIC):
+        return axes, ()
+    plane = _acquired_plane(axes)
+    letters = PLANES[plane]
+    order = [_along(axes.orientation, letter) for letter in letters]
+    assert axes.spacing_mm is not None
+    flat = Axes(letters, axes.shape[:, order], axes.body[:, order], axes.spacing_mm[:, order], axes)
+    thickest = axes.spacing_mm.argmax(axis=1)
+    uneven = axes.spacing_mm.max(axis=1) > UNEVEN * axes.spacing_mm.min(axis=1)
+    others = int((uneven & (thickest != _across(axes.orientation, letters))).sum())
+    if not others:
+        return flat, ()
+    return flat, (
+        f"{others} of {len(axes.shape)} volumes are thick across another plane than {plane}: their "
+        f"{plane} slices are coarse; make a manifest of each plane",
+    )
+
+
+def _acquired_plane(axes: Axes) -> PlaneName:
+    """Across the coarsest spacing; axial where all spacings are the same."""
+    assert axes.spacing_mm is not None
+    step = np.median(axes.spacing_mm, axis=0)
+    if step.max() <= step.min() * (1 + SAME):
+        return "axial"
+    thick = int(step.argmax())
+    return plane_of("".join(c for axis, c in enumerate(axes.orientation) if axis != thick))
+
+
+def _anisotropy(axes: Axes) -> float:
+    """The coarsest spacing over the next."""
+    assert axes.spacing_mm is not None
+    step = np.sort(np.median(axes.spacing_mm, axis=0))
+    return float(step[-1] / step[-2])
+
+
+def _along(orientation: str, letter: str) -> int:
+    return [AXES[each][0] for each in orientation].index(AXES[letter][0])
+
+
+def _across(orientation: str, plane: str) -> int:
+    inner = [_along(orientation, letter) for letter in plane]
+    return next(axis for axis in range(3) if axis not in inner)
 
 
 def _one_kind(cases: Sequence[Seen]) -> int:
@@ -130,6 +200,7 @@ def grid_choice(axes: Axes, modality: str, coarser: float = 1.0) -> GridChoice:
         Line("data.space.size", list(size), why_size),
         Line("data.space.spacing_mm", stated if spacing is None else list(spacing), why_spacing),
         Line("data.space.orientation", axes.orientation, _why_orientation(axes)),
+        *_slices_line(axes),
     )
     return GridChoice(space, levels, lines, warnings)
 
@@ -211,14 +282,24 @@ def _size(wanted: np.ndarray) -> tuple[int, tuple[int, ...]]:
 
 
 def _why_dims(axes: Axes, dims: int, spacing: tuple[float, ...] | None) -> str:
+    if axes.volumes is not None:
+        assert axes.volumes.spacing_mm is not None
+        step = _listed(np.median(axes.volumes.spacing_mm, axis=0))
+        if _anisotropy(axes.volumes) < ANISOTROPIC:
+            return f"as asked: slices of volumes of {step} mm, which know nothing of each other"
+        return (
+            f"volumes, anisotropic ({step} mm; slices from {ANISOTROPIC:g} times on, as nnU-Net "
+            "judges): slices as they were acquired, which know nothing of each other "
+            "(data.slices.thickness 3 or 5 shows the network their neighbours); for whole volumes "
+            "plan with --dims 3"
+        )
     if dims == 2:
         return "the images are slices or pictures"
     step = np.array(spacing) if spacing is not None else np.ones(3)
     if step.max() / step.min() > ANISOTROPIC:
         return (
             f"volumes, anisotropic ({_listed(step)} mm): kept as they are, no slices are invented "
-            "between; the grid has few slices and is halved along them as along rows and columns. "
-            "Where single slices will do, write them as images of their own and plan in 2-D"
+            "between; the grid has few slices and is halved along them as along rows and columns"
         )
     depth = int(np.median(axes.shape.min(axis=1)))
     if depth <= 16:
@@ -226,7 +307,20 @@ def _why_dims(axes: Axes, dims: int, spacing: tuple[float, ...] | None) -> str:
     return "volumes with nearly even voxels: planes alone would not agree with each other"
 
 
+def _slices_line(axes: Axes) -> tuple[Line, ...]:
+    if axes.slices is None:
+        return ()
+    found = np.round([np.median(axes.depth), axes.depth.min(), axes.depth.max()]).astype(int)
+    why = (
+        f"{found[0]} slices a volume hold the body (median; {found[1]} to {found[2]}), each a case "
+        "of its subject; those with less than a tenth of the fullest one's foreground are left out"
+    )
+    return (Line("data.slices", {"plane": axes.slices.plane}, why),)
+
+
 def _why_orientation(axes: Axes) -> str:
+    if axes.volumes is not None:
+        return "rows and columns as radiologists look at them"
     if axes.orientation == AS_STORED:
         return "some files do not say how the body lies in them"
     return "as most scans lie; others are turned to it"

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from medidiff.jobs.plans.lines import Line
+from medidiff.networks import AutoencoderOptions
 
-Method = Literal["whole", "wavelet", "patch"]
+Method = Literal["whole", "wavelet", "patch", "latents"]
 FEW = 100  # subjects: fewer than this are easily learned by heart
 ATTENDED = 4096  # voxels of a grid that attention is worth its memory on
 SEEN = 900  # times that each image is trained on, as in the project's own priors
 STEPS = (2_000, 100_000)
+SHARES = (3 / 4, 1 / 2)
+"""Of an image along each axis, that patches of it have; of less, far parts do not fit together,"""
+SMALLEST = 3 / 8  # which one may ask for all the same
+CODER = AutoencoderOptions()
+"""The autoencoder of latents: 32, 64, 128 channels; 4 latent channels for 4 voxels an axis."""
+HALVINGS = {"wavelet": 1, "latents": len(CODER.channels) - 1}
+"""How often the grid that the network works on is half that of the images."""
+LATENT_BASE, LATENT_FACTORS = 64, (1, 2, 4, 4, 4)
+TILES = (None, 32, 16)
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,8 @@ class Attempt:
     """Levels that compute their activations again, the finest first."""
     patch: tuple[int, ...] | None = None
     samples: int = 4
+    tile: int | None = None
+    """Latents along each axis of what is decoded at a time; None decodes whole."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +79,16 @@ class Scope:
         return len(self.grid)
 
 
-def attempts(scope: Scope, asked: Method | None) -> Iterator[Attempt]:
-    """Ways to train, the best first: the whole image, its wavelet's bands, patches of it."""
-    for method in ("whole", "wavelet", "patch") if asked is None else (asked,):
-        for patch in _patches(scope) if method == "patch" else (None,):
-            yield from _smaller(scope, Attempt(method, _batch(scope), patch=patch))
+def attempts(scope: Scope, asked: Method | None) -> Iterator[list[Attempt]]:
+    """Ways to train, the best first, each from the best to the one that needs least: the whole
+    image, its wavelet's bands, patches of it that are large enough to tell how its parts fit
+    together, an autoencoder's latents."""
+    for method in ("whole", "wavelet", "patch", "latents") if asked is None else (asked,):
+        first = Attempt(method, _batch(scope))
+        shares = SHARES if asked is None else (*SHARES, SMALLEST)
+        for patch in _patches(scope, shares) if method == "patch" else (None,):
+            for tile in TILES if method == "latents" else (None,):
+                yield [*_smaller(scope, replace(first, patch=patch, tile=tile))]
 
 
 def _batch(scope: Scope) -> int:
@@ -89,16 +106,18 @@ def _smaller(scope: Scope, first: Attempt) -> Iterator[Attempt]:
     yield replace(first, batch=max(1, least // 2), checkpointed=min(2, scope.levels), samples=1)
 
 
-def _patches(scope: Scope) -> Iterator[tuple[int, ...]]:
+def _patches(scope: Scope, shares: Sequence[float]) -> Iterator[tuple[int, ...]]:
     even = 2 ** (scope.levels - 1)
-    for share in (3 / 4, 1 / 2, 3 / 8):
+    for share in shares:
         yield tuple(max(even, int(n * share) // even * even) for n in scope.grid)
 
 
 def network_lines(scope: Scope, attempt: Attempt) -> list[Line]:
     """The network section."""
     size, levels = scope.size, _levels(scope, attempt)
-    channels = [8 * round(size.base * factor / 8) for factor in size.factors[:levels]]
+    base = _base(scope, attempt)
+    factors = LATENT_FACTORS if attempt.method == "latents" else size.factors
+    channels = [8 * round(base * factor / 8) for factor in factors[:levels]]
     coarsest = math.prod(-(-n // 2 ** (levels - 1)) for n in working_grid(scope, attempt))
     attends = coarsest <= ATTENDED and levels > 1
     shown = " x ".join(str(-(-n // 2 ** (levels - 1))) for n in working_grid(scope, attempt))
@@ -112,7 +131,7 @@ def network_lines(scope: Scope, attempt: Attempt) -> list[Line]:
         Line(
             "network.channels",
             channels,
-            f"{levels} levels, the coarsest {shown}; {size.base} channels for "
+            f"{levels} levels, the coarsest {shown}; {base} channels for "
             f"{scope.images} images{small}",
         ),
         Line(
@@ -133,13 +152,19 @@ def network_lines(scope: Scope, attempt: Attempt) -> list[Line]:
     return lines
 
 
+def _base(scope: Scope, attempt: Attempt) -> int:
+    """Channels of the finest level; so coarse a grid as that of latents bears more."""
+    return max(scope.size.base, LATENT_BASE if attempt.method == "latents" else 0)
+
+
 def working_grid(scope: Scope, attempt: Attempt) -> tuple[int, ...]:
     """The grid that the network works on, whole."""
-    return tuple(-(-n // 2) for n in scope.grid) if attempt.method == "wavelet" else scope.grid
+    halvings = HALVINGS.get(attempt.method, 0)
+    return tuple(-(-n // 2**halvings) for n in scope.grid)
 
 
 def _levels(scope: Scope, attempt: Attempt) -> int:
-    return max(1, scope.levels - 1) if attempt.method == "wavelet" else scope.levels
+    return max(1, scope.levels - HALVINGS.get(attempt.method, 0))
 
 
 def space_lines(scope: Scope, attempt: Attempt, asked: Method | None) -> list[Line]:
@@ -157,7 +182,8 @@ def space_lines(scope: Scope, attempt: Attempt, asked: Method | None) -> list[Li
 
 def train_lines(scope: Scope, attempt: Attempt, gpu_memory: float, needed: float) -> list[Line]:
     """The train section."""
-    size = scope.size
+    base = _base(scope, attempt)
+    rate = min(size.rate for size in SIZES if size.base <= base)
     wanted = SEEN * scope.images / attempt.batch
     steps = int(min(max(wanted, STEPS[0]), STEPS[1])) // 500 * 500
     seen = steps * attempt.batch / scope.images
@@ -176,7 +202,7 @@ def train_lines(scope: Scope, attempt: Attempt, gpu_memory: float, needed: float
             f"each image is seen {seen:.0f} times; ends early if it begins to learn them by heart",
         ),
         Line("train.batch", attempt.batch, f"predicted need {needed:.1f} of {gpu_memory:g} GiB"),
-        Line("train.learning_rate", size.rate, f"for networks of {size.base} channels"),
+        Line("train.learning_rate", rate, f"for networks of {base} channels"),
         Line("train.warmup_steps", min(500, steps // 20), ""),
         Line(
             "train.ema",

@@ -23,8 +23,13 @@ def resolution_shift(grid: Sequence[int]) -> float:
     return max(0.0, 0.5 * math.log(math.prod(grid) / REFERENCE ** len(grid)))
 
 
-def diffusion_lines(grid: Sequence[int], rms: float) -> list[Line]:
-    """Schedule, target and noise levels for images of this root mean square in model units."""
+SCANS = "root mean square of the scans on this grid, in the network's units"
+STANDARD = "every channel of the codec is brought to unit variance"
+
+
+def diffusion_lines(grid: Sequence[int], rms: float, of: str = SCANS) -> list[Line]:
+    """Schedule, target and noise levels for images of this root mean square in model units; `of`
+    says where it is from."""
     shift = resolution_shift(grid)
     mean = round(MEAN + shift, 2)
     shown = " x ".join(map(str, grid))
@@ -41,7 +46,7 @@ def diffusion_lines(grid: Sequence[int], rms: float) -> list[Line]:
         Line(
             "diffusion.target",
             {"kind": "edm", "data_std": round(rms, 2)},
-            "root mean square of the scans on this grid, in the network's units",
+            of,
         ),
         Line(
             "diffusion.times",

@@ -8,58 +8,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from medidiff.config import Config, parse_config
-from medidiff.data.datasets import CaseSet
-from medidiff.data.intensity import fit
+from medidiff.config import Config
 from medidiff.data.manifest import read_manifest
-from medidiff.data.options import AnyIntensity, CTWindowName
 from medidiff.data.rows import Manifest, Row
-from medidiff.data.survey import CASES, Survey, survey
-from medidiff.errors import ConfigError, ManifestError, OutputError
-from medidiff.jobs.codecs import codec_channels
-from medidiff.jobs.fitting import training_of
-from medidiff.jobs.memory import GIB, plan
-from medidiff.jobs.plans.grid import Axes, GridChoice, axes_of, grid_choice
-from medidiff.jobs.plans.intensity import IntensityChoice, intensity_choice, modality_of
-from medidiff.jobs.plans.lines import Line, to_yaml, tree_of
-from medidiff.jobs.plans.network import (
-    FEW,
-    Attempt,
-    Method,
-    Scope,
-    attempts,
-    network_lines,
-    space_lines,
-    train_lines,
-    working_grid,
-)
-from medidiff.jobs.plans.noise import augment_lines, diffusion_lines
+from medidiff.data.survey import CASES, survey
+from medidiff.errors import ConfigError, DataError, ManifestError, OutputError
+from medidiff.jobs.plans.grid import axes_of, grid_choice, sliced
+from medidiff.jobs.plans.intensity import intensity_choice, modality_of
+from medidiff.jobs.plans.lines import Line, to_yaml
+from medidiff.jobs.plans.network import FEW, attempts
+from medidiff.jobs.plans.scheme import Data, Fitted, PlanOptions, Scheme
 from medidiff.jobs.reporting import Reporter
 from medidiff.jobs.splits import Splits
-from medidiff.networks import NetworkShape
 
-MEASURED = 16  # cases whose root mean square is taken, on the grid
 COARSER = (1.0, 1.5, 2.0, 3.0)  # voxels tried where nothing fits, in units of the scans'
 HOLDOUTS = (0.15, 0.3, 0.5)
-WIDTH_OF_BAND = 1.0  # a wavelet's bands are brought to unit variance
-
-
-@dataclass(frozen=True)
-class PlanOptions:
-    """What may be asked of a plan."""
-
-    gpu_memory: float = 24.0
-    """GiB that the training must fit into."""
-    images: tuple[str, ...] | None = None
-    """Image columns that become channels; None takes those that no row lacks."""
-    method: Method | None = None
-    """Whole images, a wavelet's bands or patches; None takes the first of these that fits."""
-    modality: str | None = None
-    """Where the files and the manifest do not say it."""
-    window: CTWindowName | None = None
-    """One of radiologists' CT windows."""
 
 
 @dataclass(frozen=True)
@@ -72,19 +35,17 @@ class Planned:
     """GiB, predicted."""
     warnings: tuple[str, ...]
     text: str
+    first: Path | None = None
+    """The configuration of the autoencoder that is to be trained before, where latents were
+    planned."""
 
 
 @dataclass(frozen=True)
-class _Data:
-    """What a plan knows of its scans."""
+class _Proposal:
+    """What is to be trained: a prior, after an autoencoder where it is one of latents."""
 
-    rows: Sequence[Row]
-    images: tuple[str, ...]
-    found: Survey
-    axes: Axes
-    intensity: IntensityChoice
-    lines: tuple[Line, ...]
-    """What is planned already: name, modality, output, and the data section's beginning."""
+    prior: Fitted
+    coder: Fitted | None
     warnings: tuple[str, ...]
 
 
@@ -97,12 +58,26 @@ def plan_training(manifest: Path, out: Path, options: PlanOptions, report: Repor
     read_manifest(manifest)  # what is to be planned is asked for first
     _check_place(out)
     data = _looked_at(manifest, out, options, report)
-    lines, config, needed, warnings = _fitting(data, options, report)
-    head = _head(data, options, out, warnings)
-    out.write_text(to_yaml(lines, head), encoding="utf-8")
-    told = [f"Plan: {out} (predicted need {needed:.1f} of {options.gpu_memory:g} GiB)"]
-    told += [f"Note: {warning}" for warning in warnings]
-    return Planned(out, config, needed, warnings, "\n".join(told))
+    found = _fitting(data, options, report)
+    prior, coder = found.prior, found.coder
+    first = None if coder is None else out.with_name(f"{out.stem}-autoencoder{out.suffix}")
+    if first is not None and coder is not None:
+        _check_place(first)
+        head = _head(data, options, (first, out), first, found.warnings)
+        first.write_text(to_yaml(coder.lines, head), encoding="utf-8")
+    files = (out,) if first is None else (first, out)
+    head = _head(data, options, files, out, found.warnings)
+    out.write_text(to_yaml(prior.lines, head), encoding="utf-8")
+    told = [f"Plan: {out} (predicted need {prior.needed:.1f} of {options.gpu_memory:g} GiB)"]
+    if coder is not None:
+        told = [
+            f"Plan of two trainings: {first} (an autoencoder, predicted need {coder.needed:.1f} of "
+            f"{options.gpu_memory:g} GiB), then {out} (the prior of its latents, "
+            f"{prior.needed:.1f} GiB)"
+        ]
+    told += [f"Note: {warning}" for warning in found.warnings]
+    text = "\n".join(told)
+    return Planned(out, prior.config, prior.needed, found.warnings, text, first)
 
 
 def _check_place(out: Path) -> None:
@@ -115,7 +90,7 @@ def _check_place(out: Path) -> None:
         raise OutputError(f"{out}: there is no such folder")
 
 
-def _looked_at(file: Path, out: Path, options: PlanOptions, report: Reporter) -> _Data:
+def _looked_at(file: Path, out: Path, options: PlanOptions, report: Reporter) -> Data:
     manifest = read_manifest(file)
     splits, split_line = _splits(manifest)
     rows = splits.rows(manifest, splits.train)
@@ -133,18 +108,21 @@ def _looked_at(file: Path, out: Path, options: PlanOptions, report: Reporter) ->
         *([] if image_line is None else [image_line]),
         *([] if split_line is None else [split_line]),
     ]
-    warnings: list[str] = []
+    axes, told = sliced(axes_of(found), options.dims)
+    if options.dims == 3 and axes.shape.shape[1] == 2:
+        raise DataError("the images are 2-D: no volumes can be planned (--dims 3)")
+    warnings = [*told]
     if found.subjects < FEW:
         warnings.append(
             f"{found.subjects} subjects in the train split are few: the network is small, and the "
             "model may draw training images again; ask `medidiff evaluate --memorisation` before "
             "samples leave the house"
         )
-    return _Data(
+    return Data(
         rows,
         images,
         found,
-        axes_of(found),
+        axes,
         intensity_choice(found, modality, options.window),
         tuple(lines),
         tuple(warnings),
@@ -201,101 +179,63 @@ def _images(
     return full, Line("data.images", list(full), why)
 
 
-def _fitting(
-    data: _Data, options: PlanOptions, report: Reporter
-) -> tuple[list[Line], Config, float, tuple[str, ...]]:
+def _fitting(data: Data, options: PlanOptions, report: Reporter) -> _Proposal:
     """The first plan that fits, the finest voxels first.
 
     Errors: ConfigError if none does.
     """
-    modality = next(line.value for line in data.lines if line.key == "modality")
-    tried, least = 0, math.inf
+    least = math.inf
     factors = COARSER if data.axes.spacing_mm is not None and options.method is None else (1.0,)
-    for coarser in factors:
-        grid = grid_choice(data.axes, modality, coarser)
-        scope = Scope(len(data.rows), data.found.subjects, grid.space.size, grid.levels)
-        for attempt in attempts(scope, options.method):
-            report.progress("planning memory", tried, tried + 1)
-            tried += 1
-            lines = _lines(data, grid, scope, attempt, options, 1.0, 0.0)
-            needed = _needed(parse_config(tree_of(lines), "plan"))
-            least = min(least, needed)
-            if needed > options.gpu_memory:
+    for tried, coarser in enumerate(factors):
+        report.progress("planning memory", tried, len(factors))
+        scheme = Scheme(data, grid_choice(data.axes, data.line("modality"), coarser), options)
+        for way in attempts(scheme.scope, options.method):
+            least = min(least, scheme.need(way[-1]))
+            if scheme.need(way[-1]) > options.gpu_memory:
                 continue
-            report.progress("planning memory", tried, tried)
-            rms = WIDTH_OF_BAND if attempt.method == "wavelet" else _rms(data, grid, report)
-            lines = _lines(data, grid, scope, attempt, options, rms, needed)
-            warnings = (*data.warnings, *grid.warnings)
-            return lines, parse_config(tree_of(lines), "plan"), needed, warnings
+            attempt = next(each for each in way if scheme.need(each) <= options.gpu_memory)
+            coded = attempt.method == "latents"
+            coder = scheme.coder() if coded else None
+            if coded and coder is None:
+                break  # no autoencoder of so large a grid, whatever the prior
+            report.progress("planning memory", len(factors), len(factors))
+            warnings = (*data.warnings, *scheme.grid.warnings)
+            return _Proposal(scheme.prior(attempt, report), coder, warnings)
     raise ConfigError(
         f"no training of these scans was found that fits into {options.gpu_memory:g} GiB (the "
-        f"least needs {least:.1f}); give --gpu-memory more, or train an autoencoder on patches "
-        "first (diffusion.objective of kind autoencoder) and a prior on its latents"
+        f"least needs {least:.1f}); give --gpu-memory more"
     )
 
 
-def _lines(
-    data: _Data,
-    grid: GridChoice,
-    scope: Scope,
-    attempt: Attempt,
+def _head(
+    data: Data,
     options: PlanOptions,
-    rms: float,
-    needed: float,
-) -> list[Line]:
-    modality = next(str(line.value) for line in data.lines if line.key == "modality")
-    moved = augment_lines(scope.grid, modality, data.intensity.hounsfield, scope.images)
-    codec = space_lines(scope, attempt, options.method)
-    return [
-        *data.lines,
-        *grid.lines,
-        data.intensity.line,
-        *moved,
-        *[line for line in codec if line.key.startswith("data.")],
-        *[line for line in codec if not line.key.startswith("data.")],
-        *network_lines(scope, attempt),
-        *diffusion_lines(working_grid(scope, attempt), rms),
-        *train_lines(scope, attempt, options.gpu_memory, needed),
-        Line("sampling.spacing", {"kind": "karras"}, "steps as Karras et al. 2022"),
-    ]
-
-
-def _needed(config: Config) -> float:
-    """GiB, as `medidiff check --gpu-memory` predicts them."""
-    channels, dims = codec_channels(config), config.data.space.dims
-    told = dims if config.data.patch is not None else 0
-    shape = NetworkShape(
-        dims=dims, in_channels=channels, out_channels=channels, concat_channels=told
-    )
-    return plan(training_of(config, shape)).needed / GIB
-
-
-def _rms(data: _Data, grid: GridChoice, report: Reporter) -> float:
-    """The root mean square of scans on the grid, in model units."""
-    count = min(MEASURED, len(data.rows))
-    rows = [data.rows[place * len(data.rows) // count] for place in range(count)]
-    cases = [
-        case.images
-        for case in CaseSet(
-            rows,
-            data.images,
-            grid.space,
-            progress=lambda done, total: report.progress("placing scans", done, total),
-        )
-    ]
-    options: AnyIntensity = data.intensity.options
-    intensity = fit(options, cases)
-    squares = [intensity.normalise(images)[0].square().mean() for images in cases]
-    return float(torch.stack(squares).mean().sqrt())
-
-
-def _head(data: _Data, options: PlanOptions, out: Path, warnings: Sequence[str]) -> list[str]:
+    files: Sequence[Path],
+    own: Path,
+    warnings: Sequence[str],
+) -> list[str]:
+    """What stands above one of the files: what was looked at, and what to do in which order."""
     found = data.found
     looked = f"{len(found.cases)} of {found.rows}" if found.rows > CASES else f"all {found.rows}"
+    order = []
+    if len(files) > 1:
+        first, second = (file.name for file in files)
+        which = "first" if own == files[0] else "second"
+        order = [
+            f"This is the {which} of two trainings: {first} makes the autoencoder, {second} the "
+            "prior of its latents. In this order:"
+        ]
     return [
         f"Planned from {looked} cases ({found.subjects} subjects) of the train split, for a GPU "
         f"of {options.gpu_memory:g} GiB. Every line may be changed.",
-        f"medidiff check {out.name} --gpu-memory {options.gpu_memory:g}",
-        f"medidiff train {out.name}",
+        *order,
+        *[
+            line
+            for file in files
+            for line in (
+                f"medidiff check {file.name} --gpu-memory {options.gpu_memory:g}",
+                f"medidiff train {file.name}",
+            )
+        ],
         *[f"NOTE: {warning}." for warning in warnings],
     ]

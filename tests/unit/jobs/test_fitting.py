@@ -183,3 +183,12 @@ def test_only_changes_that_the_objective_can_be_trained_with_are_offered(
 def test_every_precision_can_be_planned(precision: str) -> None:
     options = dataclasses.replace(TRAINING.train, precision=precision)  # type: ignore[arg-type]
     assert plan(dataclasses.replace(TRAINING, train=options)).needed > CONSTANTS.driver
+
+
+def test_tiles_lessen_what_decoding_takes() -> None:
+    shape = NetworkShape(dims=2, in_channels=2, out_channels=2)
+    coded = (AutoencoderOptions(channels=(16, 32)), NetworkShape(dims=2))
+    many = dataclasses.replace(TRAINING.train, sample_images=4)
+    latents = dataclasses.replace(TRAINING, shape=shape, space=(256, 256), coding=coded, train=many)
+    tiled = dataclasses.replace(latents, tile=(64, 64))
+    assert plan(tiled).sampling < plan(latents).sampling
