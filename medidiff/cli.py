@@ -179,8 +179,8 @@ def train(
     ] = None,
     alias: Annotated[str | None, typer.Option(help="Alias for the registered version")] = None,
 ) -> None:
-    """Train as the configuration says: a prior, a head for its variance, a classifier or an
-    encoder to guide it. The run's folder then holds the model."""
+    """Train as the configuration says: a prior, an autoencoder for its latents, a head for its
+    variance, a two-call student of it, a classifier or an encoder to guide it."""
     cli_paths.check_config(config, change or [])
     from medidiff import api
 

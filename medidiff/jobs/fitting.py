@@ -10,6 +10,7 @@ from medidiff.jobs.codecs import check_source
 from medidiff.jobs.memory import GIB, SAMPLE_BATCH, MemoryPlan, Training, plan
 from medidiff.jobs.models import model_folder
 from medidiff.jobs.reporting import Reporter
+from medidiff.jobs.step_memory import CONSTANTS
 from medidiff.model_folder import read_spec
 from medidiff.networks import (
     AutoencoderCodec,
@@ -300,7 +301,10 @@ def _lines(found: Fit) -> Iterator[str]:
             f"  drawing samples with the finished model, {SAMPLE_BATCH} at a time: "
             f"{_gib(planned.drawing)}"
         )
-    if planned.least > found.available:
+    empty = CONSTANTS.driver + CONSTANTS.workspace
+    if empty > found.available:
+        yield f"  the driver and its libraries alone take {_gib(empty)} GiB: no training fits"
+    elif planned.least > found.available:
         yield (
             f"  the network alone needs {_gib(planned.least)} GiB: only a smaller one helps "
             "(network.channels, network.blocks)"
@@ -317,4 +321,4 @@ def _quoted(key: str) -> str:
 
 
 def _gib(size: int) -> str:
-    return f"{size / GIB:.2f}"
+    return f"{size / GIB:.{2 if size >= GIB / 10 else 3}f}"

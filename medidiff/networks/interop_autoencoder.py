@@ -96,7 +96,8 @@ def monai_autoencoder_arguments(options: AutoencoderOptions, shape: NetworkShape
     """
     if any(channels % options.groups for channels in options.channels):
         raise ValueError(
-            f"MONAI's groups divide all channels: {options.groups} do not divide {options.channels}"
+            f"the groups of MONAI's autoencoder divide all its channels: {options.groups} do not "
+            f"divide {', '.join(map(str, options.channels))} (network.groups of the autoencoder)"
         )
     return {
         "spatial_dims": shape.dims,

@@ -570,6 +570,19 @@ def test_a_latent_bundle_keeps_its_scale_factor_and_gives_monais_image(tmp_path:
     assert model.sample(1, steps=2).images.shape == (1, 1, 16, 16)
 
 
+def test_a_latent_bundle_without_an_autoencoder_that_is_known_is_refused(tmp_path: Path) -> None:
+    latent_bundle(tmp_path / "zoo", scale_factor=0.8)
+    bundle = medidiff.export(
+        latent_model(tmp_path / "ours"), tmp_path / "bundle", format="monai-bundle"
+    )
+    for folder in (tmp_path / "zoo", bundle):
+        file = folder / "configs" / "inference.json"
+        file.write_text(file.read_text().replace("nets.AutoencoderKL", "nets.VQVAE"))
+        with pytest.raises(ModelError, match="prior of latents, and defines no AutoencoderKL"):
+            medidiff.import_bundle(folder, tmp_path / "model", **STATED)
+        assert not (tmp_path / "model").exists()
+
+
 def latent_model(folder: Path) -> Path:
     """A latent prior whose latents have a shift and a scale for each channel."""
     latent_bundle(folder / "zoo")

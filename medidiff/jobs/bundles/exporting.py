@@ -54,7 +54,10 @@ def export_bundle(model: Model, card: str, out: Path) -> Path:
             "export the prior that they were trained on"
         )
     if not isinstance(spec.network, UNetOptions):
-        raise ModelError(f"a {spec.network.kind} is no diffusion prior: a MONAI bundle is of one")
+        raise ModelError(
+            f"{spec.name} is an {spec.network.kind} and no diffusion prior, which a MONAI bundle "
+            "is of; an autoencoder is exported with a prior of its latents"
+        )
     check_grid(spec, spec.network)
     try:
         arguments = monai_arguments(spec.network, spec.shape)

@@ -18,7 +18,14 @@ from medidiff.jobs.bundles.latents import latents_of, scale_factor_of
 from medidiff.jobs.bundles.schedulers import Meaning, meaning
 from medidiff.jobs.bundles.weights import Weights, read_weights, weights_file
 from medidiff.model import Model
-from medidiff.networks import Acceleration, NetworkShape, UNet, UNetOptions, build, has_bf16
+from medidiff.networks import (
+    Acceleration,
+    NetworkShape,
+    UNet,
+    UNetOptions,
+    build,
+    has_bf16,
+)
 from medidiff.networks.interop import from_monai
 from medidiff.networks.interop_options import negated, relabelled, unet_options
 from medidiff.spec import ModelSpec
@@ -58,6 +65,7 @@ def import_bundle(
     network = _network(network_options, shape, weights, found, file)
     autoencoder = bundle.part("autoencoder")
     scale = scale_factor_of(bundle, weights)
+    _check_latents(bundle)
     spec = spec_of(bundle, stated, network_options, shape, found, autoencoder, scale)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
     differences = {"network": network_difference(arguments, weights.tensors, network, found)}
@@ -77,6 +85,18 @@ def import_bundle(
         {part: value for part, value in differences.items() if value is not None},
         _notes(bundle, spec, scale),
     )
+
+
+def _check_latents(bundle: Bundle) -> None:
+    """Errors: ModelError for a prior of latents whose autoencoder is not there or not known."""
+    own = ((bundle.own or {}).get("codec") or {}).get("kind")
+    scaled = bundle.number("scale_factor") not in (None, 1.0)
+    if (own == "autoencoder" or scaled) and bundle.part("autoencoder") is None:
+        raise ModelError(
+            f"{bundle.folder.name} is of a prior of latents, and defines no AutoencoderKL of MONAI "
+            "or GenerativeModels: other autoencoders, and those of a bundle's own scripts, are not "
+            "imported"
+        )
 
 
 def _needed(bundle: Bundle) -> tuple[Definition, Definition]:

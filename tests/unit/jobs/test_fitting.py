@@ -68,6 +68,14 @@ def test_each_change_says_what_the_changed_training_needs() -> None:
         assert change.keys[0] in found.text
 
 
+def test_a_network_that_is_too_large_by_itself_is_told_apart_from_a_gpu_that_is_too_small() -> None:
+    empty = (CONSTANTS.driver + CONSTANTS.workspace) / GIB
+    little = fit(TRAINING, empty + 2**-20)
+    assert little.changes == ()
+    assert "the network alone needs" in little.text
+    assert "no training fits" in fit(TRAINING, empty - 0.01).text
+
+
 def test_where_no_single_change_is_enough_several_are_named_together() -> None:
     few = dataclasses.replace(TRAINING.train, batch=4)
     training = dataclasses.replace(TRAINING, space=(1024, 1024), train=few)
@@ -117,7 +125,7 @@ def test_check_says_it_of_every_objective(tmp_path: Path) -> None:
     little = runner.invoke(app, ["check", str(config), "--gpu-memory", "0.5"])
     assert little.exit_code == 1
     assert "does NOT fit" in little.output
-    assert "the network alone needs" in little.output
+    assert "libraries alone take 1.27 GiB: no training fits" in little.output
     encoder = "network={kind: encoder, channels: [8], attention: [false], blocks: 1}"
     coder = "network={kind: autoencoder, channels: [8, 8], blocks: 1, latent_channels: 2}"
     objectives = {
