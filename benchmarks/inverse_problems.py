@@ -58,7 +58,10 @@ PARTS = (
     Part("radon-90-degrees", "reconstruct", {"settings": ["radon 90 degrees"]}),
     Part("super-resolution", "super_resolution"),
     Part("inpainting", "inpaint"),
-    Part("rician", "denoise", {"noise": "rician"}, calibrated=False),
+    *(
+        Part(noise, "denoise", {"noise": noise}, calibrated=False)
+        for noise in ("rician", "poisson", "transmission")
+    ),
 )
 
 
