@@ -342,6 +342,7 @@ def run(
     A model of slices takes volumes slice by slice; --tile takes what is larger than the grid.
     As DICOM they belong to the study of a DICOM input; of other inputs a study is made.
     """
+    cli_paths.check_scans(*(Path(file) for item in inputs for file in item.split(",")))
     from medidiff import api
     from medidiff.jobs.run import output_files, save_result
     from medidiff.jobs.to_dicom import patient_of

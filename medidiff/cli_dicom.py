@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from medidiff import cli_paths
 from medidiff.cli_pairs import pairs
 
 PatientOption = Annotated[
@@ -71,6 +72,7 @@ def to_dicom(
 
     They are marked as derived, with new UIDs, what made them and, with --source, from what.
     """
+    cli_paths.check_scans(image, *([] if source is None else [source]))
     from medidiff import api
     from medidiff.jobs.to_dicom import patient_of, segments_of
 

@@ -11,9 +11,15 @@ MANIFEST = "data.manifest="
 
 
 def check_scans(*places: Path) -> None:
-    """Errors: DataError for a folder or file of scans that is not there."""
+    """FILE[2] names one image of a file.
+
+    Errors: DataError for a folder or file of scans that is not there.
+    """
     for place in places:
-        if not place.exists():
+        whole = (
+            place.with_name(place.name.rpartition("[")[0]) if place.name.endswith("]") else place
+        )
+        if not (place.exists() or whole.exists()):
             raise DataError(f"{place}: there is no such folder or file")
 
 

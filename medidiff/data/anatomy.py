@@ -5,6 +5,7 @@ Coordinates: x to the patient's left, y to anterior, z to superior, 1 = `HEAD_MM
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -155,9 +156,11 @@ Part = tuple[NDArray[np.int64], Array]
 def _part(offset: Points, radii: tuple[float, float, float], turn: float) -> Part:
     """A soft ellipsoid around the origin, where there is any of it."""
     x, y, _ = offset
-    border = SATURATED * SOFT / min(radii[0], radii[1])
-    reach = max(radii[0], radii[1]) * (1 + border)
-    places = np.flatnonzero((np.abs(x) < reach) & (np.abs(y) < reach))
+    grown = [radius * (1 + SATURATED * SOFT / min(radii[0], radii[1])) for radius in radii]
+    cosine, sine = math.cos(turn), math.sin(turn)
+    wide = math.hypot(grown[0] * cosine, grown[1] * sine)
+    high = math.hypot(grown[0] * sine, grown[1] * cosine)
+    places = np.flatnonzero((np.abs(x) < wide) & (np.abs(y) < high))
     near = tuple(axis[places] for axis in offset)
     return places, blob((near[0], near[1], near[2]), radii, turn, SOFT)
 

@@ -18,7 +18,7 @@ Points = tuple[Array, Array, Array]
 Box = tuple[EllipsisType, slice, slice]
 """Rows and columns of every slice."""
 SATURATED = 9.1  # border widths from a border beyond which single precision knows 0 and 1 only
-FINE_ENOUGH = 0.5  # of a radian of a wave between two nodes: splines are then true to some 0.001
+FINE_ENOUGH = 0.35  # of a radian of a wave between two nodes: splines are then true to 0.001
 
 
 @dataclass(frozen=True)

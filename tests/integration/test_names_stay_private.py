@@ -122,7 +122,8 @@ def test_of_a_defect_of_the_program(
         raise PermissionError(13, "Permission denied", f"/scans/{NAME}.nii")
 
     monkeypatch.setattr(api, "check", broken)
-    assert exit_code("check", str(CONFIG), monkeypatch=monkeypatch) == 1
+    there = f"data.manifest={CONFIG}"  # whatever is there: its absence would be told before
+    assert exit_code("check", str(CONFIG), "-c", there, monkeypatch=monkeypatch) == 1
     told = said(capfd)
     assert NAME not in told
     assert "PermissionError" in told

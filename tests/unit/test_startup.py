@@ -43,12 +43,14 @@ def test_nothing_heavy_is_imported_before_a_verb_runs(code: str) -> None:
         (["train", "gone.yaml"], "gone.yaml: there is no such configuration"),
         (["check", "here.yaml"], "there/gone.csv: there is no such manifest"),
         (["train", "here.yaml", "-c", "data.manifest=a.csv"], "a.csv: there is no such manifest"),
+        (["run", "denoise", "m", "a.nii[2],a.h5", "--out", "o"], "a.h5: there is no such folder"),
         (["find-phi", "gone"], "gone: there is no such folder"),
     ],
 )
 def test_what_is_not_there_is_told_before_anything_heavy_is_imported(
     words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (tmp_path / "a.nii").touch()
     (tmp_path / "here.yaml").write_text("data: {manifest: there/gone.csv}\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MEDIDIFF_HOME", str(tmp_path / "home"))
