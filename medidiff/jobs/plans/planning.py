@@ -13,7 +13,8 @@ from medidiff.data.manifest import read_manifest
 from medidiff.data.rows import Manifest, Row
 from medidiff.data.survey import CASES, survey
 from medidiff.errors import ConfigError, DataError, ManifestError, OutputError
-from medidiff.jobs.plans.grid import axes_of, grid_choice, sliced
+from medidiff.jobs.plans.axes import axes_of, sliced
+from medidiff.jobs.plans.grid import grid_choice
 from medidiff.jobs.plans.intensity import intensity_choice, modality_of
 from medidiff.jobs.plans.lines import Line, to_yaml
 from medidiff.jobs.plans.network import FEW, attempts

@@ -17,7 +17,8 @@ from medidiff.data.survey import Survey
 from medidiff.jobs.codecs import codec_channels
 from medidiff.jobs.fitting import training_of
 from medidiff.jobs.memory import GIB, plan
-from medidiff.jobs.plans.grid import Axes, GridChoice
+from medidiff.jobs.plans.axes import Axes
+from medidiff.jobs.plans.grid import GridChoice
 from medidiff.jobs.plans.intensity import IntensityChoice
 from medidiff.jobs.plans.latents import CoderAttempt, codec_lines, coder_attempts, coder_lines
 from medidiff.jobs.plans.lines import Line, tree_of

@@ -10,7 +10,8 @@ import yaml
 
 from medidiff.data.survey import Seen, Survey
 from medidiff.errors import DataError
-from medidiff.jobs.plans.grid import axes_of, grid_choice
+from medidiff.jobs.plans.axes import axes_of, sliced
+from medidiff.jobs.plans.grid import grid_choice
 from medidiff.jobs.plans.intensity import intensity_choice, modality_of
 from medidiff.jobs.plans.lines import Line, to_yaml, tree_of
 from medidiff.jobs.plans.noise import augment_lines, resolution_shift
@@ -93,3 +94,33 @@ def test_hounsfield_units_and_sides_are_left_alone() -> None:
 def test_lines_are_read_back_as_they_were() -> None:
     lines = [Line("a.b", [1, 2], "why: #1"), Line("a.c.d", {"kind": "x"}, ""), Line("e", "f", "g")]
     assert yaml.safe_load(to_yaml(lines, ["a head"])) == tree_of(lines)
+
+
+def test_thick_volumes_are_seen_as_slices_across_their_coarsest_spacing() -> None:
+    thick = seen((40, 50, 12), (1, 1, 5), "RAS")
+    flat, told = sliced(axes_of(survey_of(thick, thick)), None)
+    assert (flat.orientation, told) == ("PL", ())
+    assert flat.shape.tolist() == [[50, 40], [50, 40]]  # rows to posterior
+    assert flat.depth.tolist() == [12, 12]
+    chosen = grid_choice(flat, "MR")
+    assert chosen.space.dims == 2
+    assert chosen.space.spacing_mm == (1, 1)
+    coronal, _ = sliced(axes_of(survey_of(seen((40, 12, 50), (1, 5, 1), "RAS"))), None)
+    assert coronal.orientation == "IL"
+
+
+def test_even_volumes_stay_volumes_and_what_is_asked_for_comes_first() -> None:
+    below = axes_of(survey_of(seen((40, 50, 12), (1, 1, 2.9), "RAS")))
+    assert sliced(below, None)[0] is below
+    assert sliced(below, 2)[0].orientation == "PL"
+    thick = axes_of(survey_of(seen((40, 50, 12), (1, 1, 5), "RAS")))
+    assert sliced(thick, 3)[0] is thick
+    with pytest.raises(DataError, match="do not say how the body lies"):
+        sliced(axes_of(survey_of(seen((40, 50, 12)))), 2)
+
+
+def test_volumes_that_are_thick_across_another_plane_are_told() -> None:
+    axial, coronal = seen((40, 50, 12), (1, 1, 5), "RAS"), seen((40, 12, 50), (1, 5, 1), "RAS")
+    flat, told = sliced(axes_of(survey_of(axial, axial, axial, coronal)), None)
+    assert flat.orientation == "PL"
+    assert "1 of 4 volumes are thick across another plane than axial" in told[0]
