@@ -66,8 +66,12 @@ def test_metrics_are_of_the_head_and_of_the_declared_range() -> None:
     assert float(row["background_bias"]) > 0
     # an error of .02 of a window of 2 is .01 of it
     assert float(right["psnr"]) == pytest.approx(40, abs=0.01)
-    expected = ssim((clean + 0.02 + 1) / 2, (clean + 1) / 2, data_range=1.0)
-    assert float(right["ssim"]) == pytest.approx(float(expected), abs=1e-6)
+    noisy = clean + 0.2 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    (row,) = measured(noisy, clean, [case], "s", "m")
+    expected = ssim((noisy + 1) / 2, (clean + 1) / 2, data_range=1.0)
+    assert float(row["ssim"]) == pytest.approx(float(expected), abs=1e-6)
+    twice = ssim((noisy + 1) / 2, (clean + 1) / 2, data_range=2.0)
+    assert float(twice) > float(expected) + 0.005
 
 
 @dataclass
