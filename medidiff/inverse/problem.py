@@ -12,6 +12,7 @@ from medidiff.diffusion.levels import Denoise, NoiseLevel
 from medidiff.diffusion.noise import NoiseSource
 from medidiff.diffusion.sampling import PathItem, Sampler, start
 from medidiff.inverse.likelihoods import AnyLikelihood, Gaussian
+from medidiff.physics.image import Mask, Weights
 from medidiff.physics.iterative import ConjugateGradients
 from medidiff.physics.operators import LinearOperator
 from medidiff.physics.window import Weighted
@@ -58,8 +59,18 @@ class Problem:
         target, std = self.likelihood.surrogate(predicted, self.measurement)
         if std.ndim <= 1:
             return LinearProblem(self.operator, target, std)
-        weighed = Weighted(self.operator, 1 / std, torch.zeros_like(clean), WEIGHED_SOLVER)
-        return LinearProblem(weighed, target / std, torch.ones((), dtype=torch.float64))
+        return LinearProblem(
+            weighed(self.operator, 1 / std, torch.zeros_like(clean)),
+            target / std,
+            torch.ones((), dtype=torch.float64),
+        )
+
+
+def weighed(operator: LinearOperator, weight: Tensor, like: Image) -> LinearOperator:
+    """weight * (A x); of a mask it keeps the known decomposition."""
+    if isinstance(operator, Mask):
+        return Weights(operator.mask.to(weight) * weight)
+    return Weighted(operator, weight, like, WEIGHED_SOLVER)
 
 
 @dataclass(frozen=True, eq=False)

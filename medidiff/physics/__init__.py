@@ -15,7 +15,7 @@ from medidiff.physics.coils import ESPIRiT, calibration_box, phase_of_centre
 from medidiff.physics.ct import Tomography
 from medidiff.physics.fbp import filtered_back_projection
 from medidiff.physics.fourier import from_kspace, to_kspace
-from medidiff.physics.image import BlockAverage, Mask
+from medidiff.physics.image import BlockAverage, Mask, Weights
 from medidiff.physics.iterative import ConjugateGradients, IterativeOperator
 from medidiff.physics.masks import Sampling
 from medidiff.physics.mri import CartesianMRI, FourierSampling, SenseMRI
@@ -48,6 +48,7 @@ __all__ = [
     "SeparableOperator",
     "SpectralOperator",
     "Tomography",
+    "Weights",
     "ZeroPaddedBlur",
     "bicubic_downsampling",
     "calibration_box",

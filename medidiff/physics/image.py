@@ -52,6 +52,46 @@ class Mask(SpectralOperator):
 
 
 @dataclass(frozen=True, eq=False)
+class Weights(SpectralOperator):
+    """weight * x: voxels seen with a weight each, 0 where they are not seen.
+
+    Shapes: weight broadcasts over the images; measurements are images.
+    Errors: ValueError for a weight below 0.
+    """
+
+    weight: Tensor
+
+    def __post_init__(self) -> None:
+        if not bool((self.weight >= 0).all()):
+            raise ValueError("weights of voxels need to be at least 0")
+
+    @property
+    def singular_values(self) -> Tensor:
+        """The weights."""
+        return self.weight
+
+    def forward(self, x: Image) -> Tensor:
+        """Each voxel times its weight."""
+        return self.weight.to(x) * x
+
+    def adjoint(self, y: Tensor) -> Image:
+        """The same."""
+        return self.forward(y)
+
+    def spectrum(self, x: Image) -> Tensor:
+        """x itself."""
+        return x
+
+    def image(self, spectrum: Tensor) -> Image:
+        """The spectrum itself."""
+        return spectrum
+
+    def measured(self, y: Tensor) -> Tensor:
+        """y where it has a weight."""
+        return torch.where(self.weight.to(y.device) > 0, y, 0.0)
+
+
+@dataclass(frozen=True, eq=False)
 class BlockAverage(SpectralOperator):
     """The mean of each block of voxels: an ideal detector on a grid `factor` times coarser.
 

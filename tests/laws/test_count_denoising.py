@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -14,12 +15,15 @@ from medidiff.data.intensity import FittedIntensity, Scale
 from medidiff.data.options import Space
 from medidiff.diffusion import KeyedNoise
 from medidiff.errors import TaskError
+from medidiff.evaluation.classical import DENOISERS
 from medidiff.model import Model
 from medidiff.networks import NetworkShape, UNetOptions, build
 from medidiff.spec import ModelSpec
-from medidiff.tasks.base import Problem
+from medidiff.tasks import restoration
+from medidiff.tasks.base import Bench, Problem, Row
 from medidiff.tasks.counted import count_mean
-from medidiff.tasks.denoise import Denoising
+from medidiff.tasks.denoise import LEVELS, Denoising
+from medidiff.tasks.restoration import restored
 from medidiff.types import Tensor
 
 WINDOW = Scale((0.0,), (200.0,))
@@ -151,6 +155,33 @@ def test_the_counts_of_an_image_are_estimated(head: Denoising, model: Model) -> 
     assert head._counted.law.counts(level) == pytest.approx(300, rel=0.2)
     with pytest.raises(TaskError, match="state it with counts"):
         replace(head, counts="estimate").prepare(cases(torch.full((1, 1, *SIZE), -1.0)), model)
+
+
+@doses
+def test_a_benchmark_draws_counts_at_three_doses_or_at_its_own(
+    head: Denoising, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restoration, "single_threaded_processes", lambda: ThreadPoolExecutor(1))
+    scans = cases(torch.rand((2, 1, *SIZE), generator=torch.Generator().manual_seed(0)) - 0.5)
+    bench = Bench(model, [], scans[:1], scans[1:], baselines="none")
+    found = replace(head, counts="estimate", count_draws=1).benchmark(bench)
+    settings = list(dict.fromkeys(row["setting"] for row in found.rows))
+    assert settings == [f"{head.noise} {counts:g}" for counts in LEVELS[head.noise]]
+    noisy = [float(row["psnr_head"]) for row in found.rows if row["method"] == "noisy"]
+    assert noisy == sorted(noisy, reverse=True)
+    own = head.benchmark(bench)
+    assert {row["setting"] for row in own.rows} == {f"{head.noise} {float(head.counts):g}"}
+    tuned = bench_of_one(bench, head)
+    assert {"block matching", "noisy"} <= {str(row["method"]) for row in tuned}
+
+
+def bench_of_one(bench: Bench, head: Denoising) -> list[Row]:
+    """With block matching alone, untuned."""
+    (matching,) = [each for each in DENOISERS if each.name == "block matching"]
+    single = replace(matching, grid=(1.0,))
+    level = head._level(bench.test[0].images, bench.test[0])
+    tuned = replace(bench, baselines="tuned")
+    return restored(head, level, "s", tuned, [single], head._corrections).rows
 
 
 @pytest.mark.parametrize(

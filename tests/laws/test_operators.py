@@ -22,6 +22,7 @@ from medidiff.physics import (
     SenseMRI,
     SpectralOperator,
     Tomography,
+    Weights,
     ZeroPaddedBlur,
     bicubic_downsampling,
     even_angles,
@@ -93,6 +94,7 @@ FOURIER: list[tuple[str, Any, tuple[int, ...]]] = [
 ]
 OPERATORS: list[tuple[str, Any, tuple[int, ...]]] = [
     ("mask", Mask(some((2, 6, 4), 1)), (2, 6, 4)),
+    ("weights", Weights(some((2, 6, 4), 1) * drawn((2, 6, 4), 2).abs()), (2, 6, 4)),
     ("mask of a volume, one for all channels", Mask(some((4, 2, 6), 2)), (2, 4, 2, 6)),
     ("block average", BlockAverage((2, 2)), (2, 6, 4)),
     ("block average of other sizes", BlockAverage((3, 1)), (1, 6, 4)),
@@ -284,6 +286,7 @@ def test_a_block_average_is_each_block_s_mean() -> None:
     "wrong",
     [
         lambda: Mask(torch.tensor([0.0, 0.5])),
+        lambda: Weights(torch.tensor([1.0, -0.5])),
         lambda: BlockAverage(()),
         lambda: BlockAverage((0, 2)),
         lambda: BlockAverage((3, 2)).forward(torch.zeros(1, 1, 4, 4)),
@@ -292,5 +295,5 @@ def test_a_block_average_is_each_block_s_mean() -> None:
     ],
 )
 def test_operators_that_do_not_fit_are_refused(wrong: Any) -> None:
-    with pytest.raises(ValueError, match=r"mask|block|matrix"):
+    with pytest.raises(ValueError, match=r"mask|weights|block|matrix"):
         wrong()

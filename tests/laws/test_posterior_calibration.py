@@ -91,11 +91,11 @@ def test_moment_matching_s_defaults_do_so_within_a_hundred_calls(name: str) -> N
 
 
 def test_what_conjugate_gradients_leave_is_explained_by_a_white_covariance() -> None:
-    """Two of their steps would leave most of the measurement unexplained."""
-    method = MomentMatching(solver=ConjugateGradients(1e-4, 2))
+    """One of their steps alone has a bias of .22."""
+    method = MomentMatching(solver=ConjugateGradients(1e-4, 1))
     draws, _ = drawn(cases()["blur"], method, EACH, 12, UniformLogSNR())
     matched = judged(cases()["blur"], draws)
-    assert matched.bias < 0.25
+    assert matched.bias < 0.17
     assert 0.9 < matched.residual < 1.1
 
 
