@@ -27,8 +27,8 @@ STORED = json.loads((KEPT / FILE).read_text(encoding="utf-8"))
 NETWORK = UNetOptions(channels=(4, 8), blocks=1, attention=(False, False), groups=2)
 SIZES = {"mri": (24, 176), "radon": (24, 24)}  # what was measured does not depend on them
 JUDGED_BEFORE = tuple(MRI)
-"""Settings whose sampler has changed since (a phase is fitted on its way): their maps are uncalibrated
-until they are judged again."""
+"""Settings whose sampler has changed since, for a phase is fitted on its way: their maps are
+uncalibrated until they are judged again."""
 NAMES = (*SETTINGS, "super-resolution", "inpaint")
 
 
