@@ -19,16 +19,13 @@ from medidiff.tasks import Inpainting, Reconstruction, SuperResolution, calibrat
 from medidiff.tasks.base import Bench
 from medidiff.tasks.calibrated import FILE, verdict
 from medidiff.tasks.defaults import chosen_for
-from medidiff.tasks.reconstruct import MRI, SETTINGS
+from medidiff.tasks.reconstruct import SETTINGS
 from medidiff.tasks.settings import Setting, simulated
 
 KEPT = Path(__file__).parents[3] / "benchmarks" / "weights" / "brain-t1-2d-benchmark"
 STORED = json.loads((KEPT / FILE).read_text(encoding="utf-8"))
 NETWORK = UNetOptions(channels=(4, 8), blocks=1, attention=(False, False), groups=2)
 SIZES = {"mri": (24, 176), "radon": (24, 24)}  # what was measured does not depend on them
-JUDGED_BEFORE = tuple(MRI)
-"""Settings whose sampler has changed since, for a phase is fitted on its way: their maps are
-uncalibrated until they are judged again."""
 NAMES = (*SETTINGS, "super-resolution", "inpaint")
 
 
@@ -77,10 +74,9 @@ def test_each_setting_of_the_benchmarks_finds_its_verdict(
     how = chosen_for(kind, 8)
     today = calibrated._sampler(kind, calibrated._tree(how))
     current = [each for each in stored if calibrated._sampler(kind, each["posterior"]) == today]
-    if name not in JUDGED_BEFORE:
-        assert current, f"{name} is drawn by another sampler now: judge it again (--n 8)"
+    assert current, f"{name} is drawn by another sampler now: judge it again (--n 8)"
     right = any(each["calibrated"] for each in current)
-    found = verdict(model, kind, [(current or stored)[0]["noise"]], how)
+    found = verdict(model, kind, [current[0]["noise"]], how)
     assert found == ("calibrated" if right else "uncalibrated")
 
 
