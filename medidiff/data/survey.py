@@ -125,7 +125,7 @@ def _seen(row: int, scans: Sequence[Scan], modality: str | None) -> Seen:
         for array, sample in zip(arrays, samples, strict=True)
     ]
     dims = arrays[0].ndim
-    spacing = orientation = None
+    spacing, orientation = first.spacing_mm, None
     if first.affine is not None:
         lengths = np.linalg.norm(first.affine[:3, :3], axis=0)
         spacing = tuple(float(step) for step in lengths[:dims])

@@ -15,6 +15,7 @@ from medidiff.data.decode import decode
 from medidiff.data.images import load_image, original_of
 from medidiff.data.manifest import read_manifest
 from medidiff.data.options import Space
+from medidiff.data.survey import survey
 from medidiff.data.transforms import to_space
 from medidiff.errors import DataError, ManifestError
 from medidiff.jobs.manifests import build
@@ -105,6 +106,8 @@ def test_slices_are_rows_that_check_sees_leak(tmp_path: Path) -> None:
     assert [row["image"] for row in rows] == [f"k/a.h5[{k}]" for k in range(3)] + ["k/b.h5"]
     assert rows[2]["part"] == "slice 2"
     assert rows[2]["size"] == "16 x 10"
+    found = survey(read_manifest(tmp_path / "m.csv").rows, ["image"])
+    assert {(seen.spacing_mm, seen.orientation) for seen in found.cases} == {((2.0, 2.0), None)}
     with pytest.raises(ManifestError, match="1 problem"):  # other coils: nearly the same voxels
         check_manifest(read_manifest(tmp_path / "m.csv"), leakage="near")
 
