@@ -122,7 +122,7 @@ class Denoising:
             facts = {"sigma": list(problem.levels)}
             if self._counted is not None:
                 law = self._counted.law
-                facts |= {"counts": [law.counts(level) for level in problem.levels]}
+                facts |= {"counts": [float(f"{law.counts(s):.6g}") for s in problem.levels]}
             if n <= 1:
                 return Solution(point, calls, facts=facts)
             starts = self._starts(problem, point, n, seed)
