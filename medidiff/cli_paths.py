@@ -42,6 +42,7 @@ def check_config(file: Path, changes: Sequence[str]) -> None:
     typed = [change.removeprefix(MANIFEST) for change in changes if change.startswith(MANIFEST)]
     if typed:
         check_manifest(Path(typed[-1]).expanduser())
+    if changes:  # one of them may be misspelt, or name the data: who reads them says that first
         return
     try:
         tree = yaml.safe_load(file.read_text(encoding="utf-8"))
