@@ -131,7 +131,8 @@ class MemoryPlan:
         }
 
     def _held(self, beside: int) -> int:
-        return self.always + beside + CONSTANTS.workspace
+        scratch = CONSTANTS.workspace_recorded if self.steps.kept else CONSTANTS.workspace
+        return self.always + beside + scratch
 
     @property
     def peak(self) -> int:
@@ -147,7 +148,9 @@ class MemoryPlan:
     def drawing(self) -> int:
         """What drawing samples needs once the model is finished."""
         weights = self.weights // 2 if self.training.accelerated else self.weights
-        return weights + self.finished + CONSTANTS.workspace + CONSTANTS.driver
+        recorded = self.training.accelerated
+        scratch = CONSTANTS.workspace_recorded if recorded else CONSTANTS.workspace
+        return weights + self.finished + scratch + CONSTANTS.driver
 
     @property
     def needed(self) -> int:

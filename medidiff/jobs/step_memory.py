@@ -43,11 +43,14 @@ class Measured:
     """The CUDA context and the kernels loaded into it."""
     workspace: int
     """cuBLAS's and cuDNN's scratch memory, and what the allocator cannot use."""
+    workspace_recorded: int
+    """The same where calls are recorded, each with scratch memory of its own."""
     pool: float
     """Memory that a recorded call holds for each byte that it uses at most."""
 
 
-CONSTANTS = Measured(driver=900 * 2**20, workspace=400 * 2**20, pool=1.06)
+MIB = 2**20
+CONSTANTS = Measured(driver=900 * MIB, workspace=120 * MIB, workspace_recorded=400 * MIB, pool=1.06)
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,20 @@ def test_the_moment_that_needs_most_is_what_is_changed() -> None:
     assert "drawing samples" not in plan(dataclasses.replace(TRAINING, train=none)).moments
 
 
+def test_scratch_memory_is_that_of_recorded_calls_where_there_are_any() -> None:
+    slow = dataclasses.replace(TRAINING.train, acceleration="none")
+    recorded, plain = plan(TRAINING), plan(dataclasses.replace(TRAINING, train=slow))
+    coder = AutoencoderOptions(channels=(8, 8), blocks=1)
+    never = plan(dataclasses.replace(TRAINING, network=coder, objective=Autoencoding()))
+    for planned, scratch in (
+        (recorded, CONSTANTS.workspace_recorded),
+        (plain, CONSTANTS.workspace),
+        (never, CONSTANTS.workspace),
+    ):
+        beside = planned.always + planned.batch + planned.steps.peak
+        assert planned.moments["training"] == beside + scratch
+
+
 def test_averages_are_counted_as_they_are_kept() -> None:
     weights = plan(TRAINING).weights
     several = dataclasses.replace(TRAINING.train, ema=PowerAverages(stds=(0.05, 0.1)))
@@ -125,7 +139,7 @@ def test_check_says_it_of_every_objective(tmp_path: Path) -> None:
     little = runner.invoke(app, ["check", str(config), "--gpu-memory", "0.5"])
     assert little.exit_code == 1
     assert "does NOT fit" in little.output
-    assert "libraries alone take 1.27 GiB: no training fits" in little.output
+    assert "libraries alone take 1.00 GiB: no training fits" in little.output
     encoder = "network={kind: encoder, channels: [8], attention: [false], blocks: 1}"
     coder = "network={kind: autoencoder, channels: [8, 8], blocks: 1, latent_channels: 2}"
     objectives = {
