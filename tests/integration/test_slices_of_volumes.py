@@ -110,9 +110,9 @@ def test_a_model_of_slices_of_volumes_is_trained_judged_and_run(
     run = medidiff.train(ROOT / "configs" / "smoke-2d.yaml", changes=changes)
     model = medidiff.load(run)
     out = tmp_path / "table"
-    table = medidiff.benchmark("denoise", model, manifest=solid, out=out, baselines="none")
+    table = medidiff.benchmark("denoise", model, manifest=solid, out=out, baselines="none", limit=2)
     rows = list(csv.DictReader((out / "rows.csv").open()))
-    subjects = len({row.subject for row in read_manifest(solid).split("test")})
+    subjects = len({row.subject for row in read_manifest(solid).split("test")[:2]})
     assert len({row["subject"] for row in rows}) == subjects
     assert len({(row["row"], row["slice"]) for row in rows}) > 2 * subjects
     assert all(item.interval.n == subjects for item in table.summaries)
