@@ -53,12 +53,16 @@ class Grid:
     """Whether the grid is that of slices, all of which are kept of a volume."""
 
 
-def entry_key(grid: Grid, images: Sequence[str | None], label: str | None) -> str:
+def entry_key(
+    grid: Grid, images: Sequence[str | None], label: str | None, modality: str | None = None
+) -> str:
     """The name of an entry: a SHA-256 of the contents (digests) and of the grid.
 
-    The versions of what decodes and resamples enter, for another one may give other values.
+    The versions of what decodes and resamples enter, for another one may give other values. So does
+    the `modality` that is stated of volumes that are cut, where their foreground depends on it.
     """
     said = [FORMAT, _made_by(), asdict(grid), list(images), label]
+    said += [modality] if grid.stacked else []
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 

@@ -93,7 +93,7 @@ def place_row(
     where = ", ".join(str(row.images[name]) for name in columns)
     try:
         if stacked:
-            return _place_stack(channels, marked, space, margin, row.text.get("modality"))
+            return _place_stack(channels, marked, space, margin, stated_modality(row))
         return place(channels, marked, space, margin)
     except DataError as error:
         raise DataError(f"row {row.number}: {error}", private=f"{where}: {error}") from error
@@ -102,16 +102,22 @@ def place_row(
         raise DataError(said, private=f"{where}: {error!r}") from error
 
 
+def stated_modality(row: Row) -> str:
+    """What the manifest says in capitals, nothing where it does not: what a volume's foreground
+    depends on where the file says no modality."""
+    return row.text.get("modality", "").upper()
+
+
 def _place_stack(
     channels: Sequence[Volume],
     label: Volume | None,
     space: Space,
     margin: Sequence[int] | None,
-    modality: str | None,
+    modality: str,
 ) -> Placed:
     grid = stack_grid(space, original_of(channels[0]))
     placed = place(channels, label, grid, None if margin is None else (0, *margin))
-    known = placed.original.modality or modality or ""
+    known = placed.original.modality or modality
     return replace(placed, filled=foreground(placed.images, known.upper() == "CT"))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from medidiff.data.image_cache import Grid, ImageCache, entry_key
 from medidiff.data.known_files import CONTENT, KnownFiles, state
-from medidiff.data.placing import Placed
+from medidiff.data.placing import Placed, stated_modality
 from medidiff.data.rows import Progress, Row
 from medidiff.errors import DataError
 
@@ -123,7 +123,8 @@ class PreparedImages:
             contents[row.images[name]] if name in row.images else None for name in self.images
         ]
         marked = self._label(row)
-        return entry_key(self.grid, images, None if marked is None else contents[marked])
+        label = None if marked is None else contents[marked]
+        return entry_key(self.grid, images, label, stated_modality(row))
 
     def _files(self, row: Row) -> list[Path]:
         marked = self._label(row)

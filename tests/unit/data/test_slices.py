@@ -182,6 +182,21 @@ def test_a_kept_volume_is_not_decoded_for_its_slices(
     assert case.images.is_contiguous()
 
 
+def test_which_slices_are_kept_follows_the_modality_that_the_manifest_states(
+    manifest: Manifest, key: SiteKey
+) -> None:
+    """Nothing lies below -500 HU, so as CT all slices hold something."""
+
+    def slices_of(modality: str, cache: CacheKind) -> list[int | None]:
+        rows = tuple(replace(row, text={"modality": modality}) for row in manifest.rows)
+        return [case.slice for case in cut(replace(manifest, rows=rows), key, cache=cache)]
+
+    stated = ("MR", "CT", "mr")
+    found = [slices_of(modality, "disk") for modality in stated]
+    assert found == [slices_of(modality, "memory") for modality in stated]
+    assert found[0] == found[2] != found[1]
+
+
 def test_intensities_are_those_of_the_volume(manifest: Manifest, key: SiteKey) -> None:
     raw = cut(manifest, key, ALL)
     fitted = fit(Percentile(scope="image"), (case.measured for case in raw.one_a_row()))
