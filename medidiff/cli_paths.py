@@ -7,8 +7,6 @@ from pathlib import Path
 
 from medidiff.errors import ConfigError, DataError, ManifestError
 
-MANIFEST = "data.manifest="
-
 
 def check_scans(*places: Path) -> None:
     """FILE[2] names one image of a file.
@@ -37,11 +35,13 @@ def check_config(file: Path, changes: Sequence[str]) -> None:
     """
     import yaml
 
+    from medidiff.changes import MANIFEST, parse_change
+
     if not file.exists():
         raise ConfigError(f"{file}: there is no such configuration")
-    typed = [change.removeprefix(MANIFEST) for change in changes if change.startswith(MANIFEST)]
-    if typed:
-        check_manifest(Path(typed[-1]).expanduser())
+    typed = dict(map(parse_change, changes)).get(MANIFEST)
+    if isinstance(typed, str):
+        check_manifest(Path(typed).expanduser())
     if changes:  # one of them may be misspelt, or name the data: who reads them says that first
         return
     try:

@@ -21,6 +21,7 @@ import yaml
 from pydantic import Field
 
 from medidiff import options
+from medidiff.changes import MANIFEST, parse_change
 from medidiff.data.options import AnyIntensity, Augment, Percentile, Slices, Space
 from medidiff.diffusion import (
     DDPM,
@@ -317,7 +318,7 @@ def load_config(file: str | os.PathLike[str], changes: Sequence[str] = ()) -> Lo
         raise ConfigError(f"{place}: expected keys and values, found {type(content).__name__}")
     for change in changes:
         _apply(content, change)
-    if any(change.startswith("data.manifest=") for change in changes):
+    if any(parse_change(change)[0] == MANIFEST for change in changes):
         _place_manifest(content["data"])
     return Loaded(parse_config(content, str(place)), place)
 
@@ -343,13 +344,7 @@ def schema() -> dict[str, Any]:
 
 
 def _apply(content: dict[str, Any], change: str) -> None:
-    key, equals, text = change.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"--change {change}: write it as key=value, e.g. train.steps=500")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"--change {change}: the value is not valid YAML") from None
+    key, value = parse_change(change)
     *parents, last = key.split(".")
     place = content
     for parent in parents:

@@ -66,6 +66,20 @@ def test_what_is_not_there_is_told_before_anything_heavy_is_imported(
     assert not modules_after(code) & ours
 
 
+@pytest.mark.parametrize("typed", ["{}", "'{}'", '"{}"', " {}", "{} # of today"])
+def test_a_typed_manifest_is_read_as_the_configuration_reads_it(typed: str, tmp_path: Path) -> None:
+    from medidiff.cli_paths import check_config
+    from medidiff.errors import ManifestError
+
+    (file := tmp_path / "here.yaml").write_text("data: {manifest: gone.csv}\n")
+    (manifest := tmp_path / "m.csv").touch()
+    change = "data.manifest=" + typed.format(manifest)
+    check_config(file, ["data.manifest=gone.csv", change])
+    manifest.unlink()
+    with pytest.raises(ManifestError, match=r"m\.csv: there is no such manifest"):
+        check_config(file, [change])
+
+
 def test_every_public_name_can_be_had_from_the_package() -> None:
     import medidiff
 
