@@ -103,16 +103,9 @@ def codec_lines(
         value["versions"] = versions
         size = versions * bytes_each * scope.images / GIB
         why += f"; {versions} versions of each scan's latents take {size:.2g} GiB of memory"
-        moved = [_without_end(line) for line in augment]
+        # from first to last: an augmentation of latents knows no end
+        moved = [line.without("until", "before they become latents") for line in augment]
     if tile is not None:
         value["tiles"] = {"size": tile, "overlap": tile // 4}
         why += f"; tiles of {tile} latents, as a whole scan does not fit to be decoded"
     return [*moved, Line("codec", value, why)]
-
-
-def _without_end(line: Line) -> Line:
-    """Latents are moved from first to last: an augmentation of latents knows no `until`."""
-    value = {key: each for key, each in line.value.items() if key != "until"}
-    kept = [part for part in line.why.split("; ") if "as they are" not in part or "Hounsf" in part]
-    why = "; ".join([*kept, "before they become latents"])
-    return Line(line.key, value, why)

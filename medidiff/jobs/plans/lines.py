@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
@@ -20,6 +20,18 @@ class Line:
     """Dotted, such as data.space.size."""
     value: Any
     why: str
+    parts: Mapping[str, str] = field(default_factory=dict)
+    """Why single keys of the value are as they are; told after `why`."""
+
+    @property
+    def reason(self) -> str:
+        """All of it."""
+        return "; ".join(filter(None, [self.why, *self.parts.values()]))
+
+    def without(self, part: str, why: str) -> Line:
+        """Without a key of the value; `why` is told in the place of that key's reason."""
+        value = {key: each for key, each in self.value.items() if key != part}
+        return Line(self.key, value, self.why, {**self.parts, part: why})
 
 
 def tree_of(lines: Sequence[Line]) -> dict[str, Any]:
@@ -50,7 +62,7 @@ def _rendered(lines: Sequence[Line]) -> Iterator[str]:
                 yield f"{'  ' * depth}{parent}:"
         above = parents
         stated = f"{'  ' * len(parents)}{last}: {_value(line.value)}"
-        yield f"{stated}  # {line.why}" if line.why else stated
+        yield f"{stated}  # {line.reason}" if line.reason else stated
 
 
 def _value(value: Any) -> str:

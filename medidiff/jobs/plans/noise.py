@@ -74,6 +74,6 @@ def augment_lines(grid: Sequence[int], modality: str, hounsfield: bool, images: 
         else "so few slices are not turned",
         "no mirroring: left is not right",
         "Hounsfield units stay as they are" if hounsfield else "contrast as scanners differ",
-        "the last 30 % of the training sees scans as they are",
     ]
-    return [Line("data.augment", value, "; ".join(parts))]
+    last = {"until": "the last 30 % of the training sees scans as they are"}
+    return [Line("data.augment", value, "; ".join(parts), last)]

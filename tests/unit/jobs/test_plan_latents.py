@@ -56,6 +56,14 @@ def test_latents_are_kept_in_as_many_versions_as_memory_holds() -> None:
     assert data(100, 32)["codec"]["tiles"] == {"size": 32, "overlap": 8}
 
 
+def test_an_augmentation_of_latents_keeps_its_reasons_but_that_of_its_end() -> None:
+    (moved,) = augment_lines(SCOPE.grid, "CT", True, SCOPE.images)
+    said = moved.reason.split("; ")
+    assert said[-1] == moved.parts["until"]
+    of_latents = codec_lines(SCOPE, "runs/a", [moved], None, "they do not fit")[0]
+    assert of_latents.reason.split("; ") == [*said[:-1], "before they become latents"]
+
+
 def test_the_autoencoder_is_trained_on_patches_unless_scans_are_as_small() -> None:
     first = next(coder_attempts(SCOPE))
     assert (first.patch, first.batch) == ((128, 128, 128), 4)
