@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from medidiff.inverse.likelihoods import LEAST_COUNT
+
 Array = NDArray[np.floating]
 
-LEAST_COUNT = 0.5  # for counts below it: the logarithm of none says nothing
 RATE_LIMIT = 100.0  # of the table; above it the asymptote holds to 1e-3 counts
 TABLE_POINTS = 501
 TAIL = 12.0  # deviations beyond the mean that sums of counts go to

@@ -28,9 +28,10 @@ from torch import Tensor
 from medidiff.data.datasets import Case
 from medidiff.diffusion import KeyedNoise
 from medidiff.errors import TaskError
-from medidiff.evaluation.count_noise import LEAST_COUNT, CountLaw, Emission, drawn_counts
+from medidiff.evaluation.count_noise import CountLaw, Emission, drawn_counts
 from medidiff.evaluation.noise_level import estimate_counts
 from medidiff.inverse import AnyLikelihood, PoissonEmission, PoissonTransmission
+from medidiff.inverse.likelihoods import LEAST_COUNT
 from medidiff.physics import Mask
 from medidiff.physics.operators import per_image
 from medidiff.tasks.base import Measurement, Problem
