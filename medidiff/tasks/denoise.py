@@ -116,13 +116,11 @@ class Denoising:
         """The posterior mean for n = 1, by one network call or the few that the noise asks for; the
         mean of n posterior samples otherwise."""
         if self.posterior is not None or (self._counted and n > 1):
-            return solved(self, self._as_measured(problem, model), model, n, seed)
+            found = solved(self, self._as_measured(problem, model), model, n, seed)
+            return replace(found, facts={**found.facts, **self._noise_told(problem)})
         with torch.no_grad(), evaluating(model.network):
             point, calls = self._point(problem, model, seed)
-            facts = {"sigma": list(problem.levels)}
-            if self._counted is not None:
-                law = self._counted.law
-                facts |= {"counts": [float(f"{law.counts(s):.6g}") for s in problem.levels]}
+            facts = self._noise_told(problem)
             if n <= 1:
                 return Solution(point, calls, facts=facts)
             starts = self._starts(problem, point, n, seed)
@@ -196,6 +194,14 @@ class Denoising:
         if self._counted is not None:
             return (self._counted.law,)
         return GAUSSIAN if self.noise == "gaussian" else RICIAN
+
+    def _noise_told(self, problem: Problem) -> dict[str, object]:
+        """What the provenance says of the noise of each image."""
+        sigma = list(problem.levels)
+        if self._counted is None:
+            return {"sigma": sigma}
+        law = self._counted.law
+        return {"sigma": sigma, "counts": [float(f"{law.counts(s):.6g}") for s in sigma]}
 
     def _as_measured(self, problem: Problem, model: Model) -> Problem:
         """The scans as measurements of themselves.

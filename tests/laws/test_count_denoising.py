@@ -141,6 +141,7 @@ def test_samples_are_drawn_from_the_law_by_default(head: Denoising, model: Model
     found = head.solve(head.prepare(drawn, model), model, 2, 5)
     assert found.samples is not None
     assert found.facts["measurement"] == f"{head.noise} noise"
+    assert found.facts["counts"] == pytest.approx([float(head.counts)])
     assert found.samples.shape == (2, 1, 1, *SIZE)
 
 
