@@ -59,13 +59,13 @@ SIGNALS, EACH, STEPS = 40, 40, 120
 SOLVER = ConjugateGradients(1e-4, 30)
 FIVE = ConjugateGradients(1e-3, 5)
 EQUAL = UniformLogSNR(end=0.02)
-FEW = "moment-matching, 9 levels"
+FEW = "moment-matching, below 10, 9 levels"
 
 METHODS: dict[str, AnyPosterior | None] = {
     "exact draws": None,
     "moment-matching": MomentMatching(solver=SOLVER, below=math.inf),
     "moment-matching, DDPM": MomentMatching(solver=SOLVER, below=math.inf, sampler=DDPM()),
-    FEW: MomentMatching(),
+    FEW: MomentMatching(below=10.0),
     "moment-matching, 5 CG steps": MomentMatching(solver=FIVE, below=math.inf),
     "moment-matching, diagonal": MomentMatching(covariance="diagonal", below=math.inf),
     "moment-matching, below 1": MomentMatching(below=1.0),
