@@ -42,8 +42,12 @@ class Alternating:
 
         operator <- refit(estimate),   x <- the method's step with that operator
 
-    No network call is spent on it. With `drawn` the parameters of each step are a draw given the
-    estimate, as the image's are, so that samples differ by what is not known of the operator, too.
+    With `drawn` the parameters of each step are a draw given the estimate, as the image's are, so
+    that samples differ by what is not known of the operator, too. The estimate is the method's own
+    where it asks for one at the step's x and level without gradient: DAPS, DDNM, DDRM, DiffPIR,
+    Projection and RePaint spend no network call on the fit. Those that go through the network's
+    gradient (DPS, PiGDM, MomentMatching) and those that ask elsewhere (REDDiff, CSGMLangevin)
+    spend up to one more a level.
     Source: Chung et al. 2023 (arXiv:2211.10656) for a diffusion prior beside an operator that is
     estimated along the same path; Murata et al. 2023 (arXiv:2301.12686) for drawing both in turn;
     Song et al. 2023 (ICLR, PiGDM), section 3, for the width of an estimate.
@@ -93,17 +97,18 @@ class AlternatingSampler:
         found = self.options.refit(here.clean, width, fit, at if self.options.drawn else None)
         fit = found.memory
         problem = replace(self.problem, operator=found.operator, measurement=found.measurement)
-        plan = self.options.method.plan(problem, _known(denoise, x, here), self.levels)
+        plan = self.options.method.plan(problem, _known(denoise, x, now, here), self.levels)
         if to.is_clean and not plan.sampler.finishes:
             return plan.denoise(x, now).clean, (fit, inner)
         x, inner = plan.sampler.step(plan.denoise, x, now, to, inner, at)
         return x, (fit, inner)
 
 
-def _known(denoise: Denoise, x: Image, here: Estimate) -> Denoise:
-    """`denoise` that has been asked for x already; gradients are asked for anew."""
+def _known(denoise: Denoise, x: Image, now: NoiseLevel, here: Estimate) -> Denoise:
+    """`denoise` that has been asked for x at `now` already; gradients are asked for anew."""
 
     def ask(noisy: Image, level: NoiseLevel) -> Estimate:
-        return here if noisy is x and not noisy.requires_grad else denoise(noisy, level)
+        asked = noisy is x and level is now and not noisy.requires_grad
+        return here if asked else denoise(noisy, level)
 
     return ask

@@ -52,6 +52,7 @@ from medidiff.inverse import (
 from medidiff.inverse.alternating import PARAMETERS
 from medidiff.inverse.daps import DAPSSampler
 from medidiff.inverse.ddnm import DDNMSampler
+from medidiff.inverse.problem import Plan
 from medidiff.physics import (
     CartesianMRI,
     ConjugateGradients,
@@ -170,6 +171,32 @@ def test_an_operator_that_is_fitted_to_itself_changes_nothing(method: Any) -> No
     plain = drawn(method, MASK, y, Gaussian(0.1))
     found = drawn(Alternating(method, same), MASK, y, Gaussian(0.1))
     assert torch.allclose(found.images, plain.images, atol=1e-10)
+    if method.kind in ("diffpir", "daps", "ddnm", "ddrm", "repaint", "projection"):
+        assert found.calls == plain.calls
+
+
+class AsksElsewhere:
+    """A method that asks for the step's x at the next level."""
+
+    kind = "asks-elsewhere"
+    finishes = True
+
+    def plan(self, problem: Problem, denoise: Any, levels: Any) -> Plan:
+        return Plan(denoise, self, levels)
+
+    def step(self, denoise: Any, x: Tensor, now: Any, to: Any, memory: Any, at: Step) -> Any:
+        return denoise(x, to).clean, memory
+
+
+def test_an_estimate_at_another_level_is_not_taken_for_the_one_that_was_fitted() -> None:
+    y = MASK.forward(images(2))
+
+    def same(clean: Tensor, width: Tensor, memory: Any, at: Step | None) -> Refitted:
+        return Refitted(MASK, y, memory)
+
+    plain = drawn(AsksElsewhere(), MASK, y, Gaussian(0.1))
+    found = drawn(Alternating(AsksElsewhere(), same), MASK, y, Gaussian(0.1))
+    assert torch.equal(found.images, plain.images)
 
 
 @pytest.mark.parametrize("method", [DiffPIR(), DAPS(), DDNM()], ids=lambda m: m.kind)
