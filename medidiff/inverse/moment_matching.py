@@ -106,12 +106,12 @@ def _push(
         image = torch.autograd.grad(clean, leaf, cotangent, retain_graph=True)[0]
         return linear.operator.forward(per_image(ratio, image) * image), image
 
-    residual = linear.residual(clean.detach())
     if options.covariance == "diagonal":
+        residual = linear.residual(clean.detach())
         rows, _ = spread(torch.ones_like(residual))
         power = per_image(linear.noise_std, residual) ** 2
         return spread(residual / (rows.real.clamp_min(0) + power))[1]
-    return _solved(linear, residual, spread, level, options.solver)
+    return _solved(linear, clean.detach(), spread, level, options.solver)
 
 
 def _ratio(level: NoiseLevel) -> Tensor:
@@ -121,19 +121,20 @@ def _ratio(level: NoiseLevel) -> Tensor:
 
 def _solved(
     linear: LinearProblem,
-    residual: Tensor,
+    clean: Image,
     spread: Callable[[Tensor], tuple[Tensor, Image]],
     level: NoiseLevel,
     solver: ConjugateGradients,
 ) -> Image:
     """J^T A^T u, by conjugate gradients from u = 0; the residual that they leave is explained by
     a white covariance, as PiGDM does without gradient."""
+    residual = linear.residual(clean)
     power = per_image(linear.noise_std, residual) ** 2
     nothing, least = torch.zeros_like(residual), 0.99 * linear.noise_std**2
 
     def normal(u: Tensor) -> tuple[Tensor, Image]:
         if u is nothing:  # no product with the start
-            return nothing, nothing.new_zeros(()).real
+            return nothing, torch.zeros_like(clean)
         product, image = spread(u)
         return product + power * u, image
 

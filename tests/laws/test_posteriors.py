@@ -52,6 +52,7 @@ from medidiff.inverse import (
 from medidiff.inverse.alternating import PARAMETERS
 from medidiff.inverse.daps import DAPSSampler
 from medidiff.inverse.ddnm import DDNMSampler
+from medidiff.inverse.moment_matching import moment_matched
 from medidiff.inverse.problem import Plan
 from medidiff.physics import (
     CartesianMRI,
@@ -397,6 +398,18 @@ def test_where_a_covariance_is_none_moment_matching_stays_finite() -> None:
     found = drawn(method, MASK, y, Gaussian(0.05), prior=wrong)
     assert bool(found.images.isfinite().all())
     assert found.backwards < 8 * 30
+
+
+def test_moment_matching_moves_nothing_where_nothing_is_left_to_explain() -> None:
+    """A residual of exactly zero, at a level that is an image's own."""
+    x, level = images(2), EDM()(torch.tensor([0.5, 0.7], dtype=torch.float64))
+
+    def halved(x: Tensor, level: Any) -> Any:
+        return replace(PRIOR(x, level), clean=x / 2)
+
+    problem = Problem(MASK, MASK.forward(x / 2), Gaussian(0.05))
+    found = moment_matched(halved, problem, MomentMatching())(x, level)
+    assert torch.equal(found.clean, x / 2)
 
 
 def test_daps_draws_the_posterior_of_a_gaussian_around_its_estimate() -> None:
