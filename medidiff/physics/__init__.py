@@ -11,7 +11,7 @@ in operators.py; what one known by its adjoint alone gets is in iterative.py.
 
 from medidiff.physics.beams import Beam, FanBeam, ParallelBeam, even_angles
 from medidiff.physics.blur import CircularBlur, ZeroPaddedBlur
-from medidiff.physics.coils import ESPIRiT, calibration_box, phase_of_centre
+from medidiff.physics.coils import ESPIRiT, calibration_box
 from medidiff.physics.ct import Tomography
 from medidiff.physics.fbp import filtered_back_projection
 from medidiff.physics.fourier import from_kspace, to_kspace
@@ -57,6 +57,5 @@ __all__ = [
     "from_kspace",
     "gaussian_blur",
     "interpolation",
-    "phase_of_centre",
     "to_kspace",
 ]

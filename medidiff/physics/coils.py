@@ -97,9 +97,10 @@ def image_of_centre(kspace: Tensor, box: tuple[int, ...], coils: Tensor | None =
     """The complex low-resolution image that a box of k-space holds.
 
     The box is tapered (Hann), so that the image does not ring. It is cut to the same share of each
-    axis, that of the smallest.
+    axis, that of the smallest. Its phase is that of homodyne reconstruction.
     Shapes: kspace (batch, coil, *space), coils as in `CartesianMRI` (none: one coil); gives
     (batch, 1, *space).
+    Source: Noll et al. 1991 (doi:10.1109/42.79473).
     """
     space = tuple(kspace.shape[2:])
     share = min(side / size for side, size in zip(box, space, strict=True))
@@ -111,14 +112,6 @@ def image_of_centre(kspace: Tensor, box: tuple[int, ...], coils: Tensor | None =
     middle = torch.stack([_middle(each, sides) for each in kspace]) * taper
     images = from_kspace(_placed(middle, space))
     return images if coils is None else (coils.conj() * images).sum(1, keepdim=True)
-
-
-def phase_of_centre(kspace: Tensor, box: tuple[int, ...], coils: Tensor | None = None) -> Image:
-    """The phase of `image_of_centre`, in radians.
-
-    Source: Noll et al. 1991 (doi:10.1109/42.79473), as homodyne reconstruction takes it.
-    """
-    return image_of_centre(kspace, box, coils).angle()
 
 
 def _window(size: int, side: int) -> slice:

@@ -79,7 +79,7 @@ class SenseMRI(IterativeOperator):
     """mask * F(coils * exp(i phase) * x), with real images if there is a phase, else complex ones.
 
     A real image times a known phase has half the unknowns of a complex one: it is right only where
-    the phase is known well enough (`coils.phase_of_centre` estimates it).
+    the phase is known well enough (`tasks.phase` estimates it).
     Shapes: as `CartesianMRI`; images (batch, 1, *space), k-space (batch, coil, *space).
     Errors: ValueError for shapes that do not fit, and for another mask than of 0 and 1.
     Source: Pruessmann et al. 1999 (Magn. Reson. Med. 42:952) for the model; 2001

@@ -15,9 +15,9 @@ from medidiff.physics import (
     SenseMRI,
     calibration_box,
     from_kspace,
-    phase_of_centre,
     to_kspace,
 )
+from medidiff.physics.coils import image_of_centre
 from medidiff.physics.iterative import real_inner
 
 
@@ -157,7 +157,7 @@ def test_the_middle_of_k_space_has_the_phase(coils):
     image, phase = head(64), smooth_phase(64)
     mask = Sampling("gaussian", 4, 0.16).mask((64, 64), seed=0)
     given = CartesianMRI(mask, coils, phase).forward(image)
-    found = phase_of_centre(given, calibration_box(mask), coils)
+    found = image_of_centre(given, calibration_box(mask), coils).angle()
     inside = image > 0.2
     error = torch.remainder(found - phase + math.pi, 2 * math.pi) - math.pi
     assert float(error[inside].abs().mean()) < 0.1
