@@ -106,9 +106,9 @@ class Posterior:
 
 
 WELL_SPREAD = DiffPIR(weight=3.0, fresh=0.3)
-"""Its draws differ about as much as they err: coverage of the central 90 % on validation scans is
-.88 to .90 but for one coil at R=8, .86; on test scans .88 to .89, but not right at R=8 (.82 with
-one coil, .85 with eight)."""
+"""Its draws differ about as much as they err. It was not tuned for MRI with a phase that is drawn:
+on test scans the central 90 % there cover .865 (R=4) and .875 (R=8) with one coil, .840 and .859
+with eight (benchmarks/results/inverse_problems.json); of the other heads .876 to .886."""
 NEAREST = DiffPIR(weight=3.0, fresh=1.0)
 """The mean of its draws is nearer to the truth (fourfold super-resolution and holes: by 1.2 to 1.5
 dB), but they differ too little."""
