@@ -402,7 +402,7 @@ def test_where_a_covariance_is_none_moment_matching_stays_finite() -> None:
 
 def test_moment_matching_moves_nothing_where_nothing_is_left_to_explain() -> None:
     """A residual of exactly zero, at a level that is an image's own."""
-    x, level = images(2), EDM()(torch.tensor([0.5, 0.7], dtype=torch.float64))
+    x, level = images(2), noise_level(0.5, 1.0, 0.5).expand(2)
 
     def halved(x: Tensor, level: Any) -> Any:
         return replace(PRIOR(x, level), clean=x / 2)
