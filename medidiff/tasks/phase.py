@@ -17,9 +17,7 @@ what the samples show becomes fine.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -29,9 +27,8 @@ from medidiff.inverse.alternating import PARAMETERS
 from medidiff.inverse.draws import measurement_noise
 from medidiff.physics import ConjugateGradients, LinearOperator
 from medidiff.physics.operators import per_image
+from medidiff.tasks.cosines import Cosines, cosines
 
-WAVES = {2: 12, 3: 5}  # cosines along each axis, by dimensions, at most
-SHORTEST = 12  # voxels that a cosine's half period has at least
 SOLVER = ConjugateGradients(tolerance=1e-3, steps=30)
 SMALLEST = 1e-3  # of the noise: a width that is none
 ROUNDING = 1e-5  # of a Gram matrix's diagonal, in single precision
@@ -54,17 +51,16 @@ def begun(image: Tensor) -> tuple[Tensor, Tensor]:
     """
     ramp = _ramp(image)
     level = image * torch.polar(torch.ones_like(ramp), -ramp)
-    waves = _waves(ramp).double()
-    normal, right = torch.zeros((len(waves),) * 2).to(waves), torch.zeros(len(waves)).to(waves)
+    waves = _waves(ramp.double())
+    pull = _expected(ramp) ** -2
+    normal, right = torch.zeros_like(pull).diag_embed(), torch.zeros_like(pull)
     for axis in range(2, image.ndim):
-        pairs = _pairs(level, axis).flatten()
-        slopes = waves.diff(dim=axis).flatten(1)
-        normal = normal + (slopes * pairs.abs()) @ slopes.T
-        right = right + slopes @ (pairs.abs() * pairs.angle())
+        pairs, slopes = _pairs(level, axis), waves.slopes(axis - 2)
+        normal = normal + slopes.gram(pairs.abs())[0]
+        right = right + slopes.transposed(pairs.abs() * pairs.angle())[0]
     most = normal.diagonal().max().clamp_min(1e-30)
-    penalty = LEAN * most * _expected(ramp) ** -2
-    theta = torch.linalg.solve(normal + penalty.diag(), right)
-    field = torch.tensordot(theta, waves, 1)[None].to(ramp)
+    theta = torch.linalg.solve(normal + (LEAN * most * pull).diag(), right)
+    field = waves.field(theta[None]).to(ramp)
     rest = (level * torch.polar(torch.ones_like(field), -field)).sum().angle()
     return ramp, ramp + field + rest
 
@@ -150,20 +146,20 @@ class _Linear:
     def __init__(self, fit: SmoothPhase, magnitude: Tensor, width: Tensor, phase: Tensor) -> None:
         self.operator, self.magnitude = fit.operator, magnitude
         self.turn = torch.polar(torch.ones_like(phase), phase)
-        self.waves = _waves(phase).flatten(1)
+        self.waves = _waves(phase)
         noise = fit.noise_std.to(phase)
         self.width = per_image(width, phase).clamp_min(SMALLEST * per_image(noise, phase))
         self.rho = per_image(noise, phase) ** 2 / self.width**2
         self.tau = _expected(phase).to(phase)
         self.pull = noise[:, None] ** 2 / self.tau**2
-        self.theta = _coefficients(phase - fit.ramp, self.waves)
+        self.theta = self.waves.coefficients(phase - fit.ramp)
         self.scale = (1 + self.rho).rsqrt()
-        self.factor = self._factor(magnitude.flatten(1) ** 2).to(phase)
+        self.factor = self._factor(magnitude**2).to(phase)
 
     def _factor(self, power: Tensor) -> Tensor:
         """Of theta's curvature if all of k-space were seen: a choice of scale, so that a little on
         its diagonal changes no result."""
-        gram = torch.stack([(self.waves * each) @ self.waves.T for each in power]).double()
+        gram = self.waves.gram(power).double()
         little = ROUNDING * gram.diagonal(dim1=1, dim2=2).mean(1, keepdim=True)
         return torch.linalg.cholesky(gram + (self.pull + little).diag_embed())
 
@@ -174,7 +170,7 @@ class _Linear:
 
     def unpacked(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Magnitude and theta of the scaled unknowns."""
-        voxels = self.waves.shape[1]
+        voxels = self.magnitude[0].numel()
         theta = x[:, voxels:, None]
         up = torch.linalg.solve_triangular(self.factor.mT, theta, upper=True)[..., 0]
         return self.scale * x[:, :voxels].view_as(self.magnitude), up
@@ -193,42 +189,18 @@ class _Linear:
 
     def field(self, theta: Tensor) -> Tensor:
         """B theta, (batch, 1, *space)."""
-        return (theta @ self.waves).view_as(self.magnitude)
+        return self.waves.field(theta)
 
     def _gradient(self, image: Tensor) -> Tensor:
-        return self.packed(image.real, (self.magnitude * image.imag).flatten(1) @ self.waves.T)
+        return self.packed(image.real, self.waves.transposed(self.magnitude * image.imag))
 
 
-def _waves(like: Tensor) -> Tensor:
-    """(waves, 1, *space), products of the lowest cosines along each axis."""
-    return cosines(tuple(like.shape[2:]))[0].to(like)
+def _waves(like: Tensor) -> Cosines:
+    """Where `like` is and in its precision."""
+    return cosines(tuple(like.shape[2:])).to(like)
 
 
 def _expected(like: Tensor) -> Tensor:
     """tau: the standard deviation of each coefficient in radians, in float64."""
-    half_periods = cosines(tuple(like.shape[2:]))[1].to(like.device)
+    half_periods = _waves(like).half_periods
     return SPREAD / (1 + (half_periods / KNEE) ** FALL)
-
-
-def _coefficients(fields: Tensor, waves: Tensor) -> Tensor:
-    """(batch, waves), theta of fields of cosines, which are orthogonal."""
-    found = fields.double().flatten(1) @ waves.double().T
-    return (found / waves.double().square().sum(1)).to(fields)
-
-
-@lru_cache(maxsize=4)
-def cosines(space: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Products of the lowest cosines along each axis, (waves, 1, *space), and the length of their
-    half periods' vector, (waves,): those within the ball that the axes allow."""
-    most = WAVES[len(space)]
-    products, squares = torch.ones(1, *[1] * len(space)), torch.zeros(1, dtype=torch.float64)
-    for axis, n in enumerate(space):
-        angle = math.pi * (torch.arange(n) + 0.5) / n
-        count = min(most, 1 + n // SHORTEST)
-        along = torch.stack([(k * angle).cos() for k in range(count)])
-        shape = [1] * (len(space) + 1)
-        shape[axis + 1] = n
-        products = (products[:, None] * along.reshape(1, count, *shape[1:])).flatten(0, 1)
-        squares = (squares[:, None] + torch.arange(count) ** 2).flatten()
-    within = squares < most**2
-    return products[within][:, None], squares[within].sqrt()

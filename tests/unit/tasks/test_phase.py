@@ -11,7 +11,8 @@ from medidiff.diffusion import KeyedNoise
 from medidiff.diffusion.sampling import Step
 from medidiff.physics import FourierSampling, to_kspace
 from medidiff.physics.coils import calibration_box, image_of_centre
-from medidiff.tasks.phase import SmoothPhase, begun, cosines
+from medidiff.tasks.cosines import cosines
+from medidiff.tasks.phase import SmoothPhase, begun
 
 SIZE = (48, 64)
 NOISE = 1e-3
@@ -30,9 +31,10 @@ def grid() -> tuple[Tensor, Tensor]:
 
 def true_phase() -> Tensor:
     """A ramp of some turns and what the cosines can say."""
-    waves, _ = cosines(SIZE)
-    field = 1.0 * waves[1] - 0.8 * waves[2] + 0.5 * waves[7] + 0.3 * waves[9]
-    return (field + 9.0 * grid()[1] + 0.5)[None]
+    waves = cosines(SIZE).to(torch.zeros(()))
+    theta = torch.zeros(1, len(waves.chosen))
+    theta[0, [1, 2, 7, 9]] = torch.tensor([1.0, -0.8, 0.5, 0.3])
+    return waves.field(theta) + 9.0 * grid()[1] + 0.5
 
 
 def fit_of(truth: Tensor, phase: Tensor) -> tuple[SmoothPhase, Tensor]:
