@@ -32,6 +32,7 @@ from medidiff.diffusion.betas import AnyBetas
 from medidiff.types import Image
 
 CHURN = {"churn": 2.0}
+SHORT = {"steps": 3}
 OPTIMAL = {"kind": "optimal", "source": "sn"}
 # (kind, option) -> what is set besides, and the value if its type does not give one
 BESIDES: dict[tuple[str, str], tuple[dict[str, Any], Any]] = {
@@ -53,6 +54,12 @@ BESIDES: dict[tuple[str, str], tuple[dict[str, Any], Any]] = {
     ("dpm-solver++", "lower_order_below"): ({"order": 2}, 1),
     ("deis", "lower_order_below"): ({"order": 2}, 9),
     ("respaced-steps", "sections"): ({}, (1, 3)),
+    ("annealed-langevin", "step_size"): (SHORT, 1e-5),
+    ("annealed-langevin", "sigma_last"): (SHORT, 0.02),
+    ("annealed-langevin", "steps"): (SHORT, 4),
+    ("annealed-langevin", "convention"): (SHORT, "paper"),
+    ("annealed-langevin", "last"): (SHORT, "noisy"),
+    ("annealed-langevin", "settled"): ({"steps": 3, "step_size": 5e-5}, 1.0),
 }
 UNIONS = {"sampler": AnySampler, "spacing": AnySpacing, "schedule": AnySchedule, "betas": AnyBetas}
 

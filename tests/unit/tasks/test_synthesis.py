@@ -33,7 +33,7 @@ def judged(made: Tensor) -> Table:
 
     def cases(n: int, seed: int) -> list[SimpleNamespace]:
         images = enumerate(drawn(n, seed))
-        return [SimpleNamespace(images=x, subject=f"S-{i}", row=i) for i, x in images]
+        return [SimpleNamespace(images=x, subject=f"S-{i}", listed={"row": i}) for i, x in images]
 
     head = Synthesis(images=N)
     bench = Bench(model, cases(120, 1), cases(N, 2), cases(N, 3))  # type: ignore[arg-type]
