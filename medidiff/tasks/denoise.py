@@ -86,9 +86,11 @@ class Denoising:
 
     def __post_init__(self) -> None:
         if isinstance(self.sigma, float | int) and not 0 < self.sigma < 10:
-            raise ValueError("sigma must lie between 0 and 10 window widths, or be estimate")
+            raise ValueError(
+                f"sigma must lie between 0 and 10 window widths, or be estimate (found {self.sigma})"
+            )
         if isinstance(self.counts, float | int) and not 0 < self.counts < math.inf:
-            raise ValueError("counts must be above 0, or be estimate")
+            raise ValueError(f"counts must be above 0, or be estimate (found {self.counts})")
         told, other = ("sigma", self.sigma) if self._counted else ("counts", self.counts)
         if other != "estimate":
             raise ValueError(f"{self.noise} noise has no {told}; state {_told_by(self.noise)}")
