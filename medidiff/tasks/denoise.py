@@ -87,7 +87,8 @@ class Denoising:
     def __post_init__(self) -> None:
         if isinstance(self.sigma, float | int) and not 0 < self.sigma < 10:
             raise ValueError(
-                f"sigma must lie between 0 and 10 window widths, or be estimate (found {self.sigma})"
+                "sigma must lie between 0 and 10 window widths, or be estimate "
+                f"(found {self.sigma})"
             )
         if isinstance(self.counts, float | int) and not 0 < self.counts < math.inf:
             raise ValueError(f"counts must be above 0, or be estimate (found {self.counts})")
