@@ -11,8 +11,32 @@ from medidiff.physics.operators import SpectralOperator, check_mask
 from medidiff.types import Image, Tensor
 
 
+class _Diagonal(SpectralOperator):
+    """weight * x, its own decomposition; the singular values are the weights, at least 0."""
+
+    def forward(self, x: Image) -> Tensor:
+        """Each voxel times its weight."""
+        return self.singular_values.to(x) * x
+
+    def adjoint(self, y: Tensor) -> Image:
+        """The same."""
+        return self.forward(y)
+
+    def spectrum(self, x: Image) -> Tensor:
+        """x itself."""
+        return x
+
+    def image(self, spectrum: Tensor) -> Image:
+        """The spectrum itself."""
+        return spectrum
+
+    def measured(self, y: Tensor) -> Tensor:
+        """y where it has a weight, 0 elsewhere."""
+        return torch.where(self.singular_values.to(y.device) > 0, y, 0.0)
+
+
 @dataclass(frozen=True, eq=False)
-class Mask(SpectralOperator):
+class Mask(_Diagonal):
     """mask * x: inpainting, or any sampling of the grid. It is its own decomposition.
 
     Shapes: mask broadcasts over the images and holds 0 and 1; measurements are images, 0 where the
@@ -30,29 +54,9 @@ class Mask(SpectralOperator):
         """The mask."""
         return self.mask
 
-    def forward(self, x: Image) -> Tensor:
-        """x where it is measured, 0 elsewhere."""
-        return self.mask.to(x) * x
-
-    def adjoint(self, y: Tensor) -> Image:
-        """The same."""
-        return self.forward(y)
-
-    def spectrum(self, x: Image) -> Tensor:
-        """x itself."""
-        return x
-
-    def image(self, spectrum: Tensor) -> Image:
-        """The spectrum itself."""
-        return spectrum
-
-    def measured(self, y: Tensor) -> Tensor:
-        """y where it is measured."""
-        return self.forward(y)
-
 
 @dataclass(frozen=True, eq=False)
-class Weights(SpectralOperator):
+class Weights(_Diagonal):
     """weight * x: voxels seen with a weight each, 0 where they are not seen.
 
     Shapes: weight broadcasts over the images; measurements are images.
@@ -69,26 +73,6 @@ class Weights(SpectralOperator):
     def singular_values(self) -> Tensor:
         """The weights."""
         return self.weight
-
-    def forward(self, x: Image) -> Tensor:
-        """Each voxel times its weight."""
-        return self.weight.to(x) * x
-
-    def adjoint(self, y: Tensor) -> Image:
-        """The same."""
-        return self.forward(y)
-
-    def spectrum(self, x: Image) -> Tensor:
-        """x itself."""
-        return x
-
-    def image(self, spectrum: Tensor) -> Image:
-        """The spectrum itself."""
-        return spectrum
-
-    def measured(self, y: Tensor) -> Tensor:
-        """y where it has a weight."""
-        return torch.where(self.weight.to(y.device) > 0, y, 0.0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-
 import pytest
 import torch
 
@@ -12,7 +10,7 @@ from medidiff.networks import group_statistics as given
 from medidiff.networks.autoencoder import Autoencoder
 from medidiff.networks.kernels import plain
 from medidiff.networks.memory import _LiveBytes, peak_of
-from medidiff.networks.pooled import _CountedError
+from medidiff.networks.pooled import PooledNorms, _CountedError
 from medidiff.networks.tiling import tiled
 
 OPTIONS = AutoencoderOptions(channels=(8, 16), blocks=1, latent_channels=2, groups=4)
@@ -47,14 +45,18 @@ def test_the_plain_way_takes_no_more_than_a_tile_and_a_slab(
     assert found["image"] < 1.05 * found["tile"]
 
 
-def test_nothing_of_a_counted_tile_waits_for_the_garbage_collector() -> None:
-    gc.collect()
-    gc.disable()
-    try:
-        decode(Autoencoder(OPTIONS, NetworkShape(3)), IMAGE)
-        assert not [found for found in gc.get_objects() if isinstance(found, _CountedError)]
-    finally:
-        gc.enable()
+def test_a_counted_tile_s_frames_are_let_go_at_once() -> None:
+    network, found = Autoencoder(OPTIONS, NetworkShape(3)), []
+
+    def call(x: torch.Tensor) -> torch.Tensor:
+        try:
+            return network.decode(x)
+        except _CountedError as counted:
+            found.append(counted)
+            raise
+
+    PooledNorms().count(call, torch.ones(1, 2, 8, 8, 8), (8, 8, 8), ((0, 8),) * 3)
+    assert [each.__traceback__ for each in found] == [None]
 
 
 @pytest.mark.parametrize("slab", [1, 100, 2**22])
