@@ -18,13 +18,16 @@ def check_scans(*places: Path) -> None:
             place.with_name(place.name.rpartition("[")[0]) if place.name.endswith("]") else place
         )
         if not (place.exists() or whole.exists()):
-            raise DataError(f"{place}: there is no such folder or file")
+            raise DataError(f"{place}: there is no such folder or file; check the path")
 
 
 def check_manifest(place: Path) -> None:
     """Errors: ManifestError for a manifest that is not there."""
     if not place.exists():
-        raise ManifestError(f"{place}: there is no such manifest")
+        raise ManifestError(
+            f"{place}: there is no such manifest; check the path, or write one with "
+            "'medidiff manifest build'"
+        )
 
 
 def check_config(file: Path, changes: Sequence[str]) -> None:
@@ -38,7 +41,10 @@ def check_config(file: Path, changes: Sequence[str]) -> None:
     from medidiff.changes import MANIFEST, parse_change
 
     if not file.exists():
-        raise ConfigError(f"{file}: there is no such configuration")
+        raise ConfigError(
+            f"{file}: there is no such configuration; check the path, or have one "
+            "planned with 'medidiff plan'"
+        )
     typed = dict(map(parse_change, changes)).get(MANIFEST)
     if isinstance(typed, str):
         check_manifest(Path(typed).expanduser())

@@ -192,9 +192,10 @@ class CaseSet:
         problems: list[DataError] = []
         for index, case in enumerate(self._cases):
             try:
-                self._cases[index] = _normalised(case, intensity.scale_of(case.images))
+                with _naming(self.rows[index], self.images):
+                    self._cases[index] = _normalised(case, intensity.scale_of(case.images))
             except DataError as error:
-                problems.append(DataError(f"row {case.row}: {error}"))
+                problems.append(error)
         _raise_all(problems)
         self.intensity = intensity
 
