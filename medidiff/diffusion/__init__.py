@@ -66,6 +66,7 @@ from medidiff.diffusion.levels import (
 )
 from medidiff.diffusion.likelihood import FlowLikelihood, LogLikelihood, dequantised, log_likelihood
 from medidiff.diffusion.noise import (
+    AntitheticNoise,
     KeyedNoise,
     NoiseSource,
     TapeNoise,
@@ -220,6 +221,7 @@ __all__ = [
     "AdaptiveSteps",
     "Aim",
     "AnnealedLangevin",
+    "AntitheticNoise",
     "AnyBetas",
     "AnyBridge",
     "AnyConsistencyTarget",

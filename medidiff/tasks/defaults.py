@@ -5,14 +5,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 
-from medidiff.diffusion import AnySpacing, Denoise, Karras, KeyedNoise, NoiseLevel, path
+from medidiff.diffusion import (
+    AntitheticNoise,
+    AnySpacing,
+    Denoise,
+    Karras,
+    KeyedNoise,
+    NoiseLevel,
+    NoiseSource,
+    path,
+)
 from medidiff.diffusion.schedules import Schedule
 from medidiff.inverse import (
     Alternating,
@@ -41,6 +50,13 @@ class Posterior:
     last_ratio: float | None = None
     """The noise ratio of the last level, such as that of the measurement's own noise: finer levels
     cost calls and tell nothing. None: where the spacing ends."""
+    first_ratio: float | None = None
+    """The noise ratio of the first level. A measurement tells so much that levels far above the
+    image's own spread, where the estimate is the population's mean, cost calls and tell nothing.
+    None: where the schedule begins."""
+    antithetic: bool = False
+    """Draws in pairs whose noise is each other's, negated: what moves them apart cancels in their
+    mean. For results that are a mean; samples that stand for themselves are better independent."""
 
     pilots: int = 0
     """Where a phase is estimated: quick samples before, each of which makes it better."""
@@ -59,18 +75,27 @@ class Posterior:
             raise ValueError("pilots is at least 0, pilot_steps and slack are at least 1")
         if self.steps < 1 or self.draws < 1:
             raise ValueError("steps and draws must be at least 1")
-        if self.last_ratio is not None and self.last_ratio <= 0:
-            raise ValueError(f"last_ratio is above 0, found {self.last_ratio}")
+        known = [each for each in (self.last_ratio, self.first_ratio) if each is not None]
+        if any(each <= 0 for each in known) or known != sorted(set(known)):
+            raise ValueError(
+                "last_ratio and first_ratio are above 0 and last_ratio is the smaller one, found "
+                f"{self.last_ratio} and {self.first_ratio}"
+            )
         if self.last_ratio is not None and not hasattr(self.spacing, "end"):
             raise ValueError(f"{self.spacing.kind} has levels of its own: leave last_ratio out")
 
     def levels(self, schedule: Schedule) -> list[NoiseLevel]:
         """From noise to clean."""
-        spacing = self.spacing
+        spacing, start = self.spacing, None
         if self.last_ratio is not None:
-            half_log_snr = -torch.tensor(self.last_ratio, dtype=torch.float64).log()
-            spacing = replace(spacing, end=float(schedule.time_of(half_log_snr)))  # type: ignore[call-arg]
-        return path(spacing, schedule, self.steps)
+            spacing = replace(spacing, end=float(_time(schedule, self.last_ratio)))  # type: ignore[call-arg]
+        if self.first_ratio is not None:
+            start = schedule(_time(schedule, self.first_ratio))
+        return path(spacing, schedule, self.steps, start)
+
+    def noise(self, seed: int, members: Sequence[tuple[str, int]]) -> NoiseSource:
+        """For samples of (case, number)."""
+        return (AntitheticNoise if self.antithetic else KeyedNoise)(seed, members)
 
     def draw(
         self,
@@ -79,7 +104,7 @@ class Posterior:
         measurement: Tensor,
         likelihood: AnyLikelihood,
         like: Image,
-        noise: KeyedNoise,
+        noise: NoiseSource,
         schedule: Schedule,
         progress: Callable[[int, int], None] | None = None,
         refit: Refit | None = None,
@@ -103,6 +128,10 @@ class Posterior:
             schedule=schedule,
             progress=progress,
         )
+
+
+def _time(schedule: Schedule, noise_ratio: float) -> Tensor:
+    return schedule.time_of(-torch.tensor(noise_ratio, dtype=torch.float64).log())
 
 
 WELL_SPREAD = DiffPIR(weight=3.0, fresh=0.3)

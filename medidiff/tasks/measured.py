@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from medidiff import options
-from medidiff.diffusion import KeyedNoise
 from medidiff.errors import TaskError
 from medidiff.inverse import Drawn
 from medidiff.model import Model, evaluating
@@ -179,7 +178,7 @@ def _part(
             measurement.values[cases],
             measurement.law(cases),
             torch.zeros_like(problem.given[cases]),
-            KeyedNoise(seed, [(keys[case], sample) for case, sample in members]),
+            how.noise(seed, [(keys[case], sample) for case, sample in members]),
             model.spec.schedule,
             stepped,
             None if measurement.refit is None else measurement.refit(cases),
