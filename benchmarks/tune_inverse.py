@@ -1,6 +1,6 @@
 """Which posterior sampler, with which numbers, for which measurement? Chosen on validation scans.
 
-    python benchmarks/tune_inverse.py MODEL --manifest M --minutes 6 --rounds mri radon methods
+    python benchmarks/tune_inverse.py MODEL --manifest M --minutes 6 --rounds mean spread methods
 
 Each setting of the heads `reconstruct`, `super_resolution` and `inpaint` is simulated on validation
 subjects, once, and solved by a grid of samplers, all within 100 forward-equivalent calls a result.
@@ -47,7 +47,7 @@ CALLS = 100
 """Forward-equivalents a result."""
 FEWEST = 4
 """Samples that spread and coverage are taken from, at least."""
-ROUNDS = ("mri", "radon", "methods", "numbers", "oracle")
+ROUNDS = ("mean", "spread", "methods", "oracle")
 """The last: what the true phase would give."""
 
 
@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--subjects", type=int, default=8)
     parser.add_argument("--minutes", type=float, default=6.0)
     parser.add_argument("--settings", nargs="*", help="beginnings of names; all unless told")
-    parser.add_argument("--rounds", nargs="*", choices=ROUNDS, default=["methods"])
+    parser.add_argument("--rounds", nargs="*", choices=ROUNDS, default=["mean", "spread"])
     args = parser.parse_args()
 
     model = api.load(args.model)
@@ -143,64 +143,84 @@ def settings(model: Model, cases: Sequence[Case]) -> list[Setting]:
 
 def grid(turn: str, setting: str) -> Iterator[Posterior]:
     """Samplers to try, the likeliest first; none asks for more than 100 calls a result."""
-    phased = setting in MRI
-    plain = Posterior()
     match turn:
+        case "mean":
+            yield from (within(each) for each in nearest(setting))
+        case "spread":
+            yield from (within(each) for each in well_spread(setting))
         case "methods":
-            yield within(replace(plain, method=DiffPIR(fresh=1.0), steps=25))
-            yield within(replace(plain, method=DiffPIR(), steps=25))
-            yield within(replace(plain, method=DAPS(), steps=25))
-            yield within(replace(plain, method=PiGDM(), steps=16), 3)
-            yield within(replace(plain, method=DDNM(), steps=25))
-            yield within(replace(plain, method=DPS(), steps=33), 3)
-            yield within(replace(plain, method=REDDiff(), steps=50))
-            yield within(replace(plain, method=MomentMatching(), steps=7), 14)
-            if not phased and not setting.startswith("radon"):
-                yield within(replace(plain, method=DDRM(), steps=25))
-        case "mri" if phased:
-            base = replace(plain, method=DiffPIR(fresh=1.0), last_ratio=0.05)
-            yield within(base)
-            yield within(replace(base, phase="fitted"))
-            yield within(replace(base, steps=16))
-            yield within(replace(base, slack=1.5))
-            yield within(replace(base, method=DiffPIR(fresh=0.3)))
-            yield within(replace(base, method=DiffPIR(fresh=0.6)))
-            yield within(replace(base, last_ratio=0.1))
-            yield within(replace(base, last_ratio=None))
-            yield within(replace(base, phase="kept", pilots=5, slack=1.5))
-            yield within(replace(base, method=DiffPIR(fresh=1.0, weight=1.0)))
-            yield within(replace(base, method=DiffPIR(fresh=1.0, weight=7.0)))
-            yield within(replace(base, steps=12))
-            yield within(replace(base, steps=8))
-            yield within(replace(base, steps=12, last_ratio=0.1))
-            yield within(replace(base, steps=33))
-            yield within(replace(base, method=DAPS()))
-            yield within(replace(base, method=DiffPIR(fresh=0.6), slack=1.5))
-            yield within(replace(base, method=DiffPIR(fresh=0.3), slack=1.5))
-            yield within(replace(base, method=DiffPIR(fresh=0.3), phase="fitted"))
-        case "radon" if setting.startswith("radon"):
-            base = replace(plain, method=DiffPIR(fresh=1.0))
-            yield within(base)
-            yield within(replace(base, last_ratio=0.05))
-            yield within(replace(base, last_ratio=0.05, steps=16))
-            yield within(replace(base, last_ratio=0.1, steps=16))
-            yield within(replace(base, last_ratio=0.1, steps=12))
-            yield within(replace(base, last_ratio=0.2, steps=12))
-            yield within(replace(base, last_ratio=0.1, steps=8))
-            yield within(replace(base, last_ratio=0.2, steps=8))
-            yield within(replace(base, method=DiffPIR(fresh=1.0, weight=1.0), last_ratio=0.05))
-            yield within(replace(base, method=DiffPIR(fresh=1.0, weight=7.0), last_ratio=0.05))
-            yield within(replace(base, method=PiGDM(), steps=16, last_ratio=0.05), 3)
-            yield within(replace(base, last_ratio=0.05, steps=50))
-            yield within(replace(base, method=DiffPIR(fresh=0.6), last_ratio=0.05))
-            yield within(replace(base, method=DiffPIR(fresh=0.3), last_ratio=0.05))
+            yield from methods(setting)
         case "oracle":
-            yield within(replace(plain, method=DiffPIR(fresh=1.0), last_ratio=0.05))
-            yield within(replace(plain, method=DiffPIR(fresh=1.0), last_ratio=0.05, steps=16))
-        case "numbers":
-            for weight in (1.0, 3.0, 7.0):
-                for fresh in (1.0, 0.6, 0.3):
-                    yield within(replace(plain, method=DiffPIR(weight=weight, fresh=fresh)))
+            yield within(replace(plain(setting), antithetic=True))
+
+
+def plain(setting: str) -> Posterior:
+    """What the grids move away from."""
+    weight = 3.0 if setting.startswith(("mri", "radon")) else 1.0
+    ends = 0.05 if setting in MRI else None
+    return Posterior(DiffPIR(weight=weight, fresh=1.0), last_ratio=ends)
+
+
+def nearest(setting: str) -> Iterator[Posterior]:
+    """For the mean: how many draws of how many steps, over which levels, how near to the data."""
+    base = plain(setting)
+    pairs = replace(base, antithetic=True)
+    yield base
+    yield pairs
+    yield replace(pairs, steps=12, first_ratio=4.0)
+    yield replace(pairs, steps=16, first_ratio=4.0)
+    yield replace(pairs, steps=8, first_ratio=4.0)
+    yield replace(pairs, steps=12, first_ratio=10.0)
+    ends = (0.05, 0.1, 0.2) if setting not in MRI else (0.02, 0.1, None)
+    for end in ends:
+        yield replace(pairs, steps=12, first_ratio=4.0, last_ratio=end)
+    assert isinstance(base.method, DiffPIR)
+    for factor in (1 / 3, 2.0):
+        other = replace(base.method, weight=base.method.weight * factor)
+        yield replace(pairs, steps=12, first_ratio=4.0, method=other)
+    yield replace(pairs, steps=12, first_ratio=2.0)
+    yield replace(pairs, steps=25, first_ratio=4.0)
+    yield replace(pairs, steps=12, first_ratio=4.0, method=replace(base.method, fresh=0.6))
+    yield replace(pairs, steps=12)
+    yield replace(base, steps=12, first_ratio=4.0)
+    if setting in MRI:
+        yield replace(pairs, phase="fitted")
+        yield replace(pairs, slack=1.25)
+
+
+def well_spread(setting: str) -> Iterator[Posterior]:
+    """For samples and maps: how much of the noise is fresh, where levels end."""
+    base = plain(setting)
+    assert isinstance(base.method, DiffPIR)
+    spread = replace(base, method=replace(base.method, fresh=0.3), last_ratio=None)
+    yield spread
+    yield replace(spread, last_ratio=0.05)
+    yield replace(spread, first_ratio=4.0)
+    yield replace(spread, method=replace(base.method, fresh=0.1))
+    yield replace(spread, method=DAPS())
+    if setting in MRI:
+        yield replace(spread, slack=1.5)
+        yield replace(spread, slack=1.25, method=replace(base.method, fresh=0.1))
+        yield replace(spread, slack=1.5, method=replace(base.method, fresh=0.1))
+    yield replace(spread, last_ratio=0.02)
+    yield replace(spread, method=replace(base.method, fresh=0.0))
+    yield replace(spread, method=replace(base.method, fresh=0.6))
+    yield replace(spread, steps=16, first_ratio=4.0)
+    yield replace(spread, steps=50)
+
+
+def methods(setting: str) -> Iterator[Posterior]:
+    """Each method as its paper has it; `each`: forward-equivalents of a step."""
+    base = Posterior()
+    yield within(replace(base, method=DiffPIR(), steps=25))
+    yield within(replace(base, method=DAPS(), steps=25))
+    yield within(replace(base, method=PiGDM(), steps=16), 3)
+    yield within(replace(base, method=DDNM(), steps=25))
+    yield within(replace(base, method=DPS(), steps=33), 3)
+    yield within(replace(base, method=REDDiff(), steps=50))
+    yield within(replace(base, method=MomentMatching(), steps=7), 14)
+    if not setting.startswith(("mri", "radon")):
+        yield within(replace(base, method=DDRM(), steps=25))
 
 
 def phase_given(chosen: Sequence[Setting]) -> list[Setting]:
@@ -271,11 +291,11 @@ def name_of(how: Posterior) -> str:
     """What of the sampler is not as options have it by themselves."""
     method = {k: v for k, v in options.tree(how.method).items() if k not in ("kind", "sampler")}
     named = ", ".join(f"{name} {value}" for name, value in method.items())
-    plain, tree = options.tree(Posterior()), options.tree(how)
+    usual, tree = options.tree(Posterior()), options.tree(how)
     other = [
         f"{name} {tree[name]}"
-        for name in ("pilots", "pilot_steps", "slack", "phase", "last_ratio")
-        if tree[name] != plain[name]
+        for name in tree
+        if name not in ("method", "steps", "draws") and tree[name] != usual[name]
     ]
     return ", ".join([f"{how.method.kind} ({named})", f"{how.draws} x {how.steps} steps", *other])
 

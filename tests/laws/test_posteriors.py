@@ -14,10 +14,12 @@ from torch import Tensor
 from medidiff.conformance.posteriors import GaussianField, squared_exponential
 from medidiff.diffusion import (
     EDM,
+    AntitheticNoise,
     Flow,
     Heun,
     Karras,
     KeyedNoise,
+    NoiseSource,
     PredictorCorrector,
     UniformTime,
     VPLinear,
@@ -122,7 +124,7 @@ def drawn(
     operator: Any,
     y: Tensor,
     likelihood: Any,
-    noise: KeyedNoise | None = None,
+    noise: NoiseSource | None = None,
     **options: Any,
 ) -> Any:
     count, schedule = len(y), options.pop("schedule", EDM())
@@ -150,6 +152,19 @@ def test_a_batch_is_its_members_each_with_its_own_noise_level(
         noise = noise_for(3).take([index])
         alone = drawn(method, MASK, y[one], Gaussian(STD[one]), noise, chunk=chunk).images
         assert torch.allclose(together[one], alone, atol=1e-10)
+
+
+@pytest.mark.parametrize("method", [DiffPIR(fresh=1.0), DAPS(), DDNM()], ids=lambda m: m.kind)
+def test_an_antithetic_pair_s_mean_is_what_no_noise_gives_of_a_gaussian_prior(method: Any) -> None:
+    """There a sample is affine in its noise; with independent noise the mean of two is off."""
+    y = MASK.forward(images(1))
+    still = drawn(method, MASK, y, Gaussian(0.1), lambda like, step, draw=0: 0 * like).images
+    members = [("subject", 0), ("subject", 1)]
+    pair = drawn(method, MASK, y.repeat(2, 1, 1, 1), Gaussian(0.1), AntitheticNoise(0, members))
+    other = drawn(method, MASK, y.repeat(2, 1, 1, 1), Gaussian(0.1), KeyedNoise(0, members))
+    assert torch.allclose(pair.images.mean(0, keepdim=True), still, atol=1e-10)
+    assert float((pair.images[0] - pair.images[1]).std()) > 0.1
+    assert float((other.images.mean(0, keepdim=True) - still).abs().max()) > 0.1
 
 
 @methods

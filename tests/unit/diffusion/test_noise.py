@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medidiff.diffusion import KeyedNoise, TapeNoise, training_noise, training_uniforms, uniforms
+from medidiff.diffusion import (
+    AntitheticNoise,
+    KeyedNoise,
+    TapeNoise,
+    training_noise,
+    training_uniforms,
+    uniforms,
+)
 from medidiff.diffusion.noise import gaussians, philox
 
 ALL = 0xFFFFFFFF
@@ -45,6 +52,16 @@ def test_noise_is_the_same_in_every_batch() -> None:
     for index in range(3):
         assert torch.equal(noise.take([index])(like[:1], 4)[0], together[index])
     assert torch.equal(noise.take([2, 0])(like[:2], 4), together[[2, 0]])
+
+
+def test_antithetic_samples_have_each_other_s_noise_in_every_batch() -> None:
+    members = [("a", 0), ("a", 1), ("a", 2), ("b", 1)]
+    like = torch.zeros(4, 1, 4, 4)
+    field = AntitheticNoise(3, members)(like, 5, 1)
+    plain = KeyedNoise(3, [("a", 0), ("a", 0), ("a", 1), ("b", 0)])(like, 5, 1)
+    assert torch.equal(field, torch.tensor([1.0, -1.0, 1.0, -1.0])[:, None, None, None] * plain)
+    alone = AntitheticNoise(3, members[1:2])(like[:1], 5, 1)
+    assert torch.equal(alone[0], field[1])
 
 
 def test_every_part_of_the_key_counts() -> None:

@@ -16,6 +16,7 @@ import medidiff
 from medidiff.data.intensity import FittedIntensity
 from medidiff.data.options import Space
 from medidiff.data.raw import read_raw
+from medidiff.diffusion import EDM
 from medidiff.errors import DataError, MedidiffError, TaskError
 from medidiff.evaluation.calibration import Calibration, bootstrap_interval
 from medidiff.jobs.benchmark import goals_of, keep_verdicts, verdict_of
@@ -372,6 +373,37 @@ def test_one_result_and_several_samples_have_their_own_sampler() -> None:
         assert one.steps * one.draws + pilots <= 100
         assert several.steps + pilots <= 100
         assert one.method != several.method
+
+
+def test_levels_lie_between_the_ratios_that_are_asked_for() -> None:
+    how, schedule = Posterior(steps=6, first_ratio=4.0, last_ratio=0.1), EDM()
+    ratios = [float(level.noise_ratio) for level in how.levels(schedule)[:-1]]
+    assert ratios[0] == pytest.approx(4.0)
+    assert ratios[-1] == pytest.approx(0.1)
+    assert len(ratios) == 6
+    assert float(replace(how, first_ratio=None).levels(schedule)[0].noise_ratio) == 80.0
+
+
+@pytest.mark.parametrize(
+    "ends", [{"last_ratio": 0.0}, {"first_ratio": -1.0}, {"last_ratio": 2.0, "first_ratio": 1.0}]
+)
+def test_levels_that_do_not_go_down_are_refused(ends: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="last_ratio is the smaller one"):
+        Posterior(**ends)  # type: ignore[arg-type]
+
+
+def test_antithetic_samples_of_a_head_come_in_pairs(model: Model) -> None:
+    """Those of even numbers have the noise of the first half of as many independent ones."""
+    given, found = noisy(kspace_of(blob())) * lines(SIZE), {}
+    for antithetic in (False, True):
+        how = FEW | {"antithetic": antithetic}
+        result = medidiff.run("reconstruct", model, given, mask=lines(SIZE), n=4, posterior=how)
+        found[antithetic] = [np.asarray(each) for each in result.samples]
+    alone, paired = found[False], found[True]
+    np.testing.assert_allclose(paired[0], alone[0], rtol=1e-4)
+    np.testing.assert_allclose(paired[2], alone[1], rtol=1e-4)
+    assert not np.allclose(paired[1], alone[0], rtol=1e-2)
+    assert not np.allclose(paired[1], alone[1], rtol=1e-2)
 
 
 def test_a_target_is_reached_by_the_low_end_of_the_interval() -> None:
