@@ -163,29 +163,32 @@ def plain(setting: str) -> Posterior:
 
 def nearest(setting: str) -> Iterator[Posterior]:
     """For the mean: how many draws of how many steps, over which levels, how near to the data."""
-    base = plain(setting)
-    pairs = replace(base, antithetic=True)
-    yield base
-    yield pairs
-    yield replace(pairs, steps=12, first_ratio=4.0)
-    yield replace(pairs, steps=16, first_ratio=4.0)
-    yield replace(pairs, steps=8, first_ratio=4.0)
-    yield replace(pairs, steps=12, first_ratio=10.0)
-    ends = (0.05, 0.1, 0.2) if setting not in MRI else (0.02, 0.1, None)
-    for end in ends:
-        yield replace(pairs, steps=12, first_ratio=4.0, last_ratio=end)
+    independent = plain(setting)
+    base = replace(independent, antithetic=True)
+    pair = replace(base, steps=50, first_ratio=4.0, last_ratio=0.05)
     assert isinstance(base.method, DiffPIR)
-    for factor in (1 / 3, 2.0):
+    yield pair
+    yield replace(pair, last_ratio=0.1)
+    yield replace(pair, first_ratio=10.0)
+    yield replace(pair, first_ratio=10.0, last_ratio=0.1)
+    yield replace(pair, last_ratio=0.02)
+    for factor in (1 / 3, 1 / 2, 2.0):
         other = replace(base.method, weight=base.method.weight * factor)
-        yield replace(pairs, steps=12, first_ratio=4.0, method=other)
-    yield replace(pairs, steps=12, first_ratio=2.0)
-    yield replace(pairs, steps=25, first_ratio=4.0)
-    yield replace(pairs, steps=12, first_ratio=4.0, method=replace(base.method, fresh=0.6))
-    yield replace(pairs, steps=12)
-    yield replace(base, steps=12, first_ratio=4.0)
+        yield replace(pair, method=other)
+    yield independent
+    yield base
+    yield replace(pair, steps=25)
+    yield replace(pair, steps=25, first_ratio=None)
+    yield replace(pair, steps=16)
+    yield replace(pair, steps=12)
+    yield replace(pair, first_ratio=20.0)
+    yield replace(pair, first_ratio=2.0)
+    yield replace(pair, steps=33, antithetic=False)
+    yield replace(pair, steps=100, antithetic=False)
+    yield replace(pair, method=replace(base.method, fresh=0.6))
     if setting in MRI:
-        yield replace(pairs, phase="fitted")
-        yield replace(pairs, slack=1.25)
+        yield replace(pair, phase="fitted")
+        yield replace(pair, slack=1.25)
 
 
 def well_spread(setting: str) -> Iterator[Posterior]:
