@@ -53,6 +53,14 @@ PARTS = (
         for coils, c in ((1, "coil"), (8, "coils"))
         for r in (4, 8)
     ),
+    *(
+        Part(
+            f"mri-{coils}-4-equispaced",
+            "reconstruct",
+            {"settings": [f"mri {coils} {c} equispaced R=4"]},
+        )
+        for coils, c in ((1, "coil"), (8, "coils"))
+    ),
     Part("radon-60", "reconstruct", {"settings": ["radon 60 views"]}),
     Part("radon-30", "reconstruct", {"settings": ["radon 30 views"]}),
     Part("radon-90-degrees", "reconstruct", {"settings": ["radon 90 degrees"]}),

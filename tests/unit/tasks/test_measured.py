@@ -23,13 +23,13 @@ from medidiff.jobs.benchmark import goals_of, keep_verdicts, verdict_of
 from medidiff.jobs.measurements import open_measurement
 from medidiff.model import Model
 from medidiff.networks import NetworkShape, UNetOptions, build
-from medidiff.physics import to_kspace
+from medidiff.physics import Sampling, to_kspace
 from medidiff.physics.window import Placed, Weighted, Window, centred_on
 from medidiff.spec import ModelSpec
 from medidiff.tasks import Reconstruction, SuperResolution
 from medidiff.tasks.base import OURS, Benchmarked, Calibrated, Target
 from medidiff.tasks.calibrated import keep, verdict
-from medidiff.tasks.cartesian import noise_level
+from medidiff.tasks.cartesian import kind_of, noise_level
 from medidiff.tasks.defaults import Posterior, chosen_for
 from medidiff.tasks.measured import misfit
 from medidiff.tasks.simulate import FINER, ring_of_coils
@@ -289,6 +289,22 @@ def test_a_result_that_does_not_explain_its_measurement_is_warned_of(model: Mode
 def test_the_noise_level_is_that_of_the_outer_samples() -> None:
     given = torch.from_numpy(noisy(kspace_of(blob((64, 64)), 3), 2.0))
     assert noise_level(given, torch.ones(1, 64, 64)) == pytest.approx(2.0, rel=0.15)
+
+
+def test_a_measured_mask_is_known_by_its_own_pattern() -> None:
+    random, even = (
+        Sampling(kind, 4, 0.08).mask((24, 176), seed=1)[None, None]
+        for kind in ("gaussian", "equispaced")
+    )
+    middle = torch.zeros_like(random)
+    middle[..., 66:110] = 1
+    assert kind_of(random, 1) == "mri 1 coil R=4, 1-D mask"
+    assert kind_of(even, 8) == "mri 8 coils R=4, 1-D equispaced mask"
+    assert kind_of(even.mT, 1) == "mri 1 coil R=4, 1-D equispaced mask"
+    assert kind_of(middle, 1) == "mri 1 coil R=4, 1-D middle"
+    assert kind_of(torch.cat([random, random]), 1) == kind_of(random, 1)
+    both = "mri 1 coil R=4, 1-D mask and R=4, 1-D equispaced mask"  # which nothing is judged of
+    assert kind_of(torch.cat([random, even]), 1) == both
 
 
 @pytest.mark.parametrize("grid", [(7, 12), (12, 7), (8, 8), (10, 9)])
