@@ -43,8 +43,6 @@ class Part:
     name: str
     task: str
     options: dict[str, object] = field(default_factory=dict)
-    calibrated: bool = True
-    """Whether it is run with several samples, too."""
 
 
 PARTS = (
@@ -67,8 +65,8 @@ PARTS = (
     Part("super-resolution", "super_resolution"),
     Part("inpainting", "inpaint"),
     *(
-        Part(noise, "denoise", {"noise": noise}, calibrated=False)
-        for noise in ("rician", "poisson", "transmission")
+        Part(noise, "denoise", {"noise": noise})
+        for noise in ("rician", "poisson", "transmission", "gaussian")
     ),
 )
 
@@ -128,7 +126,7 @@ def beside(result: dict, rows: Sequence[Measured]) -> tuple[list[Measured], list
 def run(args: argparse.Namespace, part: Part) -> None:
     """The part's benchmarks, those that are not done yet."""
     kinds = {part.name: (1, args.baselines)}
-    if part.calibrated and not args.supervised:
+    if not args.supervised:
         kinds[f"{part.name}-spread"] = (DRAWS, "none")
     for name, (n, baselines) in kinds.items():
         place = args.work / name
@@ -186,7 +184,7 @@ def rows_of(work: Path, part: Part) -> Iterator[Measured]:
             verdict = "reached" if apart["interval"]["low"] >= least else "missed"
             what = f"{apart['setting']}, {where}, above {apart['baseline']}: {verdict}"
             yield Measured(what, apart["interval"]["mean"], "dB", "higher", bounds(apart), least)
-    if part.calibrated and (work / f"{part.name}-spread" / "summary.json").is_file():
+    if (work / f"{part.name}-spread" / "summary.json").is_file():
         for spread in summary(work, f"{part.name}-spread")["spreads"]:
             coverage, width = spread["coverage"], spread["spread"]
             what = f"{spread['setting']}, coverage of the central 90 %: {spread['verdict']}"

@@ -21,7 +21,9 @@ from medidiff.errors import DataError, MedidiffError, TaskError
 from medidiff.evaluation.calibration import Calibration, bootstrap_interval
 from medidiff.jobs.benchmark import goals_of, keep_verdicts, verdict_of
 from medidiff.jobs.measurements import open_measurement
+from medidiff.jobs.models import export_model
 from medidiff.model import Model
+from medidiff.model_folder import digest
 from medidiff.networks import NetworkShape, UNetOptions, build
 from medidiff.physics import Sampling, to_kspace
 from medidiff.physics.window import Placed, Weighted, Window, centred_on
@@ -347,6 +349,11 @@ def test_maps_are_calibrated_only_by_a_verdict_on_these_weights(
     assert verdict(own, "mri 1 coil R=4", [0.01], how) == "uncalibrated"
     keep(own, [verdict_of(found, "test")])
     assert verdict(own, "mri 1 coil R=4", [0.011], how) == "calibrated"
+    half = export_model(tmp_path / "own", tmp_path / "a", "bfloat16")
+    copy = Model.load(export_model(half, tmp_path / "b", "float32"))
+    assert verdict(copy, "mri 1 coil R=4", [0.01], how) == "calibrated"
+    (carried,) = json.loads((tmp_path / "b" / "calibration.json").read_text())["verdicts"]
+    assert carried["judged_weights"] == digest(tmp_path / "own" / "model.safetensors")
     assert verdict(own, "mri 1 coil R=4", [0.01, 0.05], how) == "uncalibrated"
     assert verdict(own, "mri 1 coil R=8", [0.01], how) == "uncalibrated"
     assert verdict(own, "mri 1 coil R=4", [0.01], replace(how, steps=9)) == "uncalibrated"
