@@ -10,6 +10,9 @@ benchmarks/results/inverse_problems.json and a sheet of each part. Everything is
 8-bit magnitude slices: smooth random phases, sinograms from a finer grid; the noise level and the
 coils' maps are told to all methods.
 
+--only spread leaves out all but the coverage: with the shipped prior it leaves the verdicts in the
+package's own folder, where `medidiff run` reads them.
+
 Networks that benchmarks/supervised.py trained are compared on the same measurements by
 --supervised FILES; with --baselines none and --name supervised that is all there is besides.
 """
@@ -43,8 +46,6 @@ class Part:
     name: str
     task: str
     options: dict[str, object] = field(default_factory=dict)
-    calibrated: bool = True
-    """Whether it is run with several samples, too."""
 
 
 PARTS = (
@@ -53,14 +54,22 @@ PARTS = (
         for coils, c in ((1, "coil"), (8, "coils"))
         for r in (4, 8)
     ),
+    *(
+        Part(
+            f"mri-{coils}-4-equispaced",
+            "reconstruct",
+            {"settings": [f"mri {coils} {c} equispaced R=4"]},
+        )
+        for coils, c in ((1, "coil"), (8, "coils"))
+    ),
     Part("radon-60", "reconstruct", {"settings": ["radon 60 views"]}),
     Part("radon-30", "reconstruct", {"settings": ["radon 30 views"]}),
     Part("radon-90-degrees", "reconstruct", {"settings": ["radon 90 degrees"]}),
     Part("super-resolution", "super_resolution"),
     Part("inpainting", "inpaint"),
     *(
-        Part(noise, "denoise", {"noise": noise}, calibrated=False)
-        for noise in ("rician", "poisson", "transmission")
+        Part(noise, "denoise", {"noise": noise})
+        for noise in ("rician", "poisson", "transmission", "gaussian")
     ),
 )
 
@@ -74,6 +83,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="*", choices=names, default=names)
     parser.add_argument("--supervised", nargs="*", type=Path, default=[], metavar="WEIGHTS")
     parser.add_argument("--baselines", choices=("tuned", "none"), default="tuned")
+    parser.add_argument("--only", choices=("all", "spread"), default="all", help="of each part")
     parser.add_argument("--name", default="inverse_problems", help="of the result")
     parser.add_argument("--out", type=Path, help="another folder for it; pictures stay in W then")
     parser.add_argument("--keep", type=Path, help="a result whose other settings stay, as they are")
@@ -81,14 +91,15 @@ def main() -> None:
     for part in PARTS:
         if part.name in args.parts:
             run(args, part)
-    parts = [part for part in PARTS if (args.work / part.name / "summary.json").is_file()]
+    parts = [part for part in PARTS if there(args.work, part.name)]
     rows = [row for part in parts for row in rows_of(args.work, part)]
+    rows += [row for part in PARTS for row in spread_of(args.work, part)]
     facts = {
         "estimate": f"mean of the samples of the head's default; coverage of {DRAWS} samples",
         "intervals": "95 %, bootstrap over subjects; goals are for the lower bound",
         "data": "IXI T1 slices (CC BY-SA 3.0), 55 test subjects; simulated from magnitude images",
         "data_range": "the intensity window",
-        "model_digest": summary(args.work, parts[0].name)["facts"]["model_digest"],
+        "model_digest": api.load(args.model, device="cpu").digest,
     }
     if args.supervised:
         facts["supervised"] = [options.tree(described(place)) for place in args.supervised]
@@ -119,12 +130,12 @@ def beside(result: dict, rows: Sequence[Measured]) -> tuple[list[Measured], list
 
 def run(args: argparse.Namespace, part: Part) -> None:
     """The part's benchmarks, those that are not done yet."""
-    kinds = {part.name: (1, args.baselines)}
-    if part.calibrated and not args.supervised:
+    kinds = {} if args.only == "spread" else {part.name: (1, args.baselines)}
+    if not args.supervised:
         kinds[f"{part.name}-spread"] = (DRAWS, "none")
     for name, (n, baselines) in kinds.items():
         place = args.work / name
-        if (place / "summary.json").is_file():
+        if there(args.work, name):
             continue
         table = api.benchmark(
             part.task,
@@ -153,7 +164,7 @@ def peers_of(args: argparse.Namespace, part: Part) -> list[Peer]:
 
 
 def rows_of(work: Path, part: Part) -> Iterator[Measured]:
-    """Each figure with what is beside it, the differences that were aimed at, and the coverage."""
+    """Each figure with what is beside it, and the differences that were aimed at."""
     found = summary(work, part.name)
     metric = "psnr_region" if part.task == "inpaint" else "psnr_head"
     where = REGIONS[metric]
@@ -178,13 +189,22 @@ def rows_of(work: Path, part: Part) -> Iterator[Measured]:
             verdict = "reached" if apart["interval"]["low"] >= least else "missed"
             what = f"{apart['setting']}, {where}, above {apart['baseline']}: {verdict}"
             yield Measured(what, apart["interval"]["mean"], "dB", "higher", bounds(apart), least)
-    if part.calibrated and (work / f"{part.name}-spread" / "summary.json").is_file():
-        for spread in summary(work, f"{part.name}-spread")["spreads"]:
-            coverage, width = spread["coverage"], spread["spread"]
-            what = f"{spread['setting']}, coverage of the central 90 %: {spread['verdict']}"
-            yield Measured(what, coverage["mean"], "", "higher", bounds(coverage), 0.87)
-            what = f"{spread['setting']}, spread over error"
-            yield Measured(what, width["mean"], "", "higher", bounds(width))
+
+
+def spread_of(work: Path, part: Part) -> Iterator[Measured]:
+    """The coverage of each setting, where several samples were drawn."""
+    name = f"{part.name}-spread"
+    for spread in summary(work, name)["spreads"] if there(work, name) else ():
+        coverage, width = spread["coverage"], spread["spread"]
+        what = f"{spread['setting']}, coverage of the central 90 %: {spread['verdict']}"
+        yield Measured(what, coverage["mean"], "", "higher", bounds(coverage), 0.87)
+        what = f"{spread['setting']}, spread over error"
+        yield Measured(what, width["mean"], "", "higher", bounds(width))
+
+
+def there(work: Path, name: str) -> bool:
+    """Whether a benchmark was run."""
+    return (work / name / "summary.json").is_file()
 
 
 def bounds(value: dict) -> dict[str, float]:

@@ -208,7 +208,8 @@ def main() -> None:
     model = api.load(args.model)
     assert isinstance(model.spec.network, UNetOptions)
     network = replace(model.spec.network, dropout=0.0)  # of minutes: nothing is learned by heart
-    what = Trained(args.setting, network, model.spec.space.dims, args.turns)
+    on = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else "a CPU"
+    what = Trained(args.setting, network, model.spec.space.dims, args.turns, device=on)
     cases = cases_of(model, args.manifest, "train", args.limit)
     scans = Scans(cases, model.spec.space.size, model.device)
     task = task_of(args.setting, model, model.device)

@@ -48,6 +48,8 @@ class Trained:
     """Seen in all, again and again."""
     validation_psnr: float = 0.0
     """In-head, dB, of validation scans: by this the weights were chosen."""
+    device: str = "not recorded"
+    """What it was trained on."""
 
     @property
     def name(self) -> str:

@@ -17,6 +17,7 @@ from medidiff.jobs.splits import Splits
 from medidiff.jobs.verdict import carry_verdict
 from medidiff.model import Model, evaluating
 from medidiff.spec import Gamma, check_prior
+from medidiff.tasks import calibrated
 
 PART = 16  # images at a time
 
@@ -77,4 +78,5 @@ def add_gamma(
     copy = made.save(out, card)
     if model.folder is not None:
         carry_verdict(model.folder, copy)
+        calibrated.carry(model.folder, copy)
     return copy

@@ -21,6 +21,7 @@ from medidiff.jobs.verdict import carry_verdict, check_memorisation
 from medidiff.model import Model, default_device
 from medidiff.model_folder import check_folder
 from medidiff.networks import Acceleration
+from medidiff.tasks import calibrated
 from medidiff.tracking import fetch, register
 
 UNSOUND = {
@@ -112,7 +113,7 @@ def export_model(
     format: Literal["medidiff", "monai-bundle"] = "medidiff",
 ) -> Path:
     """A copy of the model as a plain folder, its weights in `dtype`, with the memorisation guard's
-    verdict on it; or a MONAI bundle, which has no place for one.
+    verdict on it and those on its maps; or a MONAI bundle, which has no place for them.
 
     Errors: OutputError if `out` already holds something; ModelError for a bundle of a network or a
     schedule that MONAI does not have.
@@ -125,4 +126,5 @@ def export_model(
         return export_bundle(Model.load(folder, "cpu"), card, out)
     copy = Model.load(folder, "cpu").save(out, card, dtype=dtype)
     carry_verdict(folder, copy)
+    calibrated.carry(folder, copy)
     return copy

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch.nn import functional
 
 from medidiff.types import Tensor
 
 DENSITY_WIDTH = 0.15  # standard deviation of the Gaussian density, as a share of each axis
 DISC_GROWTH = 3.0  # a Poisson disc at the end of k-space over one in the middle
 BISECTIONS = 14
+FEWEST = 12  # samples outside of the middle that tell an even pattern from an uneven one
+APART = 2.0  # samples by which parts of an even pattern differ from its mean, its gaps being whole
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,20 @@ class Sampling:
                 order = _disc_order(centre, left, generator)
         first = order.masked_fill(centre, math.inf).flatten().argsort(stable=True)[:left]
         return centre.flatten().index_fill(0, first, True).reshape(sizes)
+
+
+def is_equispaced(line: Tensor, middle: int) -> bool:
+    """Whether the samples of one axis lie evenly outside of the `middle` places around n // 2.
+
+    Shapes: line (n,), above 0 where sampled. No stretch has two samples more, or fewer, than an
+    even pattern would; of random patterns as dense that was never seen in thousands.
+    """
+    start = len(line) // 2 - middle // 2
+    outside = torch.cat([line[:start], line[start + middle :]]).double() > 0
+    count = int(outside.sum())
+    even = torch.arange(1, len(outside) + 1, device=line.device) * (count / max(len(outside), 1))
+    ahead = functional.pad(outside.cumsum(0) - even, (1, 0))
+    return count >= FEWEST and float(ahead.max() - ahead.min()) < APART
 
 
 def _centre(sizes: tuple[int, ...], fraction: float) -> Tensor:

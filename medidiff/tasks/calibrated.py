@@ -1,4 +1,5 @@
-"""Whether the spread of posterior samples was found to be right: verdicts kept with a model.
+"""Whether posterior samples are rightly spread: what test subjects say, and verdicts kept with a
+model.
 
 A benchmark that draws samples leaves one a kind of measurement, noise level and sampler, in the
 model's folder; a result is called calibrated where all of its own agree with one that says so.
@@ -8,13 +9,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
+
+from torch import Tensor
 
 from medidiff import options
 from medidiff.errors import OutputError
+from medidiff.evaluation.calibration import calibration
 from medidiff.model import Model
 from medidiff.model_folder import digest, write_json
+from medidiff.tasks.base import Calibrated
 from medidiff.tasks.defaults import Posterior
 
 FILE = "calibration.json"
@@ -22,9 +28,42 @@ OF_A_PHASE = ("pilots", "pilot_steps", "pilot", "slack", "phase")  # options: of
 NEAR = 1.25  # noise levels within this factor of the judged one are covered by its verdict
 
 Uncertainty = Literal["calibrated", "uncalibrated"]
+How = Posterior | Mapping[str, object]
+"""The options that samples are drawn by: of a posterior sampler, or of a head's own way."""
 
 
-def verdict(model: Model, kind: str, levels: Sequence[float], how: Posterior) -> Uncertainty:
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """Posterior samples of some test cases beside the truth.
+
+    Shapes: samples (n, batch, channel, *space); clean and region (batch, channel or 1, *space).
+    """
+
+    samples: Tensor
+    clean: Tensor
+    region: Tensor
+    levels: Sequence[float]
+    """Of the noise, one a case."""
+    facts: Mapping[str, object]
+    """Of the solution: `measurement`, its kind, and `posterior`, the sampler's options."""
+
+
+def spread(setting: str, judged: Sequence[Judged]) -> Calibrated:
+    """What all test subjects say of the samples."""
+    draws, truths, regions, levels = [], [], [], []
+    for each in judged:
+        draws += each.samples.unbind(1)
+        truths += each.clean.unbind()
+        regions += each.region.unbind()
+        levels += each.levels
+    facts = judged[0].facts
+    posterior = cast(Mapping[str, object], facts["posterior"])
+    found = calibration(draws, truths, regions)
+    noise = sum(levels) / len(levels)
+    return Calibrated(setting, str(facts["measurement"]), noise, posterior, found)
+
+
+def verdict(model: Model, kind: str, levels: Sequence[float], how: How) -> Uncertainty:
     """Calibrated if a verdict on these weights says so of this measurement, at the noise level of
     every image, for this sampler; never of a network called by tiles or averaged over orientations,
     which is another prior than the one that was judged."""
@@ -63,6 +102,14 @@ def keep(model: Model, found: Sequence[Mapping[str, object]]) -> Path | None:
     return file
 
 
+def carry(source: Path, copy: Path) -> None:
+    """Put the verdicts on `source` beside its `copy`, whose weights are the same but for their
+    number format; `judged_weights` is then the digest of those that were judged."""
+    judged = {"judged_weights": _weights(source)}
+    if verdicts := [{**judged, **item} for item in _verdicts(source)]:
+        write_json(copy / FILE, {"weights": _weights(copy), "verdicts": verdicts})
+
+
 def _as_judged(model: Model) -> bool:
     """Whether the network sees its images whole."""
     return model.reach.tiles is None and len(model.reach.slices) < 2
@@ -81,7 +128,7 @@ def _key(item: Mapping[str, Any]) -> str:
     return json.dumps([item["kind"], item["noise"], sampler], sort_keys=True)
 
 
-def _tree(how: Posterior) -> Any:
+def _tree(how: How) -> Any:
     return json.loads(json.dumps(options.tree(how)))
 
 

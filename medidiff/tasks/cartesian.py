@@ -7,6 +7,7 @@ sampled middle of k-space, so that the unknowns are real; brightness, too, is ta
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -28,6 +29,7 @@ from medidiff.physics import (
     from_kspace,
 )
 from medidiff.physics.coils import ESPIRiT, calibration_box, image_of_centre
+from medidiff.physics.masks import is_equispaced
 from medidiff.physics.operators import per_image
 from medidiff.physics.window import Placed, centred_on
 from medidiff.tasks.base import Measurement, Problem, Signal
@@ -282,12 +284,24 @@ def lines(cases: Sequence[Case]) -> tuple[Tensor, Tensor]:
 
 def kind_of(mask: Tensor, coils: int) -> str:
     """Such as "mri 8 coils R=4, 1-D mask": what is measured, at which acceleration to the nearest
-    whole, left out along how many axes."""
-    seen = mask[0, 0]
-    acceleration = seen.numel() / max(float(seen.sum()), 1.0)
-    axes = sum(bool((seen != seen.narrow(axis, 0, 1)).any()) for axis in range(seen.ndim))
-    coil = "coil" if coils == 1 else "coils"
-    return f"mri {coils} {coil} R={round(acceleration)}, {axes}-D mask"
+    whole, left out along how many axes, and by which pattern of lines if they are evenly spaced or
+    nothing but the middle. Of a batch whose masks are of several kinds, all of them."""
+    found = dict.fromkeys(_pattern(each[0]) for each in mask.cpu())
+    return f"mri {coils} {'coil' if coils == 1 else 'coils'} {' and '.join(found)}"
+
+
+def _pattern(mask: Tensor) -> str:
+    seen = mask > 0
+    acceleration = seen.numel() / max(int(seen.sum()), 1)
+    axes = [axis for axis in range(seen.ndim) if (seen != seen.narrow(axis, 0, 1)).any()]
+    box = calibration_box(mask)
+    law = "mask"
+    if math.prod(box) == int(seen.sum()) and axes:
+        law = "middle"
+    elif len(axes) == 1:
+        line = seen.movedim(axes[0], -1).flatten(0, -2)[0]
+        law = "equispaced mask" if is_equispaced(line, box[axes[0]]) else law
+    return f"R={round(acceleration)}, {len(axes)}-D {law}"
 
 
 def _box(mask: Tensor) -> tuple[int, ...]:

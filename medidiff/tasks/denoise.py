@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from medidiff import options
 from medidiff.data.datasets import Case
 from medidiff.diffusion import DDPM, KeyedNoise, NoiseLevel, UniformTime
 from medidiff.errors import TaskError
@@ -40,10 +41,18 @@ from medidiff.model import Model, evaluating
 from medidiff.physics import Mask
 from medidiff.spec import SamplingOptions
 from medidiff.tasks.base import Bench, Benchmarked, Measurement, Needs, Problem, Solution, stack
+from medidiff.tasks.calibrated import verdict
 from medidiff.tasks.counted import CountNoise, count_mean
 from medidiff.tasks.defaults import Posterior
 from medidiff.tasks.measured import check_image_space, solved
-from medidiff.tasks.restoration import RESTORATION_METRICS, TRUTH, WINDOW, restored, signal_zero
+from medidiff.tasks.restoration import (
+    RESTORATION_METRICS,
+    SPREAD,
+    TRUTH,
+    WINDOW,
+    restored,
+    signal_zero,
+)
 
 PHASE_POINTS = 129  # of the table that a von Mises angle is looked up in
 LEVELS = {
@@ -128,6 +137,7 @@ class Denoising:
                 return Solution(point, calls, facts=facts)
             starts = self._starts(problem, point, n, seed)
             samples, nfe = self._samples(starts, problem, model, seed)
+        facts |= self._spread_told(problem, model)
         return Solution(
             samples[0] if self.result == "sample" else samples.mean(0),
             calls + nfe * n,
@@ -161,8 +171,13 @@ class Denoising:
             )
             for head in heads
         ]
-        rows = [row for part in found for row in part.rows]
-        return Benchmarked(rows, [example for part in found for example in part.examples], TRUTH)
+        return Benchmarked(
+            [row for part in found for row in part.rows],
+            [example for part in found for example in part.examples],
+            TRUTH,
+            calibrated=[each for part in found for each in part.calibrated],
+            maps=(SPREAD,),
+        )
 
     def corrupt(self, clean: Tensor, cases: Sequence[Case], noise: KeyedNoise) -> Tensor:
         """Model-unit images with simulated noise of this head's sigma or counts, for benchmarks.
@@ -189,6 +204,11 @@ class Denoising:
         return None
 
     @property
+    def _kind(self) -> str:
+        """Of the measurement."""
+        return f"{self.noise} noise"
+
+    @property
     def _level_told(self) -> float | Literal["estimate"]:
         return self.sigma if self._counted is None else self.counts
 
@@ -205,6 +225,14 @@ class Denoising:
             return {"sigma": sigma}
         law = self._counted.law
         return {"sigma": sigma, "counts": [float(f"{law.counts(s):.6g}") for s in sigma]}
+
+    def _spread_told(self, problem: Problem, model: Model) -> dict[str, object]:
+        """What the provenance says of samples that start at the noise's level."""
+        how = {"sampling": options.tree(self._sampling())}
+        if self.noise == "rician":
+            how["phase_draws"] = self.phase_draws
+        uncertainty = verdict(model, self._kind, problem.levels, how)
+        return {"measurement": self._kind, "posterior": how, "uncertainty": uncertainty}
 
     def _as_measured(self, problem: Problem, model: Model) -> Problem:
         """The scans as measurements of themselves.
@@ -224,7 +252,7 @@ class Denoising:
             magnitude if rician else given,
             spread,
             torch.full((len(given),), count, dtype=torch.float64),
-            f"{self.noise} noise",
+            self._kind,
             likelihood=(
                 (lambda members: Rician(spread[[*members]], -zero[[*members]])) if rician else None
             ),

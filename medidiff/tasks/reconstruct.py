@@ -27,6 +27,8 @@ MRI = {
     "mri 1 coil R=8": SimulatedMRI(8, 0.04),
     "mri 8 coils R=4": SimulatedMRI(4, 0.08, coils=8),
     "mri 8 coils R=8": SimulatedMRI(8, 0.04, coils=8),
+    "mri 1 coil equispaced R=4": SimulatedMRI(4, 0.08, sampling="equispaced"),
+    "mri 8 coils equispaced R=4": SimulatedMRI(4, 0.08, coils=8, sampling="equispaced"),
 }
 RADON = {
     "radon 60 views": SimulatedRadon(60),

@@ -20,9 +20,12 @@ from medidiff.evaluation.distortion import psnr, ssim
 from medidiff.evaluation.regions import head_region
 from medidiff.model import Model
 from medidiff.tasks.base import OURS, Bench, Benchmarked, Problem, Row, Solution, noise_key
+from medidiff.tasks.calibrated import Judged, spread
 
 WINDOW = 2.0  # width of the intensity window in model units, [-1, 1]
 TRUTH = "truth"
+SPREAD = "standard deviation"
+SPREAD_SHOWN = 8.0  # a deviation of a quarter of the half window is shown white
 EXAMPLES = 2  # pictures a setting
 TUNING_CASES = 6  # the first validation scans: tuning costs minutes a level
 
@@ -53,7 +56,8 @@ def restored(
     baselines: Sequence[Baseline],
     corrections: Sequence[BiasCorrection],
 ) -> Benchmarked:
-    """One row a test subject and method, and the first cases as examples.
+    """One row a test subject and method, and the first cases as examples; where samples are asked
+    for, what their spread is worth.
 
     The noise level `sigma` (window widths) is known to all methods.
 
@@ -77,6 +81,7 @@ def _restored(
 ) -> Benchmarked:
     rows: list[Row] = []
     examples: list[Mapping[str, Tensor]] = []
+    judged: list[Judged] = []
     tuned = []
     if pool is not None:
         tuned = _tuned(head, sigma, setting, bench, baselines, corrections, pool)
@@ -86,7 +91,7 @@ def _restored(
         given = _degraded(head, clean, cases, bench.seed)
         degraded = [replace(case, images=image) for case, image in zip(cases, given, strict=True)]
         problem = head.prepare(degraded, bench.model)
-        ours = head.solve(problem, bench.model, bench.samples, bench.seed).point.cpu()
+        solution = head.solve(problem, bench.model, bench.samples, bench.seed)
         zero = signal_zero(cases, clean)
         estimates = {"noisy": given}
         for baseline in tuned:
@@ -95,14 +100,25 @@ def _restored(
         for peer in bench.peers:
             if peer.takes_part(setting):
                 estimates[peer.name] = peer.solve(problem).cpu()
-        estimates[OURS] = ours
+        estimates[OURS] = solution.point.cpu()
         shown = {**estimates, TRUTH: clean}
+        if solution.samples is not None:
+            drawn = solution.samples.cpu()
+            shown[SPREAD] = shown_spread(drawn)
+            region = head_region(clean)
+            judged.append(Judged(drawn, clean, region, problem.levels, solution.facts))
         for index in range(min(EXAMPLES - len(examples), len(cases))):
             examples.append({name: images[index] for name, images in shown.items()})
         for method, estimate in estimates.items():
             rows += measured(estimate, clean, cases, setting, method)
         bench.progress(setting, min(first + bench.batch, len(bench.test)), len(bench.test))
-    return Benchmarked(rows, examples, TRUTH)
+    calibrated = [spread(setting, judged)] if judged else []
+    return Benchmarked(rows, examples, TRUTH, calibrated=calibrated, maps=(SPREAD,))
+
+
+def shown_spread(samples: Tensor) -> Tensor:
+    """The deviation of samples (n, ...) as a picture in model units."""
+    return SPREAD_SHOWN * samples.std(0) - 1
 
 
 def _tuned(

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from medidiff.data.datasets import Case
 from medidiff.diffusion import KeyedNoise
-from medidiff.evaluation.calibration import calibration
 from medidiff.evaluation.distortion import psnr
 from medidiff.evaluation.regions import head_region
 from medidiff.evaluation.tuning import best_strength
@@ -34,11 +33,17 @@ from medidiff.tasks.base import (
     Target,
     noise_key,
 )
+from medidiff.tasks.calibrated import Judged, spread
 from medidiff.tasks.measured import misfit
-from medidiff.tasks.restoration import EXAMPLES, TRUTH, TUNING_CASES, WINDOW, measured
-
-SPREAD = "standard deviation"
-SPREAD_SHOWN = 8.0  # a deviation of a quarter of the half window is shown white
+from medidiff.tasks.restoration import (
+    EXAMPLES,
+    SPREAD,
+    TRUTH,
+    TUNING_CASES,
+    WINDOW,
+    measured,
+    shown_spread,
+)
 
 Simulate = Callable[[Sequence[Case], KeyedNoise], list[Case]]
 """Clean cases -> what the head is given of each; noise is keyed by the case."""
@@ -91,7 +96,7 @@ def judged(settings: Sequence[Setting], bench: Bench) -> Benchmarked:
             done = min(first + bench.batch, len(bench.test))
             bench.progress(setting.name, done, len(bench.test))
         if bench.samples > 1:
-            calibrated.append(_calibrated(setting, drawn))
+            calibrated.append(spread(setting.name, [*map(_judged, drawn)]))
         said = misfit(_told(drawn))
         notes += [] if said is None else [f"{setting.name}, {said}"]
     targets = [target for setting in settings for target in setting.targets]
@@ -211,27 +216,16 @@ def _compared(
         rows += found
     shown = estimates | {TRUTH: clean}
     if solved.samples is not None:
-        shown[SPREAD] = SPREAD_SHOWN * solved.samples.std(0) - 1
+        shown[SPREAD] = shown_spread(solved.samples)
     return rows, [
         {name: images[index] for name, images in shown.items()} for index in range(len(cases))
     ]
 
 
-def _calibrated(setting: Setting, drawn: Sequence[_Solved]) -> Calibrated:
-    """What all test subjects say of the samples."""
-    draws, truths, regions, levels = [], [], [], []
-    for each in drawn:
-        assert each.samples is not None
-        draws += each.samples.unbind(1)
-        truths += each.clean.unbind()
-        regions += each.region.unbind()
-        levels += each.problem.levels
-    first = drawn[0]
-    assert first.problem.measurement is not None
-    posterior = cast(Mapping[str, object], first.solution.facts["posterior"])
-    noise = sum(levels) / len(levels)
-    found = calibration(draws, truths, regions)
-    return Calibrated(setting.name, first.problem.measurement.kind, noise, posterior, found)
+def _judged(each: _Solved) -> Judged:
+    assert each.samples is not None
+    facts = each.solution.facts
+    return Judged(each.samples, each.clean, each.region, each.problem.levels, facts)
 
 
 def _told(drawn: Sequence[_Solved]) -> Mapping[str, object]:

@@ -41,6 +41,9 @@ class SimulatedMRI:
     """Noise in the real and in the imaginary part of a sample, in widths of the window."""
     phase: Literal["hidden", "given"] = "hidden"
     """Given, it tells what not knowing it costs."""
+    sampling: Literal["gaussian", "equispaced"] = "gaussian"
+    """By which law places of k-space are left out: at random, most of them far out, or evenly, as
+    parallel imaging does."""
 
     def __call__(self, cases: Sequence[Case], noise: KeyedNoise) -> list[Case]:
         """Cases with k-space, mask and (for several coils) maps; the signal is the intensity."""
@@ -77,7 +80,7 @@ class SimulatedMRI:
 
     def mask(self, space: tuple[int, ...], seed: int) -> Tensor:
         """Where samples are kept: (1, *space)."""
-        places = Sampling("gaussian", self.acceleration, self.centre_fraction)
+        places = Sampling(self.sampling, self.acceleration, self.centre_fraction)
         return places.mask(space, seed)[None]
 
 

@@ -143,8 +143,9 @@ def test_what_is_to_be_reached_depends_on_what_a_network_was_trained_for(
     import supervised_peers as peers
 
     modl = peers.Trained("mri 1 coil R=4", NETWORK)
-    assert modl.settings == ("mri 1 coil R=4", "mri 1 coil R=8")
+    others = ("mri 1 coil R=8", "mri 1 coil equispaced R=4")
+    assert modl.settings == (modl.setting, *others)
     goals = [peers.least_of(modl.name, setting) for setting in modl.settings]
-    assert goals == [-0.5, 3.0]
+    assert goals == [-0.5, 3.0, 3.0]
     assert peers.least_of(peers.Trained("rician", NETWORK).name, "rician 0.2") == -0.3
     assert peers.least_of("total variation", "mri 1 coil R=4") is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from medidiff.jobs.pretrained import (
     shipped_text,
 )
 from medidiff.jobs.reporting import Quiet
+from medidiff.model_folder import digest
 
 from .conftest import Make
 
@@ -130,3 +132,12 @@ def test_what_is_shipped_is_whole_and_says_what_it_must(name: str) -> None:
 
 def test_all_that_is_shipped_stays_small() -> None:
     assert sum(path.stat().st_size for path in SHIPPED.rglob("*.safetensors")) <= 16_000_000
+
+
+@pytest.mark.parametrize("file", sorted(SHIPPED.glob("*/calibration.json")), ids=str)
+def test_verdicts_on_maps_are_of_the_weights_beside_them(file: Path) -> None:
+    content = json.loads(file.read_text(encoding="utf-8"))
+    assert content["weights"] == digest(file.parent / "model.safetensors")
+    assert {each["split"] for each in content["verdicts"]} == {"test"}
+    assert all(each["coverage"]["n"] >= 20 for each in content["verdicts"] if each["calibrated"])
+    assert file.stat().st_size < 200_000

@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from medidiff.physics import Sampling
+from medidiff.physics import Sampling, calibration_box
+from medidiff.physics.masks import is_equispaced
 
 KINDS = ("gaussian", "uniform", "equispaced", "poisson-disc")
 
@@ -44,6 +45,21 @@ def test_equispaced_lines_have_two_spacings_at_most():
     assert set(mask.nonzero().flatten().diff().tolist()) == {4}
     lines = Sampling("equispaced", 3.7, 0.0).mask((1, 100), seed=5)[0].nonzero().flatten()
     assert set(lines.diff().tolist()) <= {3, 4}
+
+
+@pytest.mark.parametrize(("acceleration", "centre"), [(2, 0.1), (4, 0.08), (8, 0.04)])
+def test_an_even_pattern_is_known_from_a_random_one(acceleration, centre):
+    def told(kind, seed):
+        line = Sampling(kind, acceleration, centre).mask((208,), seed)
+        return is_equispaced(line, calibration_box(line)[0])
+
+    assert all(told("equispaced", seed) for seed in range(5))
+    assert not any(told(kind, seed) for kind in ("gaussian", "uniform") for seed in range(20))
+    scanners = torch.zeros(208)  # as scanners do: every fourth line, and the middle besides
+    scanners[2::4], scanners[96:112] = 1, 1
+    assert is_equispaced(scanners, 16)
+    scanners[160:] = 0  # one end is left out
+    assert not is_equispaced(scanners, 16)
 
 
 def test_points_of_a_poisson_disc_keep_their_distance_and_thin_out():

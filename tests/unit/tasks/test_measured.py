@@ -21,15 +21,17 @@ from medidiff.errors import DataError, MedidiffError, TaskError
 from medidiff.evaluation.calibration import Calibration, bootstrap_interval
 from medidiff.jobs.benchmark import goals_of, keep_verdicts, verdict_of
 from medidiff.jobs.measurements import open_measurement
+from medidiff.jobs.models import export_model
 from medidiff.model import Model
+from medidiff.model_folder import digest
 from medidiff.networks import NetworkShape, UNetOptions, build
-from medidiff.physics import to_kspace
+from medidiff.physics import Sampling, to_kspace
 from medidiff.physics.window import Placed, Weighted, Window, centred_on
 from medidiff.spec import ModelSpec
 from medidiff.tasks import Reconstruction, SuperResolution
 from medidiff.tasks.base import OURS, Benchmarked, Calibrated, Target
 from medidiff.tasks.calibrated import keep, verdict
-from medidiff.tasks.cartesian import noise_level
+from medidiff.tasks.cartesian import kind_of, noise_level
 from medidiff.tasks.defaults import Posterior, chosen_for
 from medidiff.tasks.measured import misfit
 from medidiff.tasks.simulate import FINER, ring_of_coils
@@ -291,6 +293,22 @@ def test_the_noise_level_is_that_of_the_outer_samples() -> None:
     assert noise_level(given, torch.ones(1, 64, 64)) == pytest.approx(2.0, rel=0.15)
 
 
+def test_a_measured_mask_is_known_by_its_own_pattern() -> None:
+    random, even = (
+        Sampling(kind, 4, 0.08).mask((24, 176), seed=1)[None, None]
+        for kind in ("gaussian", "equispaced")
+    )
+    middle = torch.zeros_like(random)
+    middle[..., 66:110] = 1
+    assert kind_of(random, 1) == "mri 1 coil R=4, 1-D mask"
+    assert kind_of(even, 8) == "mri 8 coils R=4, 1-D equispaced mask"
+    assert kind_of(even.mT, 1) == "mri 1 coil R=4, 1-D equispaced mask"
+    assert kind_of(middle, 1) == "mri 1 coil R=4, 1-D middle"
+    assert kind_of(torch.cat([random, random]), 1) == kind_of(random, 1)
+    both = "mri 1 coil R=4, 1-D mask and R=4, 1-D equispaced mask"  # which nothing is judged of
+    assert kind_of(torch.cat([random, even]), 1) == both
+
+
 @pytest.mark.parametrize("grid", [(7, 12), (12, 7), (8, 8), (10, 9)])
 def test_placed_and_weighted_operators_have_exact_adjoints(grid: tuple[int, int]) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -331,6 +349,11 @@ def test_maps_are_calibrated_only_by_a_verdict_on_these_weights(
     assert verdict(own, "mri 1 coil R=4", [0.01], how) == "uncalibrated"
     keep(own, [verdict_of(found, "test")])
     assert verdict(own, "mri 1 coil R=4", [0.011], how) == "calibrated"
+    half = export_model(tmp_path / "own", tmp_path / "a", "bfloat16")
+    copy = Model.load(export_model(half, tmp_path / "b", "float32"))
+    assert verdict(copy, "mri 1 coil R=4", [0.01], how) == "calibrated"
+    (carried,) = json.loads((tmp_path / "b" / "calibration.json").read_text())["verdicts"]
+    assert carried["judged_weights"] == digest(tmp_path / "own" / "model.safetensors")
     assert verdict(own, "mri 1 coil R=4", [0.01, 0.05], how) == "uncalibrated"
     assert verdict(own, "mri 1 coil R=8", [0.01], how) == "uncalibrated"
     assert verdict(own, "mri 1 coil R=4", [0.01], replace(how, steps=9)) == "uncalibrated"
