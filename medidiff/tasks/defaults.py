@@ -143,19 +143,19 @@ NEAREST = DiffPIR(weight=3.0, fresh=1.0)
 dB), but they differ too little."""
 
 
-def pair(method: DiffPIR, last_ratio: float) -> Posterior:
+def pair(weight: float, first_ratio: float, last_ratio: float) -> Posterior:
     """Two draws of opposite noise, fifty levels each: nearer on validation scans than four of 25
     or eight of 12, and .4 dB nearer than independent ones."""
-    return Posterior(
-        method, steps=50, draws=2, first_ratio=4.0, last_ratio=last_ratio, antithetic=True
-    )
+    method = replace(NEAREST, weight=weight)
+    return Posterior(method, 50, 2, first_ratio=first_ratio, last_ratio=last_ratio, antithetic=True)
 
 
 ONE_RESULT: tuple[tuple[str, Posterior], ...] = (
-    ("mri", pair(NEAREST, last_ratio=0.05)),
-    ("super-resolution", pair(replace(NEAREST, weight=1.0), last_ratio=0.1)),
-    ("inpaint", pair(replace(NEAREST, weight=1.0), last_ratio=0.1)),
-    ("", pair(NEAREST, last_ratio=0.05)),
+    ("mri", pair(3.0, 4.0, 0.05)),
+    ("radon", pair(3.0, 10.0, 0.05)),
+    ("super-resolution", pair(1.0, 4.0, 0.1)),
+    ("inpaint", pair(1.0, 4.0, 0.1)),
+    ("", pair(3.0, 4.0, 0.05)),
 )
 """(beginning of the measurement's kind, choice) where one image is asked for."""
 
