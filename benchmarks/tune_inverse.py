@@ -35,7 +35,7 @@ from medidiff.jobs.reporting import Lines
 from medidiff.jobs.splits import Splits
 from medidiff.model import Model, evaluating
 from medidiff.tasks.base import Bench, Problem
-from medidiff.tasks.defaults import Posterior
+from medidiff.tasks.defaults import Posterior, chosen_for
 from medidiff.tasks.inpaint import Inpainting
 from medidiff.tasks.measured import drawn, loosened, piloted, settled
 from medidiff.tasks.reconstruct import MRI, SETTINGS, Reconstruction, setting_of
@@ -47,6 +47,8 @@ CALLS = 100
 """Forward-equivalents a result."""
 FEWEST = 4
 """Samples that spread and coverage are taken from, at least."""
+KINDS = {"x4": "super-resolution", "hole": "inpaint"}
+"""What the measurement of a setting is called, where that is not the setting's name."""
 ROUNDS = ("mean", "spread", "methods", "oracle")
 """The last: what the true phase would give."""
 
@@ -147,7 +149,7 @@ def grid(turn: str, setting: str) -> Iterator[Posterior]:
         case "mean":
             yield from (within(each) for each in nearest(setting))
         case "spread":
-            yield from (within(each) for each in well_spread(setting))
+            yield from (replace(each, draws=FEWEST) for each in well_spread(setting))
         case "methods":
             yield from methods(setting)
         case "oracle":
@@ -163,6 +165,7 @@ def plain(setting: str) -> Posterior:
 
 def nearest(setting: str) -> Iterator[Posterior]:
     """For the mean: how many draws of how many steps, over which levels, how near to the data."""
+    yield chosen_for(KINDS.get(setting.split()[0], setting))
     independent = plain(setting)
     base = replace(independent, antithetic=True)
     pair = replace(base, steps=50, first_ratio=4.0, last_ratio=0.05)
@@ -172,7 +175,7 @@ def nearest(setting: str) -> Iterator[Posterior]:
     yield replace(pair, first_ratio=10.0)
     yield replace(pair, first_ratio=10.0, last_ratio=0.1)
     yield replace(pair, last_ratio=0.02)
-    for factor in (1 / 3, 1 / 2, 2.0):
+    for factor in (1 / 3, 2 / 3, 2.0):
         other = replace(base.method, weight=base.method.weight * factor)
         yield replace(pair, method=other)
     yield independent
@@ -193,6 +196,7 @@ def nearest(setting: str) -> Iterator[Posterior]:
 
 def well_spread(setting: str) -> Iterator[Posterior]:
     """For samples and maps: how much of the noise is fresh, where levels end."""
+    yield chosen_for(KINDS.get(setting.split()[0], setting), FEWEST)
     base = plain(setting)
     assert isinstance(base.method, DiffPIR)
     spread = replace(base, method=replace(base.method, fresh=0.3), last_ratio=None)

@@ -151,15 +151,16 @@ def pair(weight: float, first_ratio: float, last_ratio: float) -> Posterior:
 
 
 ONE_RESULT: tuple[tuple[str, Posterior], ...] = (
-    ("mri", pair(3.0, 4.0, 0.05)),
-    ("radon", pair(3.0, 10.0, 0.05)),
-    ("super-resolution", pair(1.0, 4.0, 0.1)),
+    ("mri", pair(2.0, 4.0, 0.03)),
+    ("radon", pair(1.0, 4.0, 0.05)),
+    ("super-resolution", pair(1.0, 4.0, 0.05)),
     ("inpaint", pair(1.0, 4.0, 0.1)),
-    ("", pair(3.0, 4.0, 0.05)),
+    ("", pair(2.0, 4.0, 0.05)),
 )
 """(beginning of the measurement's kind, choice) where one image is asked for."""
 
 SAMPLES: tuple[tuple[str, Posterior], ...] = (
+    ("mri", Posterior(WELL_SPREAD, steps=50)),
     ("super-resolution", Posterior(replace(WELL_SPREAD, weight=1.0))),
     ("", Posterior(WELL_SPREAD)),
 )
