@@ -86,6 +86,10 @@ class Denoising:
     """Noise of counts only: draws at its typical level, a network call each, in opposite pairs."""
     steps: int = 20
     """Ancestral steps of each posterior sample (used when n > 1 and the noise is even)."""
+    variance: Literal["small", "large"] = "small"
+    """Of the noise that each of these steps renews (Ho et al. 2020, arXiv:2006.11239, section 3.2):
+    small where the image were known exactly, large where it could be anything. Samples of few small
+    steps differ too little, of few large ones too much."""
     posterior: Posterior | None = None
     """Samples by this sampler from the law of the noise itself (of Rician noise its own); None:
     from the level of the diffusion that matches the noise, and for noise of counts, which no level
@@ -331,7 +335,7 @@ class Denoising:
 
     def _sampling(self) -> SamplingOptions:
         # uniform in time: the one spacing that may start at any level, however clean
-        return SamplingOptions(DDPM(), UniformTime(), self.steps)
+        return SamplingOptions(DDPM(variance=self.variance), UniformTime(), self.steps)
 
     def _mean(self, given: Tensor, problem: Problem, model: Model) -> Tensor:
         """E[clean | given] by one network call. Efron 2011, eq. 2.8, as every denoiser estimates
