@@ -113,11 +113,11 @@ def main() -> None:
 
 
 def beside(result: dict, rows: Sequence[Measured]) -> tuple[list[Measured], list[dict]]:
-    """Of an earlier result the rows of settings that `rows` has none of, and of which commit,
-    hardware and versions they are."""
-    new = {row.what.split(",")[0] for row in rows}
-    old = [Measured(**row) for row in result["rows"] if row["what"].split(",")[0] not in new]
-    here = list(dict.fromkeys(row.what.split(",")[0] for row in old))
+    """Of an earlier result the rows that `rows` has none like, by what they are about, and of which
+    commit, hardware and versions they are."""
+    new = {about(row.what) for row in rows}
+    old = [Measured(**row) for row in result["rows"] if about(row["what"]) not in new]
+    here = list(dict.fromkeys(about(row.what) for row in old))
     before = result["facts"].get("kept", [])
     said = {name for each in before for name in each["settings"]}
     source = {name: result[name] for name in ("commit", "date", "hardware", "versions")}
@@ -126,6 +126,12 @@ def beside(result: dict, rows: Sequence[Measured]) -> tuple[list[Measured], list
     ]
     found = [*earlier, source | {"settings": [name for name in here if name not in said]}]
     return old, [each for each in found if each["settings"]]
+
+
+def about(what: str) -> str:
+    """A row's setting, and whether it is of the samples' spread."""
+    setting, _, rest = what.partition(", ")
+    return f"{setting}, spread" if rest.startswith(("coverage", "spread")) else setting
 
 
 def run(args: argparse.Namespace, part: Part) -> None:

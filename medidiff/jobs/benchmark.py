@@ -211,6 +211,7 @@ def spread_of(each: Calibrated) -> Spread:
         each.noise,
         found.coverage,
         found.spread,
+        found.histogram,
         found.draws,
         verdict,
     )

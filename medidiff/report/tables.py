@@ -108,6 +108,8 @@ class Spread:
     noise: float
     coverage: Interval
     spread: Interval
+    histogram: tuple[float, ...]
+    """Of the truth's ranks among the samples, in as many equal parts: even if right."""
     draws: int
     verdict: str
 
@@ -309,13 +311,15 @@ def _goal_cells(goals: Sequence[Goal]) -> Cells:
 
 
 def _spread_cells(spreads: Sequence[Spread]) -> Cells:
-    header = ["setting", "noise", "coverage of 90 %", "spread over error", "draws", "verdict", "n"]
+    header = ["setting", "noise", "coverage of 90 %", "spread over error", "first and last ranks"]
+    header += ["draws", "verdict", "n"]
     body = [
         [
             item.setting,
             f"{item.noise:.4g}",
             _shown(item.coverage),
             _shown(item.spread),
+            f"{item.histogram[0]:.3f}, {item.histogram[-1]:.3f} of {1 / len(item.histogram):.3f}",
             str(item.draws),
             item.verdict,
             str(item.coverage.n),

@@ -136,7 +136,7 @@ def _sampler(kind: str, posterior: Mapping[str, Any]) -> dict[str, Any]:
     """What of a sampler's options matters to a kind of measurement. A verdict from before phases
     were fitted on the way is of none of today's."""
     newer = {"last_ratio": None, "first_ratio": None, "antithetic": False, "phase": "as it was"}
-    found = newer | posterior
+    found = {**newer, **posterior}
     if kind.startswith("mri") and "phase given" not in kind:
         return found
     return {name: value for name, value in found.items() if name not in OF_A_PHASE}

@@ -44,7 +44,7 @@ from medidiff.tasks.base import Bench, Benchmarked, Measurement, Needs, Problem,
 from medidiff.tasks.calibrated import verdict
 from medidiff.tasks.counted import CountNoise, count_mean
 from medidiff.tasks.defaults import Posterior
-from medidiff.tasks.measured import check_image_space, solved
+from medidiff.tasks.measured import MOST_AT_ONCE, check_image_space, solved
 from medidiff.tasks.restoration import (
     RESTORATION_METRICS,
     SPREAD,
@@ -86,6 +86,10 @@ class Denoising:
     """Noise of counts only: draws at its typical level, a network call each, in opposite pairs."""
     steps: int = 20
     """Ancestral steps of each posterior sample (used when n > 1 and the noise is even)."""
+    variance: Literal["small", "large"] = "small"
+    """Of the noise that each of these steps renews (Ho et al. 2020, arXiv:2006.11239, section 3.2):
+    small where the image were known exactly, large where it could be anything. Samples of few small
+    steps differ too little, of few large ones too much."""
     posterior: Posterior | None = None
     """Samples by this sampler from the law of the noise itself (of Rician noise its own); None:
     from the level of the diffusion that matches the noise, and for noise of counts, which no level
@@ -331,7 +335,7 @@ class Denoising:
 
     def _sampling(self) -> SamplingOptions:
         # uniform in time: the one spacing that may start at any level, however clean
-        return SamplingOptions(DDPM(), UniformTime(), self.steps)
+        return SamplingOptions(DDPM(variance=self.variance), UniformTime(), self.steps)
 
     def _mean(self, given: Tensor, problem: Problem, model: Model) -> Tensor:
         """E[clean | given] by one network call. Efron 2011, eq. 2.8, as every denoiser estimates
@@ -345,25 +349,26 @@ class Denoising:
         self, starts: Tensor, problem: Problem, model: Model, seed: int
     ) -> tuple[Tensor, int]:
         """(posterior samples shaped as `starts`, network calls of each)."""
+        levels, keys = self._begin(problem, model), problem.keys
+        members = [(case, sample) for case in range(len(keys)) for sample in range(len(starts))]
+        parts = [
+            members[first : first + MOST_AT_ONCE] for first in range(0, len(members), MOST_AT_ONCE)
+        ]
         drawn, nfe = [], 0
-        levels = self._begin(problem, model)
-        for index, key in enumerate(problem.keys):  # levels may differ, and a path has one
-            level = NoiseLevel(levels.t[index], levels.alpha[index], levels.sigma[index])
-            noise = KeyedNoise(seed, [(key, sample) for sample in range(len(starts))])
-            condition = None
-            if problem.condition is not None:
-                condition = problem.condition[index].expand(len(starts), -1)
-            x = model.codec.encode(starts[:, index])
+        for index, part in enumerate(parts):
+            cases, samples = (list(each) for each in zip(*part, strict=True))
+            level = NoiseLevel(levels.t[cases], levels.alpha[cases], levels.sigma[cases])
+            condition = None if problem.condition is None else problem.condition[cases]
             images, nfe = model.walk_down(
                 model.denoiser(condition),
-                x * level.alpha.to(x),
-                noise,
+                _at(model.codec.encode(starts[samples, cases]), level),
+                KeyedNoise(seed, [(keys[case], sample) for case, sample in part]),
                 sampling=self._sampling(),
                 begin=level,
-                progress=_steps_told(problem, index),
+                progress=_steps_told(problem, index, len(parts)),
             )
             drawn.append(model.codec.decode(images, starts.shape[3:]))
-        return torch.stack(drawn, 1), nfe
+        return torch.cat(drawn).unflatten(0, (len(keys), len(starts))).transpose(0, 1), nfe
 
     def _begin(self, problem: Problem, model: Model) -> NoiseLevel:
         """The level of the model's schedule whose noise ratio is that of each image."""
@@ -372,10 +377,9 @@ class Denoising:
         return schedule(schedule.time_of(-ratio.log()))
 
 
-def _steps_told(problem: Problem, index: int) -> Callable[[int, int], None]:
-    """Tells of the steps of one case as a part of those of all."""
-    count = len(problem.cases)
-    return lambda done, steps: problem.progress("sampling", index * steps + done, count * steps)
+def _steps_told(problem: Problem, index: int, parts: int) -> Callable[[int, int], None]:
+    """Tells of the steps of one part of the samples as some of those of all."""
+    return lambda done, steps: problem.progress("sampling", index * steps + done, parts * steps)
 
 
 def noisy_magnitude(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
@@ -64,8 +65,13 @@ class Reconstruction:
     """The mean with every sample, the mean alone, or one sample; maps come with n > 1."""
     settings: tuple[str, ...] | None = None
     """Of the benchmark: those to run, by name; all unless told."""
+    noise_scale: float = 1.0
+    """Of the benchmark: times the settings' own noise. Maps are called calibrated near a noise
+    level that was judged."""
 
     def __post_init__(self) -> None:
+        if not 0 < self.noise_scale < math.inf:
+            raise ValueError(f"noise_scale must be above 0 (found {self.noise_scale})")
         unknown = [name for name in self.settings or () if name not in SETTINGS]
         if unknown:
             raise ValueError(f"settings has no {unknown[0]!r}; there are {', '.join(SETTINGS)}")
@@ -116,14 +122,15 @@ class Reconstruction:
 
 def setting_of(name: str, head: Reconstruction) -> Setting:
     """One of `SETTINGS`, with what the head knows of k-space; a simulated sinogram says its own."""
-    targets = tuple(target for target in TARGETS if target.setting == name)
-    if name in MRI:
-        scanner = MRI[name]
+    scanner = (MRI | RADON)[name].noisier(head.noise_scale)
+    if isinstance(scanner, SimulatedMRI):
         known = head.measurement if isinstance(head.measurement, Cartesian) else Cartesian()
         rivals = ONE_COIL if scanner.coils == 1 else SEVERAL_COILS
     else:
-        scanner = RADON[name]
         known = Radon(photons=scanner.photons, attenuation=(0.0, scanner.attenuation))
         rivals = SINOGRAM
     judge = replace(head, measurement=known, settings=None)
-    return Setting(name, judge, scanner, rivals, targets)
+    if head.noise_scale == 1:
+        targets = tuple(target for target in TARGETS if target.setting == name)
+        return Setting(name, judge, scanner, rivals, targets)
+    return Setting(f"{name} (noise x{head.noise_scale:g})", judge, scanner, rivals)

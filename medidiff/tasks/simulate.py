@@ -78,6 +78,10 @@ class SimulatedMRI:
         coils = maps[on_grid] if self.coils > 1 else None
         return WholeKspace(kspace, sigma, phase[on_grid], coils)
 
+    def noisier(self, times: float) -> SimulatedMRI:
+        """The same with so many times the noise."""
+        return replace(self, sigma=times * self.sigma)
+
     def mask(self, space: tuple[int, ...], seed: int) -> Tensor:
         """Where samples are kept: (1, *space)."""
         places = Sampling(self.sampling, self.acceleration, self.centre_fraction)
@@ -135,6 +139,10 @@ class SimulatedRadon:
             )
             for case, values in zip(cases, sinogram, strict=True)
         ]
+
+    def noisier(self, times: float) -> SimulatedRadon:
+        """The same with so many times the noise where rays meet little."""
+        return replace(self, photons=self.photons / times**2)
 
 
 def detectors(sides_mm: tuple[float, float]) -> int:

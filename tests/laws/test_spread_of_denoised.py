@@ -77,3 +77,12 @@ def test_samples_of_the_exact_prior_are_calibrated_and_said_to_be(bench: Bench, 
     assert said(replace(head, sigma=0.12)) == "calibrated"
     assert said(replace(head, sigma=0.2)) == "uncalibrated"
     assert said(replace(head, steps=6)) == "uncalibrated"
+
+
+def test_samples_of_large_steps_differ_more(bench: Bench) -> None:
+    few = Denoising(sigma=0.1, steps=8)
+    small, large = (
+        replace(few, variance=size).benchmark(bench).calibrated[0].found.spread.mean
+        for size in ("small", "large")
+    )
+    assert small < 0.9 < 1.0 <= large

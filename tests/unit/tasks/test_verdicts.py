@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -88,3 +89,17 @@ def test_the_verdicts_are_of_the_weights_beside_them() -> None:
     sums = (KEPT / "SHA256SUMS").read_text(encoding="utf-8").split()
     assert STORED["weights"] == sums[sums.index("model.safetensors") - 1]
     assert any(each["calibrated"] for each in STORED["verdicts"])
+
+
+@pytest.mark.parametrize("name", ["mri 1 coil R=4", "radon 60 views"])
+def test_another_level_of_noise_is_judged_by_itself(name: str) -> None:
+    model, case = model_of((24, 176)), case_of((24, 176))
+    plain = Reconstruction(settings=(name,))
+    (quiet,), (loud,) = plain._settings(), replace(plain, noise_scale=2.0)._settings()
+    (level,), (doubled,) = (
+        each.head.prepare(simulated(each, [case], seed=0), model).levels for each in (quiet, loud)
+    )
+    assert doubled == pytest.approx(2 * level, rel=0.1)
+    assert loud.name == f"{name} (noise x2)"
+    assert quiet.targets
+    assert not loud.targets

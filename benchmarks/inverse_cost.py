@@ -1,0 +1,107 @@
+"""What does a result of each head cost?
+
+    python benchmarks/inverse_cost.py MODEL --manifest ixi_t1_slices/manifest.csv
+
+A batch of sixteen slices, solved by the defaults of each head: one result, then eight samples with
+maps. Seconds are the median of three runs after one that is not counted, from the measurement made
+ready to images on the CPU; GiB is the most that a run holds on the GPU, the model and the
+measurement included. Forward-equivalent calls are of one result and of one sample: a backward
+counts two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from record import Measured, write_result
+from tune_inverse import settings
+
+from medidiff import api
+from medidiff.data.datasets import Case
+from medidiff.diffusion import KeyedNoise
+from medidiff.jobs.cases import cases_of_split
+from medidiff.jobs.reporting import Lines
+from medidiff.jobs.splits import Splits
+from medidiff.model import Model
+from medidiff.tasks.base import Head, Problem, noise_key
+from medidiff.tasks.denoise import Denoising
+from medidiff.tasks.settings import simulated
+
+SLICES = 16
+RUNS = 3
+SAMPLES = 8
+NOISY = {
+    "gaussian 0.1": Denoising(sigma=0.1),
+    "rician 0.1": Denoising(noise="rician", sigma=0.1),
+    "poisson 100": Denoising(noise="poisson", counts=100.0),
+    "transmission 500": Denoising(noise="transmission", counts=500.0),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("model")
+    parser.add_argument("--manifest", type=Path, required=True)
+    parser.add_argument("--out", type=Path, help="a folder; benchmarks/results unless told")
+    parser.add_argument("--slices", type=int, default=SLICES)
+    parser.add_argument("--minutes", type=float, default=8.0)
+    args = parser.parse_args()
+    model = api.load(args.model)
+    splits = Splits(model.spec.lineage.train_split, "val", model.spec.lineage.holdout)
+    cases = cases_of_split(model, args.manifest, "val", splits, Lines(), args.slices)
+    facts: dict[str, object] = {
+        "slices": len(cases),
+        "grid": list(model.spec.space.size),
+        "model_digest": model.digest,
+        "seconds": f"median of {RUNS} runs, after one to warm up",
+    }
+    rows, end = [], time.monotonic() + 60 * args.minutes
+    for name, head, problem in problems(model, cases):
+        for n in (1, SAMPLES) if time.monotonic() < end else ():
+            rows.append(measured(name, head, problem, model, n))
+            print(rows[-1].what, rows[-1].ours, rows[-1].peers, flush=True)
+            write_result("inverse_cost", rows, facts=facts, folder=args.out)
+
+
+def problems(model: Model, cases: Sequence[Case]) -> Iterator[tuple[str, Head, Problem]]:
+    """Each way of measuring, made ready."""
+    for name, head in NOISY.items():
+        clean = torch.stack([case.images for case in cases])
+        noise = KeyedNoise(0, [(f"degradation {noise_key(case)}", 0) for case in cases])
+        noisy = head.corrupt(clean, cases, noise)
+        given = [replace(case, images=x) for case, x in zip(cases, noisy, strict=True)]
+        yield name, head, head.prepare(given, model)
+    for each in settings(model, cases):
+        yield each.name, each.head, each.head.prepare(simulated(each, cases, seed=0), model)
+
+
+def measured(name: str, head: Head, problem: Problem, model: Model, n: int) -> Measured:
+    """Seconds, with the calls and the memory beside them."""
+    on_gpu, taken, solution = model.device.type == "cuda", [], None
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    for _ in range(1 + RUNS):
+        begin = time.monotonic()
+        solution = head.solve(problem, model, n, 0)
+        solution.point.cpu()
+        taken.append(time.monotonic() - begin)
+    assert solution is not None
+    calls = solution.nfe if solution.cost is None else solution.cost
+    beside = {"forward-equivalent calls": float(calls) / n}
+    if on_gpu:
+        beside["GiB"] = torch.cuda.max_memory_allocated() / 2**30
+    made = "one result" if n == 1 else f"{n} samples"
+    what = f"{name}: {made} of each of {len(problem.cases)} slices"
+    return Measured(what, statistics.median(taken[1:]), "s", "lower", beside)
+
+
+if __name__ == "__main__":
+    main()
