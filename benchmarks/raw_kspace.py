@@ -66,7 +66,7 @@ def main() -> None:
         rows.append(row(method.name, residual(image), time.monotonic() - begin, strength=strength))
 
     begin = time.monotonic()
-    result = api.run("reconstruct", args.model, args.kspace, n=args.n, coils=coils[0])
+    result = api.run("reconstruct", args.model, args.kspace, n=args.n)
     images["medidiff"] = torch.from_numpy(result.image)
     images["medidiff, one sample"] = torch.from_numpy(np.asarray(result.samples[0]))
     images["deviation x 4"] = 4 * torch.from_numpy(result.maps["std"])

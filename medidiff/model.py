@@ -14,6 +14,7 @@ Nothing in it is executed or unpickled.
 from __future__ import annotations
 
 import copy
+import math
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -277,6 +278,12 @@ class Model:
         units = size // voxels
         # statistics of the whole would cost half a pass for each norm, at every step
         return Tiles(units, min(units - 1, round(overlap * units)), "tile")
+
+    def open_above(self) -> Model:
+        """The same model, whose estimates are held within the lower end of its range alone."""
+        other, own = copy.copy(self), self.spec.intensity
+        other.spec = replace(self.spec, intensity=replace(own, range=(own.range[0], math.inf)))
+        return other
 
     def _tell(self) -> None:
         self._called = self._told(self._bare)

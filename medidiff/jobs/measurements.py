@@ -17,6 +17,7 @@ from medidiff.data.options import Space
 from medidiff.data.privacy import SiteKey
 from medidiff.data.raw import Raw, read_array, read_raw
 from medidiff.errors import DataError
+from medidiff.jobs.centring import offset_of, rolled
 from medidiff.model import Model
 from medidiff.physics import from_kspace, to_kspace
 from medidiff.physics.window import centred_on
@@ -50,15 +51,17 @@ def open_measurement(given: object, beside: Mapping[str, object], model: Model, 
             measured = tuple(values.shape[2:])
             grid = _grid(measured, spacing, model)
             slices = _kspace(values.to(torch.complex64), more, grid)
+            away = offset_of(slices, space.size)
+            slices = [rolled(each, away) for each in slices]
             ratio = tuple(n / m for n, m in zip(measured, grid, strict=True))
             shape = raw.kept or measured
         else:
             _check_pixels(affine, spacing, space)
             slices = _sinograms(values.float(), more)
-            shape, ratio = space.size, (1.0,) * space.dims
+            shape, ratio, away = space.size, (1.0,) * space.dims, (0,) * space.dims
     except (ValueError, RuntimeError) as error:
         raise DataError(f"measurement {row}: {error}") from None
-    grid_affine = _model_affine(affine, shape, ratio, space.size)
+    grid_affine = _model_affine(affine, shape, ratio, space.size, away)
     return Opened(_cases(slices, shape, affine, grid_affine, model, raw.content), affine)
 
 
@@ -218,11 +221,12 @@ def _model_affine(
     shape: tuple[int, ...],
     ratio: tuple[float, ...],
     size: tuple[int, ...],
+    away: tuple[int, ...],
 ) -> NDArray[np.float64]:
-    """Of the model's grid, whose voxels are `ratio` times those of the images that are shown; both
-    have their voxel n // 2 at one place."""
+    """Of the model's grid, whose voxels are `ratio` times those of the images that are shown; its
+    voxel n // 2 lies `away` of its own voxels from theirs."""
     step = np.eye(4)
-    for axis, (shown, times, n) in enumerate(zip(shape, ratio, size, strict=True)):
+    for axis, (shown, times, n, off) in enumerate(zip(shape, ratio, size, away, strict=True)):
         step[axis, axis] = times
-        step[axis, 3] = shown // 2 - times * (n // 2)
+        step[axis, 3] = shown // 2 - times * (n // 2 - off)
     return affine @ step

@@ -90,6 +90,9 @@ class Measurement:
     """The same of some members, along their way from noise to image."""
     likelihood: Callable[[Sequence[int]], AnyLikelihood] | None = None
     """The law of the noise of some members, where it is not Gaussian of `noise_std`."""
+    brightness: Literal["known", "estimated"] = "known"
+    """Estimated: what is brightest may lie above the model's range, and estimates are not held
+    below its upper end."""
 
     def law(self, members: Sequence[int]) -> AnyLikelihood:
         """Of the noise of some members."""

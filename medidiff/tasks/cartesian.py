@@ -35,6 +35,7 @@ from medidiff.physics.window import Placed, centred_on
 from medidiff.tasks.base import Measurement, Problem, Signal
 from medidiff.tasks.phase import SmoothPhase, begun
 from medidiff.tasks.restoration import WINDOW
+from medidiff.tasks.rough_phase import FINE, refuted
 
 BRIGHT = 0.99  # this quantile of a low-resolution magnitude lies at the top of the window
 OUTER = 0.1  # share of the samples, those farthest out, that the noise level is taken from
@@ -55,10 +56,15 @@ class Cartesian:
     coils: Literal["espirit", "one"] = "espirit"
     """Where no coil maps are given: estimated from the middle of k-space (several coils), or each
     coil is taken to see the image evenly."""
+    fine: float | Literal["estimate"] = "estimate"
+    """Standard deviation of what of the phase is no smooth field, in radians at each voxel: fat
+    beside water, air, flow. Estimated: 0 unless the samples refute that the phase is smooth."""
 
     def __post_init__(self) -> None:
         if self.sigma != "estimate" and not float(self.sigma) > 0:
             raise ValueError("sigma must be above 0, or be estimate")
+        if self.fine != "estimate" and not float(self.fine) >= 0:
+            raise ValueError("fine must be 0 or more radians, or be estimate")
 
     def problem(self, cases: Sequence[Case], model: Model) -> Problem:
         """The cases' k-space as one measurement in model units.
@@ -80,7 +86,10 @@ class Cartesian:
 
         known = "phase" in cases[0].beside
         ramp, phase = _phases(cases, kspace, boxes, coils, model)
-        made = _Made(kspace, mask, coils, sigma, scaled, size, ramp)
+        fine = torch.zeros(len(cases), dtype=torch.float64)
+        made = _Made(kspace, mask, coils, sigma, scaled, size, ramp, fine)
+        if not known:
+            made = replace(made, fine=self._fine(made, phase))
         blank = torch.zeros((len(cases), 1, *size), device=kspace.device)
         levels = tuple((lines(scaled)[0] * sigma / WINDOW).tolist())
         return Problem(blank, scaled, levels, measurement=made.with_phase(phase, known))
@@ -91,6 +100,14 @@ class Cartesian:
         if self.sigma != "estimate":
             return float(self.sigma)
         return noise_level(kspace, mask)
+
+    def _fine(self, made: _Made, phase: Tensor) -> Tensor:
+        """Of each case, (batch,)."""
+        if self.fine != "estimate":
+            return torch.full_like(made.fine, float(self.fine))
+        everyone = range(len(made.cases))
+        found = refuted(made.fit(everyone), made.mask, made.coils, phase)
+        return FINE * found.to(made.fine)
 
     def _coils(
         self, cases: Sequence[Case], kspace: Tensor, boxes: Sequence[tuple[int, ...]], model: Model
@@ -104,12 +121,12 @@ class Cartesian:
                     f"{tuple(kspace.shape[1:])}: one map a coil, on the grid of the k-space"
                 )
             size = given.abs().square().sum(1, keepdim=True).sqrt()
-            return torch.where(size > 0, given / size.clamp_min(1e-12), 0)
+            return torch.where(size > 0, given / size.clamp_min(1e-12), even(given))
         if kspace.shape[1] == 1:
             return None
         if self.coils == "one":
-            return torch.full_like(kspace, kspace.shape[1] ** -0.5)
-        method = ESPIRiT()
+            return even(kspace)
+        method = ESPIRiT(crop=0.0)  # where no signal is, that is to be seen, too
         if any(min(box) < method.kernel for box in boxes):
             raise TaskError(
                 f"coil maps are estimated from {method.kernel} fully sampled lines in the middle "
@@ -134,6 +151,8 @@ class _Made:
     size: tuple[int, ...]
     ramp: Tensor
     """What of each phase is no smooth field to be fitted."""
+    fine: Tensor
+    """How far each phase may be off a smooth one at a voxel, (batch,)."""
 
     @property
     def grid(self) -> tuple[int, ...]:
@@ -151,13 +170,19 @@ class _Made:
             self.values(everyone, operator(everyone)),
             lines(self.cases)[0] * self.sigma,
             2 * self.mask.flatten(1).sum(1).cpu().double() * self.kspace.shape[1],
-            kind_of(self.mask, self.kspace.shape[1]) + (", phase given" if known else ""),
+            kind_of(self.mask, self.kspace.shape[1]) + self._said_of_phase(known),
             Signal(self.complex_images, self.kspace, self.sigma),
             None
             if known
             else lambda images, width: self.with_phase(self.refined(images, width, phase), False),
             refit=None if known else lambda members: self.refit(members, phase),
+            brightness="estimated",
         )
+
+    def _said_of_phase(self, known: bool) -> str:
+        if known:
+            return ", phase given"
+        return ", phase not smooth" if bool((self.fine > 0).any()) else ""
 
     def operator(self, members: Sequence[int], phase: Tensor) -> LinearOperator:
         """On real images of the model's grid; a phase for each of the members."""
@@ -213,14 +238,19 @@ class _Made:
         signal = torch.stack(
             [case.scale.inverse(x, axis=0) for case, x in zip(cases, images, strict=True)]
         )
-        fit = SmoothPhase(
+        wide = width.cpu() / lines(cases)[0]
+        return self.fit(chosen).fitted(centred_on(signal, self.grid), wide, phase, rounds, at)
+
+    def fit(self, members: Sequence[int]) -> SmoothPhase:
+        """What the samples of some members say of their phases."""
+        chosen = [*members]
+        return SmoothPhase(
             self.complex_images(chosen),
             self.kspace[chosen],
             self.ramp[chosen],
             self.sigma[chosen],
+            self.fine[chosen],
         )
-        wide = width.cpu() / lines(cases)[0]
-        return fit.fitted(centred_on(signal, self.grid), wide, phase, rounds, at)
 
 
 def stacked(cases: Sequence[Case], name: str, model: Model) -> Tensor:
@@ -280,6 +310,11 @@ def lines(cases: Sequence[Case]) -> tuple[Tensor, Tensor]:
     )
     gain = 2 / (high - low)
     return gain, -1 - gain * low
+
+
+def even(like: Tensor) -> Tensor:
+    """Coils that all see alike, of the shape of their k-space."""
+    return torch.full_like(like, like.shape[1] ** -0.5)
 
 
 def kind_of(mask: Tensor, coils: int) -> str:

@@ -171,9 +171,10 @@ def _part(
     cases = [case for case, _ in members]
     condition = None if problem.condition is None else problem.condition[cases]
     keys = problem.keys
+    prior = model if measurement.brightness == "known" else model.open_above()
     try:
         return how.draw(
-            model.denoiser(condition),
+            prior.denoiser(condition),
             measurement.operator(cases),
             measurement.values[cases],
             measurement.law(cases),

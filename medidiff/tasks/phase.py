@@ -1,14 +1,15 @@
 """The phase of a magnetic resonance image, while its magnitude is found.
 
-A phase is a ramp and a smooth field of cosines, and nothing else: what is finer is left to noise.
+A phase is a ramp and a smooth field of cosines; where samples say that this is not enough (fat
+beside water, air, flow), each voxel may be off it by some tenths of a radian.
 
-    phase = ramp + sum_k theta_k B_k,   B_k products of cosines, k their half periods
+    phase = ramp + sum_k theta_k B_k + psi,   B_k products of cosines, k their half periods
 
 The middle of k-space gives where to begin. Then, with an estimate of the magnitude from the prior
 that may be wrong by `width`, all samples are fitted, also those outside of the middle:
 
     min over theta and m of |y - A(m exp(i phase))|^2 / (2 s^2) + |m - estimate|^2 / (2 width^2)
-                            + sum_k theta_k^2 / (2 tau_k^2)
+                            + sum_k theta_k^2 / (2 tau_k^2) + |psi|^2 / (2 fine^2)
 
 That the magnitude is free, too, is what makes it right: what another magnitude explains must not
 bend the phase, and only what none explains says how. tau falls with the half periods, so that only
@@ -88,7 +89,8 @@ class SmoothPhase:
     """What the samples of some cases say of their phases.
 
     Shapes: `operator` is on complex images (batch, 1, *space), kspace (batch, coil, *space), ramp
-    (batch, 1, *space); noise_std (batch,), of a real number of the k-space.
+    (batch, 1, *space); noise_std (batch,), of a real number of the k-space; fine (batch,), the
+    standard deviation of psi, 0 for a phase that is smooth.
     Units: radians; noise_std and magnitudes those of the signal.
     Source: Zhao et al. 2012 (IEEE Trans. Med. Imaging 31:1713) for the model: undersampled k-space,
     a magnitude and a smooth phase each with a regularisation of its own.
@@ -99,6 +101,7 @@ class SmoothPhase:
     kspace: Tensor
     ramp: Tensor
     noise_std: Tensor
+    fine: Tensor
 
     def fitted(
         self,
@@ -119,29 +122,32 @@ class SmoothPhase:
 
     def _step(self, magnitude: Tensor, width: Tensor, phase: Tensor, at: Step | None) -> Tensor:
         here = _Linear(self, magnitude, width, phase)
-        y, estimate, theta = self._known(here, at)
+        y, estimate, theta, unit = self._known(here, at)
         apart = y - self.operator.forward(here.turn * magnitude)
         right = here.adjoint(apart) + here.packed(
-            here.rho * estimate, here.pull * (theta - here.theta)
+            here.rho * estimate, here.pull * (theta - here.theta), here.expected_fine(unit)
         )
         change = SOLVER.solve(here.normal, right, torch.zeros_like(right))
-        return phase + here.field(here.unpacked(change)[1])
+        return phase + here.turned(*here.unpacked(change)[1:])
 
-    def _known(self, here: _Linear, at: Step | None) -> tuple[Tensor, Tensor, Tensor]:
-        """The samples, what the magnitude is off the estimate and theta, as expected or drawn."""
+    def _known(self, here: _Linear, at: Step | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The samples, what the magnitude is off the estimate, theta, and psi in its deviations, as
+        expected or drawn."""
         off, theta = torch.zeros_like(here.magnitude), torch.zeros_like(here.theta)
         if at is None:
-            return self.kspace, off, theta
+            return self.kspace, off, theta, off
         std = per_image(self.noise_std, self.ramp)
         y = self.kspace + std * (self.kspace != 0) * measurement_noise(at, self.kspace, PARAMETERS)
         unit = measurement_noise(at, off, PARAMETERS + 1)
         theta = here.tau * measurement_noise(at, theta, PARAMETERS + 2)
-        return y, here.width * unit, theta
+        psi = measurement_noise(at, off, PARAMETERS + 3) if here.rough else off
+        return y, here.width * unit, theta, psi
 
 
 class _Linear:
-    """The problem of one step: A(exp(i phase) (m + i estimate B theta)), its unknowns packed as
-    (batch, voxels and waves), each block scaled to curvatures near 1."""
+    """The problem of one step: A(exp(i phase) (m + i estimate (B theta + psi))), its unknowns
+    packed as (batch, voxels, waves, and voxels again where a phase may be rough), each block scaled
+    to curvatures near 1."""
 
     def __init__(self, fit: SmoothPhase, magnitude: Tensor, width: Tensor, phase: Tensor) -> None:
         self.operator, self.magnitude = fit.operator, magnitude
@@ -155,6 +161,19 @@ class _Linear:
         self.theta = self.waves.coefficients(phase - fit.ramp)
         self.scale = (1 + self.rho).rsqrt()
         self.factor = self._factor(magnitude**2).to(phase)
+        self.rough = bool((fit.fine > 0).any())
+        self._allow(per_image(fit.fine, phase), per_image(noise, phase), phase - fit.ramp)
+
+    def _allow(self, fine: Tensor, noise: Tensor, field: Tensor) -> None:
+        """psi = gain * its scaled unknowns, whose curvature is that of the samples and `stiff`."""
+        whole = ((fine * self.magnitude) ** 2 + noise**2).sqrt()
+        self.gain, self.stiff, self.lean = fine / whole, (noise / whole) ** 2, noise**2 / whole
+        apart = field - self.field(self.theta) if self.rough else torch.zeros_like(field)
+        self.psi = torch.where(fine > 0, apart / fine, 0.0)
+
+    def expected_fine(self, psi: Tensor) -> Tensor:
+        """What pulls at psi's scaled unknowns, given psi in its deviations."""
+        return self.lean * (psi - self.psi)
 
     def _factor(self, power: Tensor) -> Tensor:
         """Of theta's curvature if all of k-space were seen: a choice of scale, so that a little on
@@ -163,17 +182,23 @@ class _Linear:
         little = ROUNDING * gram.diagonal(dim1=1, dim2=2).mean(1, keepdim=True)
         return torch.linalg.cholesky(gram + (self.pull + little).diag_embed())
 
-    def packed(self, magnitude: Tensor, theta: Tensor) -> Tensor:
-        """The scaled unknowns' gradient."""
+    def packed(self, magnitude: Tensor, theta: Tensor, fine: Tensor) -> Tensor:
+        """The scaled unknowns' gradient; psi's is given scaled."""
         down = torch.linalg.solve_triangular(self.factor, theta[..., None], upper=False)[..., 0]
-        return torch.cat([(self.scale * magnitude).flatten(1), down], 1)
+        smooth = torch.cat([(self.scale * magnitude).flatten(1), down], 1)
+        return torch.cat([smooth, fine.flatten(1)], 1) if self.rough else smooth
 
-    def unpacked(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Magnitude and theta of the scaled unknowns."""
-        voxels = self.magnitude[0].numel()
-        theta = x[:, voxels:, None]
-        up = torch.linalg.solve_triangular(self.factor.mT, theta, upper=True)[..., 0]
-        return self.scale * x[:, :voxels].view_as(self.magnitude), up
+    def unpacked(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Magnitude and theta of the scaled unknowns, and those of psi as they are."""
+        voxels, waves = self.magnitude[0].numel(), self.theta.shape[1]
+        magnitude, theta, fine = x.split([voxels, waves, x.shape[1] - voxels - waves], 1)
+        up = torch.linalg.solve_triangular(self.factor.mT, theta[..., None], upper=True)[..., 0]
+        psi = fine.view_as(self.magnitude) if self.rough else torch.zeros_like(self.magnitude)
+        return self.scale * magnitude.view_as(self.magnitude), up, psi
+
+    def turned(self, theta: Tensor, fine: Tensor) -> Tensor:
+        """B theta + psi."""
+        return self.field(theta) + self.gain * fine if self.rough else self.field(theta)
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Of the map from the packed unknowns to k-space."""
@@ -182,17 +207,19 @@ class _Linear:
 
     def normal(self, x: Tensor) -> Tensor:
         """Its normal map, and what the unknowns' own terms add."""
-        magnitude, theta = self.unpacked(x)
-        image = torch.complex(magnitude, self.magnitude * self.field(theta))
+        magnitude, theta, fine = self.unpacked(x)
+        image = torch.complex(magnitude, self.magnitude * self.turned(theta, fine))
         image = self.turn.conj() * self.operator.normal(self.turn * image)
-        return self._gradient(image) + self.packed(self.rho * magnitude, self.pull * theta)
+        own = self.packed(self.rho * magnitude, self.pull * theta, self.stiff * fine)
+        return self._gradient(image) + own
 
     def field(self, theta: Tensor) -> Tensor:
         """B theta, (batch, 1, *space)."""
         return self.waves.field(theta)
 
     def _gradient(self, image: Tensor) -> Tensor:
-        return self.packed(image.real, self.waves.transposed(self.magnitude * image.imag))
+        across = self.magnitude * image.imag
+        return self.packed(image.real, self.waves.transposed(across), self.gain * across)
 
 
 def _waves(like: Tensor) -> Cosines:

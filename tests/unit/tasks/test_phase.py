@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -44,7 +45,7 @@ def fit_of(truth: Tensor, phase: Tensor) -> tuple[SmoothPhase, Tensor]:
     operator = FourierSampling(mask)
     kspace = operator.forward(torch.polar(truth, phase))
     ramp, first = begun(image_of_centre(kspace, calibration_box(mask[0, 0])))
-    return SmoothPhase(operator, kspace, ramp, torch.tensor([NOISE])), first
+    return SmoothPhase(operator, kspace, ramp, torch.tensor([NOISE]), torch.zeros(1)), first
 
 
 def apart(one: Tensor, other: Tensor, weight: Tensor) -> float:
@@ -80,7 +81,7 @@ def test_draws_are_as_far_from_the_fit_as_it_may_be_wrong() -> None:
     noisy = fit.kspace + NOISE * 30 * torch.view_as_complex(
         torch.randn((*fit.kspace.shape, 2), generator=torch.Generator().manual_seed(0))
     ) * (fit.kspace != 0)
-    fit = SmoothPhase(fit.operator, noisy, fit.ramp, torch.tensor([30 * NOISE]))
+    fit = replace(fit, kspace=noisy, noise_std=torch.tensor([30 * NOISE]))
     found = fit.fitted(magnitude(), torch.tensor([0.1]), first, rounds=6)
     like, width = torch.zeros(1, 1, *SIZE), torch.tensor([0.1])
     draws = torch.cat(
@@ -105,6 +106,7 @@ def test_a_batch_gives_what_its_members_give() -> None:
         torch.cat([one.kspace, other]),
         one.ramp.expand(2, -1, -1, -1),
         torch.tensor([NOISE, 2 * NOISE]),
+        torch.tensor([0.0, 0.2]),
     )
     images, width = magnitude().expand(2, -1, -1, -1), torch.tensor([0.1, 0.2])
     found = both.fitted(images, width, first.expand(2, -1, -1, -1))
@@ -117,7 +119,7 @@ def test_a_small_image_and_hardly_any_noise_are_no_trouble() -> None:
     ramp, first = begun(small)
     assert float((first - 0.7).abs().max()) < 1e-5
     operator = FourierSampling(torch.ones(1, 1, 8, 8))
-    fit = SmoothPhase(operator, operator.forward(small), ramp, torch.tensor([1e-9]))
+    fit = SmoothPhase(operator, operator.forward(small), ramp, torch.tensor([1e-9]), torch.zeros(1))
     found = fit.fitted(small.abs(), torch.tensor([0.5]), first)
     assert float((found - 0.7).abs().max()) < 1e-4
     assert bool(fit.fitted(torch.zeros_like(first), torch.tensor([0.5]), first).isfinite().all())
