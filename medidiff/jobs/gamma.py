@@ -37,7 +37,7 @@ def add_gamma(
     """A copy of the model in `out` that knows its Gamma at `levels` times; gives the folder.
 
     One pass over the train split, conditions unknown, clean estimates not clipped. The weights are
-    the same, so the memorisation guard's verdict on them stays.
+    the same, so the memorisation guard's verdict on them stays, and so do those on maps.
     Errors: OutputError if `out` holds something; ModelError for a model that is no prior; TaskError
     for a model with a second head, which has its variance already; ManifestError; DataError for
     scans that do not fit the model.

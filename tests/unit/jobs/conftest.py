@@ -49,5 +49,5 @@ def benchmarks(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder = Path(__file__).resolve().parents[3] / "benchmarks"
     monkeypatch.syspath_prepend(str(folder))
     yield folder
-    for name in ("record", "ship", "weights"):
+    for name in ("record", "ship", "weights", "inverse_problems", "supervised_peers"):
         sys.modules.pop(name, None)
