@@ -180,6 +180,7 @@ class Denoising:
             [example for part in found for example in part.examples],
             TRUTH,
             calibrated=[each for part in found for each in part.calibrated],
+            labels=[label for part in found for label in part.labels],
             maps=(SPREAD,),
         )
 

@@ -113,7 +113,8 @@ def _restored(
             rows += measured(estimate, clean, cases, setting, method)
         bench.progress(setting, min(first + bench.batch, len(bench.test)), len(bench.test))
     calibrated = [spread(setting, judged)] if judged else []
-    return Benchmarked(rows, examples, TRUTH, calibrated=calibrated, maps=(SPREAD,))
+    labels = [setting] * len(examples)
+    return Benchmarked(rows, examples, TRUTH, calibrated=calibrated, labels=labels, maps=(SPREAD,))
 
 
 def shown_spread(samples: Tensor) -> Tensor:

@@ -67,6 +67,7 @@ def test_samples_of_the_exact_prior_are_calibrated_and_said_to_be(bench: Bench, 
     assert judged.found.coverage.mean == pytest.approx(0.9, abs=0.02)
     assert judged.found.spread.mean == pytest.approx(1.0, abs=0.1)
     assert found.maps == ("standard deviation",)
+    assert found.labels == [judged.setting] * len(found.examples)
     keep_verdicts(bench.model, found, "test")
 
     def said(head: Denoising) -> object:
