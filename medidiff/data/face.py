@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from medidiff.data.anatomy import SOFT
-from medidiff.data.shapes import Array, Points, blob, step, waves
+from medidiff.data.shapes import Array, Points, blob, step
+from medidiff.data.waves import waves
 
 MUSCLE, FAT, BONE, GLOBE, LENS, AIR = 0.42, 0.90, 0.08, 0.16, 0.5, 0.01
 

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medidiff.data.shapes import Array, Points, waves
+from medidiff.data.shapes import Array, Points
+from medidiff.data.waves import waves
 from medidiff.errors import DataError
 
 Mask = NDArray[np.bool_]

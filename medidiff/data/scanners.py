@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medidiff.data.shapes import Array
+from medidiff.data.shapes import Array, apart
 
 
 def averaged(image: Array, factor: int) -> Array:
@@ -28,7 +28,7 @@ def mr_magnitude(brightness: Array, random: np.random.Generator) -> NDArray[np.i
     for axis in np.meshgrid(*axes, indexing="ij", sparse=True):
         shading += random.normal(0, 0.03) * axis + random.normal(0, 0.02) * axis**2
     real, imaginary = random.normal(0, 0.010, (2, *brightness.shape))
-    magnitude = np.hypot(blurred * (1 + shading) + real, imaginary)
+    magnitude = apart(blurred * (1 + shading) + real, imaginary)
     return np.clip(np.round(850 * random.normal(1.0, 0.05) * magnitude), 0, 32767).astype(np.int16)
 
 

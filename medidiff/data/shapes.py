@@ -1,13 +1,14 @@
-"""What drawn anatomy is made of: soft borders, ellipsoids, smooth random fields, tubes.
+"""What drawn anatomy is made of: soft borders, ellipsoids, and the boxes they lie in.
 
-Points are given as coordinate arrays (x, y, z) of one shape, in any unit of length.
+Points are given as coordinate arrays (x, y, z) that broadcast to one shape, in any unit of length.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property
 from types import EllipsisType
 
 import numpy as np
@@ -15,10 +16,9 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.floating]
 Points = tuple[Array, Array, Array]
-Box = tuple[EllipsisType, slice, slice]
-"""Rows and columns of every slice."""
+Box = tuple[EllipsisType | slice, ...]
+"""Rows and columns of every slice, or of some."""
 SATURATED = 9.1  # border widths from a border beyond which single precision knows 0 and 1 only
-FINE_ENOUGH = 0.35  # of a radian of a wave between two nodes: splines are then true to 0.001
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,84 @@ class Axes:
         return flat if len(self.z) == 1 else (len(self.z), *flat)
 
     @property
-    def points(self) -> tuple[Array, Array, Array]:
-        """The coordinates x, y and z of every voxel."""
-        z, y, x = (
-            np.ascontiguousarray(axis.reshape(self.shape))
-            for axis in np.meshgrid(self.z, self.y, self.x, indexing="ij")
+    def points(self) -> Points:
+        """The coordinates x, y and z of the voxels, each along its own axis."""
+        flat = (1,) * (len(self.shape) - 2)
+        x, y = self.x.reshape(*flat, 1, -1), self.y.reshape(*flat, -1, 1)
+        return x, y, self.z.reshape(-1, 1, *flat)
+
+
+@dataclass(frozen=True)
+class Region:
+    """Points of a picture that lie in order, though not quite along its axes: a posed head's.
+
+    It finds the box around a part, so that the part is drawn there alone.
+    """
+
+    points: Points
+
+    @cached_property
+    def _spans(self) -> list[tuple[Array, Array]]:
+        """The least and the greatest z of each slice in 3-D, y of each row, x of each column."""
+        dims = max(each.ndim for each in self.points)
+        found = []
+        for axis, along in enumerate(self.points[::-1][-dims:]):
+            others = tuple(other for other in range(dims) if other != axis)
+            found.append((along.min(axis=others), along.max(axis=others)))
+        return found
+
+    def box(self, middle: tuple[float, float, float], reach: Sequence[float]) -> Box:
+        """A box that holds every point no further than `reach` from a place along each axis."""
+        dims = len(self._spans)
+        ends = zip(middle[::-1][-dims:], reach[::-1][-dims:], strict=True)
+        sides = []
+        for (low, high), (centre, far) in zip(self._spans, ends, strict=True):
+            near = np.flatnonzero((high >= centre - far) & (low <= centre + far))
+            sides.append(slice(near[0], near[-1] + 1) if len(near) else slice(0, 0))
+        return tuple(sides)
+
+    def cut(self, box: Box) -> Points:
+        """The points of a box; a coordinate without an axis stays without it."""
+        x, y, z = (
+            along[
+                tuple(
+                    side if size > 1 else slice(None)
+                    for side, size in zip(box, along.shape, strict=True)
+                )
+            ]
+            for along in self.points
         )
         return x, y, z
+
+    def ellipsoid(
+        self,
+        middle: tuple[float, float, float],
+        radii: tuple[float, float, float],
+        turn: float,
+        width: float,
+    ) -> tuple[Box, Array]:
+        """The `blob` around a place: the box where there is any of it, and its share there."""
+        grown = [radius * (1 + SATURATED * width / min(radii[0], radii[1])) for radius in radii]
+        cosine, sine = math.cos(turn), math.sin(turn)
+        wide = math.hypot(grown[0] * cosine, grown[1] * sine)
+        high = math.hypot(grown[0] * sine, grown[1] * cosine)
+        here = self.box(middle, (wide, high, grown[2]))
+        x, y, z = self.cut(here)
+        return here, blob((x - middle[0], y - middle[1], z - middle[2]), radii, turn, width)
+
+
+def box_around(inside: NDArray[np.bool_]) -> Box:
+    """The box of what is true, in sixteenths of the picture: few sizes, whose splines are kept."""
+    sides = []
+    for axis, size in enumerate(inside.shape):
+        others = tuple(other for other in range(inside.ndim) if other != axis)
+        found = np.flatnonzero(inside.any(axis=others))
+        first, last = (int(found[0]), int(found[-1])) if len(found) else (0, 0)
+        grain = max(1, size // 16)
+        length = min(size, -(-(last + 1 - first) // grain) * grain)
+        first = min(first, size - length)
+        sides.append(slice(first, first + length))
+    return tuple(sides)
 
 
 def box(axes: Axes, x: tuple[float, float], y: tuple[float, float]) -> tuple[Box, Axes]:
@@ -79,84 +150,3 @@ def blob(points: Points, radii: tuple[float, float, float], turn: float, width: 
     x, y = turned(x, y, turn)
     distance = np.sqrt((x / radii[0]) ** 2 + (y / radii[1]) ** 2 + (z / radii[2]) ** 2)
     return step((1 - distance) * min(radii[0], radii[1]), width)
-
-
-def waves(points: Points, frequency: float, count: int, random: np.random.Generator) -> Array:
-    """A smooth random field of unit variance: cosines of one wavelength in random directions."""
-    directions, phases = _directions(frequency, count, random)
-    x, y, z = points
-    field, angle, part = np.zeros_like(x), np.empty_like(x), np.empty_like(x)
-    for (kx, ky, kz), phase in zip(directions.tolist(), phases.tolist(), strict=True):
-        np.multiply(x, kx, out=angle)
-        angle += np.multiply(y, ky, out=part)
-        angle += np.multiply(z, kz, out=part)
-        angle += phase
-        field += np.cos(angle, out=angle)
-    return field * math.sqrt(2 / count)
-
-
-def smooth_waves(
-    points: Points, frequency: float, count: int, random: np.random.Generator
-) -> Array:
-    """The field of `waves` at a picture's points, taken at every few of them and splined between.
-
-    Shapes: points (*space), which follow each other evenly, or nearly so.
-    """
-    strides = _strides(points, frequency)
-    coarse = np.ix_(*(_nodes(*each) for each in strides))
-    field = waves(
-        (points[0][coarse], points[1][coarse], points[2][coarse]), frequency, count, random
-    )
-    for each in strides:  # each axis in turn is the first, and becomes the last
-        field = np.tensordot(field, _splines(*each), (0, 1))
-    return field
-
-
-def _strides(points: Points, frequency: float) -> list[tuple[int, int]]:
-    """How many points each axis has, and how many of them a node may stand for."""
-    found, dims = [], points[0].ndim
-    for axis, size in enumerate(points[0].shape):
-        first, second = (0,) * dims, tuple(int(other == axis) for other in range(dims))
-        apart = math.sqrt(sum(float(each[second] - each[first]) ** 2 for each in points))
-        found.append((size, max(1, min(int(FINE_ENOUGH / (frequency * apart)), size // 8))))
-    return found
-
-
-@lru_cache(maxsize=32)
-def _nodes(size: int, stride: int) -> NDArray[np.int64]:
-    return np.unique([*range(0, size, stride), size - 1])
-
-
-@lru_cache(maxsize=32)
-def _splines(size: int, stride: int) -> NDArray[np.float32]:
-    """(size, nodes): cubic splines from values at nodes to values at all places."""
-    from scipy.interpolate import CubicSpline
-
-    nodes = _nodes(size, stride)
-    shares = CubicSpline(nodes, np.eye(len(nodes)))(np.arange(size))
-    shares[np.abs(shares) < 1e-7] = (
-        0  # far nodes' shares become numbers that processors are slow at
-    )
-    return shares.astype(np.float32)
-
-
-def waves_on(axes: Axes, frequency: float, count: int, random: np.random.Generator) -> Array:
-    """The field of `waves` on a straight grid, where each cosine is a product over its axes."""
-    directions, phases = _directions(frequency, count, random)
-    x, y, z = (
-        np.exp(1j * np.outer(each, along)).astype(np.complex64)
-        for each, along in zip((axes.x, axes.y, axes.z), directions.T, strict=True)
-    )
-    z = z * np.exp(1j * phases).astype(np.complex64)
-    rows = (z[:, None] * y).reshape(-1, count)
-    # the real part alone: half the work
-    field = rows.real @ x.real.T - rows.imag @ x.imag.T
-    return (field * np.float32(math.sqrt(2 / count))).reshape(axes.shape)
-
-
-def _directions(
-    frequency: float, count: int, random: np.random.Generator
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    directions = random.normal(size=(count, 3))
-    directions *= frequency / np.linalg.norm(directions, axis=1, keepdims=True)
-    return directions, random.uniform(0, 2 * np.pi, count)

@@ -6,6 +6,7 @@ chest. CT numbers in Hounsfield units: lung about -850, fat -100, soft tissue 40
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,10 +20,11 @@ from medidiff.data.shapes import (
     apart,
     blob,
     box,
+    box_around,
     step,
-    waves_on,
 )
 from medidiff.data.vessels import Tubes, Vectors, drawn, grow, joined
+from medidiff.data.waves import waves_on
 
 AIR, LUNG, FAT, SOFT_TISSUE, BLOOD, MARROW, CORTEX = (
     -1000.0,
@@ -37,6 +39,8 @@ FIELD_OF_VIEW_MM = (400.0, 400.0, 320.0)  # along x, y, z
 BORDER_MM = 0.9
 MARGIN_MM = SATURATED * BORDER_MM  # further from a border there is all of a thing or nothing
 RIB_PITCH_MM = 27.0
+UNEVEN_MM, UNEVEN_WAVES = 3.0, 6  # of the skin
+BREAST_MM, BREAST_AT_MM = (56.0, 34.0, 60.0), 6.0  # its radii, and how far in front of the chest
 VERTEBRA_MM = 25.0
 
 
@@ -83,16 +87,33 @@ def thorax(axes: Axes, build: Build, random: np.random.Generator) -> tuple[Array
     """CT numbers, and the share of lung, at each voxel."""
     shift = random.normal(0.0, 4.0, 2).tolist()
     moved = Axes(axes.x - np.float32(shift[0]), axes.y - np.float32(shift[1]), axes.z)
-    hu, cage = _wall(moved, build, random)
-    lung, hu = _lungs(moved, cage, hu, build, random)
-    hu, heart = _mediastinum(moved, lung, hu, build, random)
+    hu = np.full(axes.shape, AIR, dtype=np.float32)
+    lung = np.zeros_like(hu)
+    here, body = box(moved, *_ends(build))
+    hu[here], lung[here] = _body(body, build, random)
+    return hu, lung
+
+
+def _ends(build: Build) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Between which x and y a body lies."""
+    thin = min(build.wide, build.deep) + build.fat
+    spread = 1 + (MARGIN_MM + UNEVEN_MM * math.sqrt(2 * UNEVEN_WAVES)) / thin
+    wide, deep = (build.wide + build.fat) * spread, (build.deep + build.fat) * spread
+    front = build.deep + BREAST_AT_MM + BREAST_MM[1] + MARGIN_MM if build.female else deep
+    return (-wide, wide), (-deep, max(deep, front))
+
+
+def _body(axes: Axes, build: Build, random: np.random.Generator) -> tuple[Array, Array]:
+    hu, cage = _wall(axes, build, random)
+    lung, hu = _lungs(axes, cage, hu, build, random)
+    hu, heart = _mediastinum(axes, lung, hu, build, random)
     lung = lung * (1 - heart)
-    hu = _bones(moved, cage, hu, build)
+    hu = _bones(axes, cage, hu, build)
     airways, vessels = _trees(build, random)
-    tissue = drawn(vessels, moved, 2 * BORDER_MM) * lung
+    tissue = drawn(vessels, axes, 2 * BORDER_MM) * lung
     hu = _over(hu, tissue, build.blood_hu)
     wall, lumen = (
-        drawn(Tubes(airways.start, airways.end, airways.radius * share), moved, 2 * BORDER_MM)
+        drawn(Tubes(airways.start, airways.end, airways.radius * share), axes, 2 * BORDER_MM)
         for share in (1.25, 1.0)
     )
     hu = _over(_over(hu, wall, SOFT_TISSUE), lumen, AIR)
@@ -116,22 +137,23 @@ def _ellipse(x: Array, y: Array, wide: float, deep: float) -> Array:
 def _wall(axes: Axes, build: Build, random: np.random.Generator) -> tuple[Array, Array]:
     """Skin, fat and muscle; and the depth below the rib cage's outer surface."""
     x, y, _ = axes.points
-    uneven = 3.0 * waves_on(axes, 0.02, 6, random)
+    uneven = UNEVEN_MM * waves_on(axes, 0.02, UNEVEN_WAVES, random)
     depth = _ellipse(x, y, build.wide + build.fat, build.deep + build.fat) + uneven
     if build.female:
         for side in (-1, 1):
-            middle = (side * 0.42 * build.wide, build.deep + 6)
-            here, near = _around(axes, middle, 56 * (1 + MARGIN_MM / 34))
-            breast = (side * near[0] - 0.42 * build.wide, near[1] - build.deep - 6, near[2] - 10)
-            bulge = blob(breast, (56.0, 34.0, 60.0), side * 0.1, BORDER_MM)
+            middle = (side * 0.42 * build.wide, build.deep + BREAST_AT_MM)
+            here, near = _around(axes, middle, BREAST_MM[0] * (1 + MARGIN_MM / BREAST_MM[1]))
+            breast = (side * near[0] - 0.42 * build.wide, near[1] - middle[1], near[2] - 10)
+            bulge = blob(breast, BREAST_MM, side * 0.1, BORDER_MM)
             depth[here] = np.maximum(depth[here], (2 * bulge - 1) * 4)
         depth = np.maximum(depth, -4)
     cage = _ellipse(x, y, build.wide - 26, build.deep - 20) + 0.3 * uneven
-    hu = _over(np.full_like(x, AIR), step(depth, BORDER_MM), SOFT_TISSUE - 10)  # skin
+    hu = AIR + (SOFT_TISSUE - 10 - AIR) * step(depth, BORDER_MM)  # skin
     hu = _over(hu, step(depth - 2.5, BORDER_MM), FAT)
     streaks = step(waves_on(axes, 0.16, 12, random) - 1.2, 0.2)
     # muscle lies between the ribs and the fat, thicker at the back
-    muscle = step(np.minimum(depth - build.fat, cage + 16 + 6 * (y < 0)), BORDER_MM)
+    beside = cage + np.where(y < 0, np.float32(22), np.float32(16))
+    muscle = step(np.minimum(depth - build.fat, beside), BORDER_MM)
     hu = _over(hu, muscle * (1 - 0.6 * streaks), SOFT_TISSUE + 12)
     return hu, cage
 
@@ -140,29 +162,34 @@ def _lungs(
     axes: Axes, cage: Array, hu: Array, build: Build, random: np.random.Generator
 ) -> tuple[Array, Array]:
     """Two lungs between the cage, the mediastinum and the diaphragm; liver and stomach below."""
-    x, y, z = axes.points
+    here = box_around(cage > 9 - MARGIN_MM)[-2:]
+    near = Axes(axes.x[here[1]], axes.y[here[0]], axes.z)
+    x, y, z = near.points
+    inward = cage[(..., *here)] - 9
     apex = 132 + float(random.normal(0, 6))
     taper = 34.0 * np.clip((z - 20) / (apex - 20), 0, None) ** 2.2
-    across = np.abs(x) - (
-        24 + 10 * np.exp(-(((y + 55) / 32) ** 2)) + 6 * np.exp(-(((y - 60) / 30) ** 2))
-    )
-    across = across + 4.0 * waves_on(axes, 0.03, 6, random)
+    middle = 24 + 10 * np.exp(-(((y + 55) / 32) ** 2)) + 6 * np.exp(-(((y - 60) / 30) ** 2))
+    across = 4.0 * waves_on(near, 0.03, 6, random)
+    across += np.abs(x) - middle
     right, left = (-96 + float(random.normal(0, 7)), -106 + float(random.normal(0, 7)))
     dome = (
         np.where(x < 0, np.float32(right), np.float32(left))
-        + 46 * np.exp(-(((np.abs(x) - 68) / 58) ** 2) - ((y - 8) / 62) ** 2)
+        + 46 * np.exp(-(((np.abs(x) - 68) / 58) ** 2)) * np.exp(-(((y - 8) / 62) ** 2))
         - 30 * step(-y - 40, 20.0)
     )
-    inside = np.minimum(np.minimum(cage - 9 - taper, across), z - dome)
-    lung = step(inside, BORDER_MM)
-    below = step(cage - 9, BORDER_MM) * step(dome - 3 - z, BORDER_MM)
+    lung = step(np.minimum(np.minimum(inward - taper, across), z - dome), BORDER_MM)
+    caged = step(inward, BORDER_MM)
     organs = np.where(
-        x < 25, np.float32(58), 20.0 + 30 * step(waves_on(axes, 0.05, 6, random), 0.1)
+        x < 25, np.float32(58), 20.0 + 30 * step(waves_on(near, 0.05, 6, random), 0.1)
     )
-    hu = _over(_over(hu, step(cage - 9, BORDER_MM), SOFT_TISSUE - 30), below, organs)
-    heavier = 22 * (-y / build.deep)  # blood sinks to the back
-    parenchyma = build.lung_hu + heavier + 16 * waves_on(axes, 0.14, 14, random)
-    return lung, _over(hu, lung, parenchyma)
+    part = _over(hu[(..., *here)], caged, SOFT_TISSUE - 30)
+    part = _over(part, caged * step(dome - 3 - z, BORDER_MM), organs)
+    parenchyma = 16 * waves_on(near, 0.14, 14, random)
+    parenchyma += build.lung_hu - 22 * (y / build.deep)  # blood sinks to the back
+    hu[(..., *here)] = _over(part, lung, parenchyma)
+    whole = np.zeros_like(hu)
+    whole[(..., *here)] = lung
+    return whole, hu
 
 
 def _mediastinum(
@@ -231,7 +258,7 @@ def _bones(axes: Axes, cage: Array, hu: Array, build: Build) -> Array:
 def _add_ribs(axes: Axes, cage: Array, hu: Array) -> None:
     """They lie in the cage's surface, and slope."""
     near = np.flatnonzero(np.abs(cage - 3.5) < 4.6 + MARGIN_MM)
-    x, y, z = (axis.ravel()[near] for axis in axes.points)
+    x, y, z = (axis.ravel()[near] for axis in np.broadcast_arrays(*axes.points))
     phase = (z + 0.42 * y + 0.10 * np.abs(x)) / RIB_PITCH_MM
     off = (phase - np.round(phase)) * RIB_PITCH_MM
     depth = np.minimum(4.6 - np.abs(cage.ravel()[near] - 3.5), 6.5 - np.abs(off))

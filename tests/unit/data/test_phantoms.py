@@ -11,7 +11,7 @@ import pytest
 from medidiff.data.anatomy import grid, posed
 from medidiff.data.manifest import check_manifest, read_manifest
 from medidiff.data.phantoms import FINE, Subject, draw_head, write_population
-from medidiff.data.shapes import smooth_waves, waves
+from medidiff.data.waves import smooth_waves, waves
 
 
 def drawn(
