@@ -22,11 +22,12 @@ from medidiff.data.shapes import (
     step,
     turned,
 )
-from medidiff.data.waves import smooth_waves, waves
+from medidiff.data.waves import draw_waves, smooth_waves, waves
 
 HEAD_MM = 100.0  # half the length of an average head from front to back
 FIELD_OF_VIEW_MM = 220.0
 SOFT = 0.008  # the width of a border
+CORTICAL_WAVES = ((5.0, 8), (5.0, 8), (5.0, 8), (16.0, 28), (4.0, 8), (3.0, 6))
 BLURRED = 0.014  # that of a lesion
 RAGGED_WAVES = 10
 MOST_RAGGED = math.sqrt(2 * RAGGED_WAVES)  # so much a sum of waves of unit variance can be
@@ -75,19 +76,19 @@ def head(
     ahead = np.clip(y, 0, 1)
     x = x / (1 - 0.10 * ahead * ahead)  # a narrower forehead
 
-    wobble = 0.012 * smooth_waves((x, y, z), 3.0, 10, random)
+    wobble = 0.012 * smooth_waves((x, y, z), [draw_waves(3.0, 10, random)])[0]
     wide, long = random.normal((0.765, 0.945), (0.02, 0.015)).tolist()
     radius = _radius((x, y, z), (wide, long, 0.95)) + wobble
     brain_at, scalp_at = random.normal((0.845, 0.935), 0.008).tolist()
     skull_at = brain_at + 0.02
-    depth = brain_at - radius - 0.010 * old
+    brain_at -= 0.010 * old  # it shrinks
 
     # what lies further out than a border is wide is 0 there, and need not be drawn
     beyond = SATURATED * SOFT
-    here = box_around(depth > -beyond)
+    here = box_around(radius < brain_at + beyond)
     region = Region(Region((x, y, z)).cut(here))
-    depth = depth[here]
-    white, grey = _cortex(region.points, depth, old, random)
+    depth = brain_at - radius[here]
+    white, grey = _cortex(region, depth, old, random)
     brain = step(depth, SOFT)
     fluid = 1 - white - grey
     fluid *= tissues.fluid
@@ -99,9 +100,9 @@ def head(
     ventricle = _ventricles(region, depth.shape, old, random)
     inner += ventricle * (tissues.fluid * 0.8 - inner)
 
-    whole = box_around(radius < 1 + beyond)
     brightness, white_share, brain_share = (np.zeros_like(radius) for _ in range(3))
-    brightness[whole] = _layers(radius[whole], skull_at, scalp_at, tissues)
+    ring = np.flatnonzero((radius > brain_at - beyond) & (radius < 1 + beyond))
+    brightness.ravel()[ring] = _layers(radius.ravel()[ring], skull_at, scalp_at, tissues)
     brightness[here] += (inner - brightness[here]) * brain
     brain *= 1 - ventricle
     brain_share[here] = brain
@@ -127,29 +128,28 @@ def _draw_tissues(random: np.random.Generator) -> Tissues:
 
 
 def _cortex(
-    points: Points, depth: Array, old: float, random: np.random.Generator
+    region: Region, depth: Array, old: float, random: np.random.Generator
 ) -> tuple[Array, Array]:
     """Shares of white and grey matter at points that lie at `depth`: a ribbon that dips into
     winding sulci, wider with age."""
-
-    def field(at: Points, frequency: float, count: int) -> Array:
-        return smooth_waves(at, frequency, count, random)
-
-    bent = [axis + 0.05 * field(points, 5.0, 8) for axis in points]
-    folds = field((bent[0], bent[1], bent[2]), 16.0, 28)
-    reach = 0.16 + 0.05 * field(points, 4.0, 8)  # how deep the sulci go
-    fading = step(reach - depth, 0.03)
-    sulcus = _bell(folds, 0.22 + 0.16 * old) * fading
-    x, y, z = points
-    midline = x - 0.012 * field(points, 3.0, 6)
-    off_centre = step(apart(y + 0.02, np.maximum(z, 0)) - 0.42, 0.03)
-    sulcus = np.maximum(sulcus, off_centre * _bell(midline, 0.012 + 0.01 * old))
-    ribbon = step(0.055 - depth, 0.010)
+    *bends, winding, deep, aside = (draw_waves(*each, random) for each in CORTICAL_WAVES)
+    *bent, depths, sides = smooth_waves(region.points, [*bends, deep, aside])
+    x, y, z = (along + 0.05 * bend for along, bend in zip(region.points, bent, strict=True))
+    folds = smooth_waves((x, y, z), [winding])[0]
+    reach = 0.16 + 0.05 * depths  # how deep the sulci go
+    sulcus = _bell(folds, 0.22 + 0.16 * old) * step(reach - depth, 0.03)
     lined = _bell(folds, 0.75) * step(reach + 0.04 - depth, 0.03)
-    lined = np.maximum(lined, off_centre * _bell(midline, 0.05))
-    grey = np.maximum(ribbon, np.minimum(1.25 * lined, 1))
+    here = region.box((0.0, 0.0, 0.0), (0.25, np.inf, np.inf))  # the cleft between the halves
+    x, y, z = region.cut(here)
+    midline = x - 0.012 * sides[here]
+    off_centre = step(apart(y + 0.02, np.maximum(z, 0)) - 0.42, 0.03)
+    for part, width in ((sulcus, 0.012 + 0.01 * old), (lined, 0.05)):
+        part[here] = np.maximum(part[here], off_centre * _bell(midline, width))
+    grey = np.maximum(step(0.055 - depth, 0.010), np.minimum(1.25 * lined, 1))
     solid = 1 - np.minimum(1.1 * sulcus, 1)
-    return (1 - grey) * solid, grey * solid
+    white = (1 - grey) * solid
+    grey *= solid
+    return white, grey
 
 
 def _bell(value: Array, width: float) -> Array:

@@ -136,9 +136,10 @@ def _head(
     if options.dims == 3:
         image, cranium = with_face(image, points, random)
         white, brain = white * cranium, brain * cranium
-    vessels = _head_vessels(grid, random) * white
-    shade = random.choice([0.30, 1.05])  # flow voids, or contrast agent
-    image = image + vessels * (np.float32(shade) - image)
+    vessels = _head_vessels(grid, random)
+    vessels *= white
+    shade = float(random.choice([0.30, 1.05]))  # flow voids, or contrast agent
+    image += vessels * (shade - image)
     return image, brain > 0.9, level * anatomy.HEAD_MM
 
 

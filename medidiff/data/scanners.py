@@ -23,13 +23,15 @@ def averaged(image: Array, factor: int) -> Array:
 def mr_magnitude(brightness: Array, random: np.random.Generator) -> NDArray[np.int16]:
     """Blur, coil shading, Rician noise of 1 %, an arbitrary gain."""
     blurred = ndimage.gaussian_filter(brightness, 0.35)
-    axes = [np.linspace(-1, 1, n) for n in brightness.shape]
+    axes = [np.linspace(-1, 1, n, dtype=np.float32) for n in brightness.shape]
     shading = np.zeros_like(brightness)
     for axis in np.meshgrid(*axes, indexing="ij", sparse=True):
         shading += random.normal(0, 0.03) * axis + random.normal(0, 0.02) * axis**2
-    real, imaginary = random.normal(0, 0.010, (2, *brightness.shape))
-    magnitude = apart(blurred * (1 + shading) + real, imaginary)
-    return np.clip(np.round(850 * random.normal(1.0, 0.05) * magnitude), 0, 32767).astype(np.int16)
+    real, imaginary = random.normal(0, 0.010, (2, *brightness.shape)).astype(np.float32)
+    blurred *= 1 + shading
+    magnitude = apart(blurred + real, imaginary)
+    magnitude *= 850 * random.normal(1.0, 0.05)
+    return np.clip(np.round(magnitude), 0, 32767).astype(np.int16)
 
 
 def ct_image(hu: Array, random: np.random.Generator) -> NDArray[np.int16]:

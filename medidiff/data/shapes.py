@@ -18,7 +18,7 @@ Array = NDArray[np.floating]
 Points = tuple[Array, Array, Array]
 Box = tuple[EllipsisType | slice, ...]
 """Rows and columns of every slice, or of some."""
-SATURATED = 9.1  # border widths from a border beyond which single precision knows 0 and 1 only
+SATURATED = 6.0  # border widths from a border beyond which a share is 0 or 1 to 1e-5
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -11,41 +13,76 @@ from numpy.typing import NDArray
 from medidiff.data.shapes import Array, Axes, Points
 
 POINTS_AT_ONCE = 4096  # whose angles stay in a core's cache
-FINE_ENOUGH = 0.35  # of a radian of a wave between two nodes: splines are then true to 0.001
+FINE_ENOUGH = 0.35  # of a radian of a wave, or nearly, between two nodes: splines are true to 0.001
+
+
+@dataclass(frozen=True)
+class Waves:
+    """A smooth random field of unit variance: cosines of one wavelength in random directions.
+
+    Shapes: `directions` (count, 3), in radians a unit of length along x, y, z; `phases` (count,).
+    """
+
+    directions: NDArray[np.float64]
+    phases: NDArray[np.float64]
+
+    @property
+    def frequency(self) -> float:
+        """Radians a unit of length."""
+        return math.sqrt(float((self.directions[0] ** 2).sum()))
+
+    @property
+    def scale(self) -> float:
+        """What makes a sum of these cosines one of unit variance."""
+        return math.sqrt(2 / len(self.phases))
+
+
+def draw_waves(frequency: float, count: int, random: np.random.Generator) -> Waves:
+    """`count` cosines of `frequency` radians a unit of length."""
+    directions = random.normal(size=(count, 3))
+    directions *= frequency / np.sqrt((directions * directions).sum(axis=1, keepdims=True))
+    return Waves(directions, random.uniform(0, 2 * np.pi, count))
 
 
 def waves(points: Points, frequency: float, count: int, random: np.random.Generator) -> Array:
-    """A smooth random field of unit variance: cosines of one wavelength in random directions."""
-    directions, phases = _directions(frequency, count, random)
-    every = np.broadcast_arrays(*points)
-    flat = np.stack([axis.ravel() for axis in every])
-    ways = (directions.astype(flat.dtype), phases.astype(flat.dtype)[:, None])
-    field = np.empty(flat.shape[1], dtype=flat.dtype)
-    for start in range(0, len(field), POINTS_AT_ONCE):
-        angles = ways[0] @ flat[:, start : start + POINTS_AT_ONCE]
-        angles += ways[1]
-        np.cos(angles, out=angles).sum(axis=0, out=field[start : start + POINTS_AT_ONCE])
-    field *= math.sqrt(2 / count)
-    return field.reshape(every[0].shape)
+    """One field, drawn and taken at points."""
+    return waves_at(points, [draw_waves(frequency, count, random)])[0]
 
 
-def smooth_waves(
-    points: Points, frequency: float, count: int, random: np.random.Generator
-) -> Array:
-    """The field of `waves` at a picture's points, taken at every few of them and splined between.
+def waves_at(points: Points, fields: Sequence[Waves]) -> Array:
+    """The fields at points.
 
-    Shapes: points (*space), which follow each other evenly, or nearly so.
+    Shapes: (field, *space).
     """
-    x, y, z = np.broadcast_arrays(*points)
-    points = (x, y, z)
-    strides = _strides(points, frequency)
+    shape = np.broadcast_shapes(*(along.shape for along in points))
+    flat = np.stack([np.broadcast_to(along, shape).ravel() for along in points])
+    directions = np.concatenate([each.directions for each in fields]).astype(flat.dtype)
+    phases = np.concatenate([each.phases for each in fields]).astype(flat.dtype)
+    owner = np.repeat(np.arange(len(fields)), [len(each.phases) for each in fields])
+    scales = np.array([[each.scale] for each in fields], dtype=flat.dtype)
+    shares = scales * (owner == np.arange(len(fields))[:, None])
+    found = np.empty((len(fields), flat.shape[1]), dtype=flat.dtype)
+    for start in range(0, flat.shape[1], POINTS_AT_ONCE):
+        some = slice(start, start + POINTS_AT_ONCE)
+        angles = directions @ flat[:, some]
+        angles += phases[:, None]
+        found[:, some] = shares @ np.cos(angles, out=angles)
+    return found.reshape(len(fields), *shape)
+
+
+def smooth_waves(points: Points, fields: Sequence[Waves]) -> Array:
+    """The fields at a picture's points, taken at every few of them and splined between.
+
+    Shapes: points (*space), which follow each other evenly, or nearly so; (field, *space).
+    """
+    shape = np.broadcast_shapes(*(along.shape for along in points))
+    x, y, z = (np.broadcast_to(along, shape) for along in points)
+    strides = _strides((x, y, z), max(each.frequency for each in fields))
     coarse = np.ix_(*(_nodes(*each) for each in strides))
-    field = waves(
-        (points[0][coarse], points[1][coarse], points[2][coarse]), frequency, count, random
-    )
+    found = waves_at((x[coarse], y[coarse], z[coarse]), fields)
     for each in strides:  # each axis in turn is the first, and becomes the last
-        field = np.tensordot(field, _splines(*each), (0, 1))
-    return field
+        found = np.tensordot(found, _splines(*each), (1, 1))
+    return found
 
 
 def _strides(points: Points, frequency: float) -> list[tuple[int, int]]:
@@ -54,7 +91,7 @@ def _strides(points: Points, frequency: float) -> list[tuple[int, int]]:
     for axis, size in enumerate(points[0].shape):
         first, second = (0,) * dims, tuple(int(other == axis) for other in range(dims))
         apart = math.sqrt(sum(float(each[second] - each[first]) ** 2 for each in points))
-        found.append((size, max(1, min(int(FINE_ENOUGH / (frequency * apart)), size // 8))))
+        found.append((size, max(1, min(round(FINE_ENOUGH / (frequency * apart)), size // 8))))
     return found
 
 
@@ -77,23 +114,16 @@ def _splines(size: int, stride: int) -> NDArray[np.float32]:
 
 
 def waves_on(axes: Axes, frequency: float, count: int, random: np.random.Generator) -> Array:
-    """The field of `waves` on a straight grid, where each cosine is a product over its axes."""
-    directions, phases = _directions(frequency, count, random)
+    """One field, drawn and taken on a straight grid, where a cosine is a product over its axes."""
+    field = draw_waves(frequency, count, random)
     x, y, z = (
         np.outer(along, each).astype(np.float32)
-        for each, along in zip(directions.T, (axes.x, axes.y, axes.z), strict=True)
+        for each, along in zip(field.directions.T, (axes.x, axes.y, axes.z), strict=True)
     )
-    rows = ((z + phases.astype(np.float32))[:, None] + y).reshape(-1, count)
+    rows = (z + field.phases.astype(np.float32))[:, None] + y
+    rows = rows.reshape(-1, len(field.phases))
     # cos(a + b) = cos a cos b - sin a sin b
-    field = np.cos(rows) @ np.cos(x).T
-    field -= np.sin(rows, out=rows) @ np.sin(x, out=x).T
-    field *= np.float32(math.sqrt(2 / count))
-    return field.reshape(axes.shape)
-
-
-def _directions(
-    frequency: float, count: int, random: np.random.Generator
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    directions = random.normal(size=(count, 3))
-    directions *= frequency / np.linalg.norm(directions, axis=1, keepdims=True)
-    return directions, random.uniform(0, 2 * np.pi, count)
+    found = np.cos(rows) @ np.cos(x).T
+    found -= np.sin(rows, out=rows) @ np.sin(x, out=x).T
+    found *= np.float32(field.scale)
+    return found.reshape(axes.shape)
