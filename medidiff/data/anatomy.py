@@ -74,7 +74,10 @@ def head(
     old = min(max((age - 20) / 65, 0.0), 1.0)
     x, y, z = (axis / scale for axis in points)
     ahead = np.clip(y, 0, 1)
-    x = x / (1 - 0.10 * ahead * ahead)  # a narrower forehead
+    ahead *= ahead
+    ahead *= -0.10
+    ahead += 1
+    x = x / ahead  # a narrower forehead
 
     wobble = 0.012 * smooth_waves((x, y, z), [draw_waves(3.0, 10, random)])[0]
     wide, long = random.normal((0.765, 0.945), (0.02, 0.015)).tolist()
@@ -100,7 +103,7 @@ def head(
     ventricle = _ventricles(region, depth.shape, old, random)
     inner += ventricle * (tissues.fluid * 0.8 - inner)
 
-    brightness, white_share, brain_share = (np.zeros_like(radius) for _ in range(3))
+    brightness, white_share, brain_share = (np.zeros(radius.shape, np.float32) for _ in range(3))
     ring = np.flatnonzero((radius > brain_at - beyond) & (radius < 1 + beyond))
     brightness.ravel()[ring] = _layers(radius.ravel()[ring], skull_at, scalp_at, tissues)
     brightness[here] += (inner - brightness[here]) * brain

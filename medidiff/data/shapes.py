@@ -103,7 +103,7 @@ class Region:
         return here, blob((x - middle[0], y - middle[1], z - middle[2]), radii, turn, width)
 
 
-def box_around(inside: NDArray[np.bool_]) -> Box:
+def box_around(inside: NDArray[np.bool_]) -> tuple[slice, ...]:
     """The box of what is true, in sixteenths of the picture: few sizes, whose splines are kept."""
     sides = []
     for axis, size in enumerate(inside.shape):
@@ -121,6 +121,12 @@ def box(axes: Axes, x: tuple[float, float], y: tuple[float, float]) -> tuple[Box
     """Where a picture's voxels lie between these ends, in all its slices, and these voxels."""
     columns = slice(int(np.searchsorted(axes.x, x[0])), int(np.searchsorted(axes.x, x[1], "right")))
     rows = slice(*(int(np.searchsorted(-axes.y, -end)) for end in (y[1], y[0])))
+    return (..., rows, columns), Axes(axes.x[columns], axes.y[rows], axes.z)
+
+
+def boxed(axes: Axes, box: tuple[slice, ...]) -> tuple[Box, Axes]:
+    """The rows and columns of a box in all slices, and their voxels."""
+    *_, rows, columns = box
     return (..., rows, columns), Axes(axes.x[columns], axes.y[rows], axes.z)
 
 

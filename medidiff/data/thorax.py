@@ -21,9 +21,10 @@ from medidiff.data.shapes import (
     blob,
     box,
     box_around,
+    boxed,
     step,
 )
-from medidiff.data.vessels import Tubes, Vectors, drawn, grow, joined
+from medidiff.data.vessels import Tubes, Vectors, drawn, grow, joined, reach
 from medidiff.data.waves import waves_on
 
 AIR, LUNG, FAT, SOFT_TISSUE, BLOOD, MARROW, CORTEX = (
@@ -110,14 +111,15 @@ def _body(axes: Axes, build: Build, random: np.random.Generator) -> tuple[Array,
     lung = lung * (1 - heart)
     hu = _bones(axes, cage, hu, build)
     airways, vessels = _trees(build, random)
-    tissue = drawn(vessels, axes, 2 * BORDER_MM) * lung
-    hu = _over(hu, tissue, build.blood_hu)
-    wall, lumen = (
-        drawn(Tubes(airways.start, airways.end, airways.radius * share), axes, 2 * BORDER_MM)
-        for share in (1.25, 1.0)
-    )
-    hu = _over(_over(hu, wall, SOFT_TISSUE), lumen, AIR)
-    return hu, lung * (1 - wall)
+    here, near = boxed(axes, box_around(lung > 0))
+    tissue = drawn(vessels, near, 2 * BORDER_MM) * lung[here]
+    hu[here] = _over(hu[here], tissue, build.blood_hu)
+    walls = Tubes(airways.start, airways.end, 1.25 * airways.radius)
+    here, near = box(axes, *reach(walls, BORDER_MM))
+    wall, lumen = (drawn(tubes, near, 2 * BORDER_MM) for tubes in (walls, airways))
+    hu[here] = _over(_over(hu[here], wall, SOFT_TISSUE), lumen, AIR)
+    lung[here] *= 1 - wall
+    return hu, lung
 
 
 def _over(below: Array, share: Array, value: Array | float) -> Array:
@@ -162,10 +164,9 @@ def _lungs(
     axes: Axes, cage: Array, hu: Array, build: Build, random: np.random.Generator
 ) -> tuple[Array, Array]:
     """Two lungs between the cage, the mediastinum and the diaphragm; liver and stomach below."""
-    here = box_around(cage > 9 - MARGIN_MM)[-2:]
-    near = Axes(axes.x[here[1]], axes.y[here[0]], axes.z)
+    here, near = boxed(axes, box_around(cage > 9 - MARGIN_MM))
     x, y, z = near.points
-    inward = cage[(..., *here)] - 9
+    inward = cage[here] - 9
     apex = 132 + float(random.normal(0, 6))
     taper = 34.0 * np.clip((z - 20) / (apex - 20), 0, None) ** 2.2
     middle = 24 + 10 * np.exp(-(((y + 55) / 32) ** 2)) + 6 * np.exp(-(((y - 60) / 30) ** 2))
@@ -182,13 +183,13 @@ def _lungs(
     organs = np.where(
         x < 25, np.float32(58), 20.0 + 30 * step(waves_on(near, 0.05, 6, random), 0.1)
     )
-    part = _over(hu[(..., *here)], caged, SOFT_TISSUE - 30)
+    part = _over(hu[here], caged, SOFT_TISSUE - 30)
     part = _over(part, caged * step(dome - 3 - z, BORDER_MM), organs)
     parenchyma = 16 * waves_on(near, 0.14, 14, random)
     parenchyma += build.lung_hu - 22 * (y / build.deep)  # blood sinks to the back
-    hu[(..., *here)] = _over(part, lung, parenchyma)
+    hu[here] = _over(part, lung, parenchyma)
     whole = np.zeros_like(hu)
-    whole[(..., *here)] = lung
+    whole[here] = lung
     return whole, hu
 
 
@@ -258,7 +259,9 @@ def _bones(axes: Axes, cage: Array, hu: Array, build: Build) -> Array:
 def _add_ribs(axes: Axes, cage: Array, hu: Array) -> None:
     """They lie in the cage's surface, and slope."""
     near = np.flatnonzero(np.abs(cage - 3.5) < 4.6 + MARGIN_MM)
-    x, y, z = (axis.ravel()[near] for axis in np.broadcast_arrays(*axes.points))
+    rows, columns = np.divmod(near, len(axes.x))
+    slices, rows = np.divmod(rows, len(axes.y))
+    x, y, z = axes.x[columns], axes.y[rows], axes.z[slices]
     phase = (z + 0.42 * y + 0.10 * np.abs(x)) / RIB_PITCH_MM
     off = (phase - np.round(phase)) * RIB_PITCH_MM
     depth = np.minimum(4.6 - np.abs(cage.ravel()[near] - 3.5), 6.5 - np.abs(off))

@@ -44,17 +44,23 @@ def grow(
     """
     start, way = roots, headings / np.linalg.norm(headings, axis=1, keepdims=True)
     found: list[Tubes] = []
-    for _ in range(generations):
+    for generation in range(generations):
         end = start + way * (length * random.uniform(0.75, 1.25, (len(way), 1)))
-        found.append(Tubes(start, end, np.full(len(way), radius)))
         across = random.normal(size=way.shape)
-        across -= (across * way).sum(axis=1, keepdims=True) * way
-        across /= np.linalg.norm(across, axis=1, keepdims=True)
         angle = spread * random.uniform(0.6, 1.4, (len(way), 1))
-        ahead, aside = np.cos(angle) * way, np.sin(angle) * across
-        start, way = np.concatenate([end, end]), np.concatenate([ahead + aside, ahead - aside])
-        length, radius = length * shortening, radius * MURRAY
+        found.append(Tubes(start, end, np.full(len(way), radius)))
+        if generation + 1 < generations:
+            start, way = np.concatenate([end, end]), _forks(way, across, angle)
+            length, radius = length * shortening, radius * MURRAY
     return joined(found)
+
+
+def _forks(way: Vectors, across: Vectors, angle: NDArray[np.float64]) -> Vectors:
+    """Where two daughters of each branch head, in the plane of her way and a second one."""
+    across = across - np.einsum("ij,ij->i", across, way)[:, None] * way
+    aside = across * (np.sin(angle) / np.sqrt(np.einsum("ij,ij->i", across, across))[:, None])
+    ahead = np.cos(angle) * way
+    return np.concatenate([ahead + aside, ahead - aside])
 
 
 def joined(parts: list[Tubes]) -> Tubes:
@@ -76,14 +82,7 @@ def drawn(tubes: Tubes, axes: Axes, width: float) -> Array:
     chunks = np.cumsum(counts[touched]) // VOXELS_AT_ONCE
     for chunk in np.unique(chunks):
         some = touched[chunks == chunk]
-        which = np.repeat(some, counts[some])
-        starts = np.cumsum(counts[some]) - counts[some]
-        within = np.arange(len(which)) - np.repeat(starts, counts[some])
-        rows, ix = np.divmod(within, sizes[which, 2])
-        iz, iy = np.divmod(rows, sizes[which, 1])
-        ix += first[which, 2]
-        iy += first[which, 1]
-        iz += first[which, 0]
+        which, (iz, iy, ix) = _voxels(some, first[some], sizes[some])
         share = tubes.radius.astype(np.float32)[which]
         share -= _distance((axes.x[ix], axes.y[iy], axes.z[iz]), tubes, which)
         share *= np.float32(1 / width)
@@ -92,6 +91,30 @@ def drawn(tubes: Tubes, axes: Axes, width: float) -> Array:
         flat = (iz[inside] * len(axes.y) + iy[inside]) * len(axes.x) + ix[inside]
         np.maximum.at(picture.reshape(-1), flat, np.minimum(share[inside], 1))
     return picture
+
+
+def _voxels(
+    numbers: NDArray[np.int64], first: NDArray[np.int64], sizes: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
+    """Each voxel of boxes: the number of its box, and its place along each axis."""
+    which = np.arange(len(numbers))
+    places: list[NDArray[np.int64]] = []
+    for axis in range(3):  # every slice of a box, every row of a slice, every voxel of a row
+        counts = sizes[which, axis]
+        ends = np.cumsum(counts)
+        start = np.repeat(first[which, axis] - ends + counts, counts)
+        places = [np.repeat(each, counts) for each in places]
+        places.append(start + np.arange(len(start)))
+        which = np.repeat(which, counts)
+    return numbers[which], places
+
+
+def reach(tubes: Tubes, margin: float) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Between which x and y tubes lie, and no further from them than `margin`."""
+    far = tubes.radius[:, None] + margin
+    low = (np.minimum(tubes.start, tubes.end) - far).min(axis=0).tolist()
+    high = (np.maximum(tubes.start, tubes.end) + far).max(axis=0).tolist()
+    return (low[0], high[0]), (low[1], high[1])
 
 
 def _within(tubes: Tubes, axes: Axes, margin: float) -> Tubes:

@@ -55,17 +55,18 @@ def waves_at(points: Points, fields: Sequence[Waves]) -> Array:
     Shapes: (field, *space).
     """
     shape = np.broadcast_shapes(*(along.shape for along in points))
-    flat = np.stack([np.broadcast_to(along, shape).ravel() for along in points])
-    directions = np.concatenate([each.directions for each in fields]).astype(flat.dtype)
-    phases = np.concatenate([each.phases for each in fields]).astype(flat.dtype)
+    flat = np.ones((4, math.prod(shape)), dtype=np.result_type(*points))
+    for row, along in zip(flat, points, strict=False):
+        row.reshape(shape)[...] = along
+    ways = [np.column_stack([each.directions, each.phases]) for each in fields]
+    ways = np.concatenate(ways).astype(flat.dtype)
     owner = np.repeat(np.arange(len(fields)), [len(each.phases) for each in fields])
     scales = np.array([[each.scale] for each in fields], dtype=flat.dtype)
     shares = scales * (owner == np.arange(len(fields))[:, None])
     found = np.empty((len(fields), flat.shape[1]), dtype=flat.dtype)
     for start in range(0, flat.shape[1], POINTS_AT_ONCE):
         some = slice(start, start + POINTS_AT_ONCE)
-        angles = directions @ flat[:, some]
-        angles += phases[:, None]
+        angles = ways @ flat[:, some]
         found[:, some] = shares @ np.cos(angles, out=angles)
     return found.reshape(len(fields), *shape)
 
@@ -80,9 +81,17 @@ def smooth_waves(points: Points, fields: Sequence[Waves]) -> Array:
     strides = _strides((x, y, z), max(each.frequency for each in fields))
     coarse = np.ix_(*(_nodes(*each) for each in strides))
     found = waves_at((x[coarse], y[coarse], z[coarse]), fields)
-    for each in strides:  # each axis in turn is the first, and becomes the last
-        found = np.tensordot(found, _splines(*each), (1, 1))
+    for axis, each in reversed(list(enumerate(strides, start=1))):
+        found = along_axis(_splines(*each), found, axis)
     return found
+
+
+def along_axis(matrix: Array, array: Array, axis: int) -> Array:
+    """An array whose lines along one axis are multiplied by a matrix."""
+    if axis == array.ndim - 1:
+        return array @ matrix.T
+    lines = array.reshape(*array.shape[: axis + 1], -1)
+    return (matrix @ lines).reshape(*array.shape[:axis], -1, *array.shape[axis + 1 :])
 
 
 def _strides(points: Points, frequency: float) -> list[tuple[int, int]]:
