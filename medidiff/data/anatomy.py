@@ -252,5 +252,11 @@ def _somewhere(
 def _radius(points: Points, radii: tuple[float, float, float]) -> Array:
     """Distance from the centre in units of the ellipsoid, slightly boxy as heads are."""
     power = 2.3
-    total = sum(np.abs(axis / radius) ** power for axis, radius in zip(points, radii, strict=True))
-    return np.asarray(total) ** (1 / power)
+    total = np.zeros((), dtype=np.float32)
+    for along, radius in zip(points, radii, strict=True):
+        share = along / radius
+        np.abs(share, out=share)
+        share **= power
+        total = total + share
+    total **= 1 / power
+    return total

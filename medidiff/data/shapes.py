@@ -135,6 +135,14 @@ def apart(*along: Array) -> Array:
     return np.sqrt(sum(each * each for each in along))
 
 
+def along_axis(matrix: Array, array: Array, axis: int) -> Array:
+    """An array whose lines along one axis are multiplied by a matrix."""
+    if axis == array.ndim - 1:
+        return array @ matrix.T
+    lines = array.reshape(*array.shape[: axis + 1], -1)
+    return (matrix @ lines).reshape(*array.shape[:axis], -1, *array.shape[axis + 1 :])
+
+
 def step(value: Array, width: float) -> Array:
     """0 below, 1 above zero, with a border about `width` wide."""
     share = np.asarray(value / width)

@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from medidiff.data.shapes import Array, Axes, Points
+from medidiff.data.shapes import Array, Axes, Points, along_axis
 
 POINTS_AT_ONCE = 4096  # whose angles stay in a core's cache
 FINE_ENOUGH = 0.35  # of a radian of a wave, or nearly, between two nodes: splines are true to 0.001
@@ -84,14 +84,6 @@ def smooth_waves(points: Points, fields: Sequence[Waves]) -> Array:
     for axis, each in reversed(list(enumerate(strides, start=1))):
         found = along_axis(_splines(*each), found, axis)
     return found
-
-
-def along_axis(matrix: Array, array: Array, axis: int) -> Array:
-    """An array whose lines along one axis are multiplied by a matrix."""
-    if axis == array.ndim - 1:
-        return array @ matrix.T
-    lines = array.reshape(*array.shape[: axis + 1], -1)
-    return (matrix @ lines).reshape(*array.shape[:axis], -1, *array.shape[axis + 1 :])
 
 
 def _strides(points: Points, frequency: float) -> list[tuple[int, int]]:
