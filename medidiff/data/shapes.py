@@ -132,7 +132,11 @@ def boxed(axes: Axes, box: tuple[slice, ...]) -> tuple[Box, Axes]:
 
 def apart(*along: Array) -> Array:
     """The length of vectors given axis by axis; NumPy's hypot is ten times slower."""
-    return np.sqrt(sum(each * each for each in along))
+    first, *others = along
+    total = first * first
+    for each in others:
+        total = total + each * each
+    return np.sqrt(total)
 
 
 def along_axis(matrix: Array, array: Array, axis: int) -> Array:
@@ -162,5 +166,5 @@ def blob(points: Points, radii: tuple[float, float, float], turn: float, width: 
     """A soft ellipsoid around the origin, turned by `turn` radians in the axial plane."""
     x, y, z = points
     x, y = turned(x, y, turn)
-    distance = np.sqrt((x / radii[0]) ** 2 + (y / radii[1]) ** 2 + (z / radii[2]) ** 2)
+    distance = apart(x / radii[0], y / radii[1], z / radii[2])
     return step((1 - distance) * min(radii[0], radii[1]), width)
