@@ -10,18 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medidiff.data.shapes import (
-    SATURATED,
-    Array,
-    Axes,
-    Box,
-    Points,
-    Region,
-    apart,
-    box_around,
-    step,
-    turned,
-)
+from medidiff.data.boxes import Axes, Box, Region, box_around
+from medidiff.data.shapes import SATURATED, Array, Points, apart, step, turned
 from medidiff.data.waves import draw_waves, smooth_waves, waves
 
 HEAD_MM = 100.0  # half the length of an average head from front to back

@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from medidiff.data.anatomy import SOFT
-from medidiff.data.shapes import SATURATED, Array, Box, Points, Region, step
+from medidiff.data.boxes import Box, Region
+from medidiff.data.shapes import SATURATED, Array, Points, over, step
 from medidiff.data.waves import waves
 
 MUSCLE, FAT, BONE, GLOBE, LENS, AIR = 0.42, 0.90, 0.08, 0.16, 0.5, 0.01
@@ -42,19 +43,15 @@ def _faced(
     above = step(height, SOFT)
     inside = step(skin - 0.04, 0.02)
     tissue = MUSCLE + 0.12 * waves(region.points, 14.0, 12, random)
-    face = _over(skin, inside * (1 - above), tissue)
-    face = _over(face, np.exp(-((height / 0.02) ** 2)) * inside, BONE)
-    face = _over(face, _shell(region.points) * (1 - above), FAT)
+    face = over(skin, inside * (1 - above), tissue)
+    face = over(face, np.exp(-((height / 0.02) ** 2)) * inside, BONE)
+    face = over(face, _shell(region.points) * (1 - above), FAT)
     for here, part, value in _front(region, random):
-        face[here] = _over(face[here], part * (1 - above[here]), value)
+        face[here] = over(face[here], part * (1 - above[here]), value)
     below = (1 - above) * step(face - 0.04, 0.02)
     for here, part, value in _cavities(region, random):
-        face[here] = _over(face[here], part * below[here], value)
+        face[here] = over(face[here], part * below[here], value)
     return face, above
-
-
-def _over(below: Array, share: Array, value: Array | float) -> Array:
-    return below + share * (value - below)
 
 
 def _shell(points: Points) -> Array:

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medidiff.data.shapes import Array, Axes, apart
+from medidiff.data.boxes import Axes
+from medidiff.data.shapes import Array, apart
 from medidiff.data.waves import waves_on
 from medidiff.errors import DataError
 

@@ -19,13 +19,15 @@ from numpy.typing import NDArray
 from medidiff.data import anatomy
 from medidiff.data import thorax as chest
 from medidiff.data.anatomy import FIELD_OF_VIEW_MM
+from medidiff.data.boxes import Axes
 from medidiff.data.coils import coil_sensitivities, complex_noise, multi_coil, smooth_phase
 from medidiff.data.face import with_face
 from medidiff.data.lesions import AnyLesion, Contrast, MassEffect, SameIntensity, insert_lesion
 from medidiff.data.phantom_files import write_dicom, write_nifti
 from medidiff.data.phantoms import FINE, Subject, affine_of, draw_subject, keyed_generator
 from medidiff.data.scanners import averaged, ct_image, mr_magnitude
-from medidiff.data.shapes import Array, Axes
+from medidiff.data.shapes import Array
+from medidiff.data.thorax_build import draw_build
 from medidiff.data.vessels import drawn, grow
 from medidiff.errors import ConfigError, OutputError
 
@@ -158,7 +160,7 @@ def _chest(
     subject: Subject, options: PopulationOptions, random: np.random.Generator
 ) -> tuple[Array, NDArray[np.bool_], float]:
     level = float(random.uniform(*SLICE_LEVELS_MM))
-    build = chest.draw_build(subject.age, subject.sex, random)
+    build = draw_build(subject.age, subject.sex, random)
     grid = chest.grid(options.dims, options.size * FINE, level)
     hu, lung = chest.thorax(grid, build, random)
     return hu, lung > 0.9, level

@@ -7,72 +7,27 @@ chest. CT numbers in Hounsfield units: lung about -850, fat -100, soft tissue 40
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
-from medidiff.data.shapes import (
-    SATURATED,
-    Array,
-    Axes,
-    Box,
-    Points,
-    apart,
-    blob,
-    box,
-    box_around,
-    boxed,
-    step,
+from medidiff.data.boxes import Axes, box, box_around, boxed
+from medidiff.data.shapes import SATURATED, Array, apart, blob, over, step
+from medidiff.data.thorax_bones import bones
+from medidiff.data.thorax_build import (
+    AIR,
+    BORDER_MM,
+    FAT,
+    MARGIN_MM,
+    SOFT_TISSUE,
+    Build,
+    around,
 )
 from medidiff.data.vessels import Tubes, Vectors, drawn, grow, joined, reach
 from medidiff.data.waves import waves_on
 
-AIR, LUNG, FAT, SOFT_TISSUE, BLOOD, MARROW, CORTEX = (
-    -1000.0,
-    -850.0,
-    -100.0,
-    40.0,
-    45.0,
-    220.0,
-    900.0,
-)
 FIELD_OF_VIEW_MM = (400.0, 400.0, 320.0)  # along x, y, z
-BORDER_MM = 0.9
-MARGIN_MM = SATURATED * BORDER_MM  # further from a border there is all of a thing or nothing
-RIB_PITCH_MM = 27.0
 UNEVEN_MM, UNEVEN_WAVES = 3.0, 6  # of the skin
 BREAST_MM, BREAST_AT_MM = (56.0, 34.0, 60.0), 6.0  # its radii, and how far in front of the chest
-VERTEBRA_MM = 25.0
-
-
-@dataclass(frozen=True)
-class Build:
-    """What varies between patients, in mm."""
-
-    wide: float
-    deep: float
-    fat: float
-    heart: float
-    lung_hu: float
-    blood_hu: float
-    female: bool
-
-
-def draw_build(age: float, sex: str, random: np.random.Generator) -> Build:
-    """A patient's proportions: men are larger, the old have larger hearts and darker lungs; one in
-    three was given contrast agent."""
-    scale = (1.05 if sex == "M" else 0.95) * float(random.normal(1.0, 0.03))
-    old = min(max((age - 20) / 65, 0.0), 1.0)
-    enhanced = bool(random.uniform() < 1 / 3)
-    return Build(
-        wide=168 * scale * float(random.normal(1.0, 0.03)),
-        deep=112 * scale * float(random.normal(1.0, 0.04)),
-        fat=float(random.uniform(6, 24)),
-        heart=scale * (1 + 0.10 * old) * float(random.normal(1.0, 0.05)),
-        lung_hu=LUNG - 40 * old + float(random.normal(0, 15)),
-        blood_hu=float(random.uniform(130, 260)) if enhanced else BLOOD,
-        female=sex == "F",
-    )
 
 
 def grid(dims: int, size: int, level_mm: float) -> Axes:
@@ -109,24 +64,17 @@ def _body(axes: Axes, build: Build, random: np.random.Generator) -> tuple[Array,
     lung, hu = _lungs(axes, cage, hu, build, random)
     hu, heart = _mediastinum(axes, lung, hu, build, random)
     lung = lung * (1 - heart)
-    hu = _bones(axes, cage, hu, build)
+    hu = bones(axes, cage, hu, build)
     airways, vessels = _trees(build, random)
     here, near = boxed(axes, box_around(lung > 0))
     tissue = drawn(vessels, near, 2 * BORDER_MM) * lung[here]
-    hu[here] = _over(hu[here], tissue, build.blood_hu)
+    hu[here] = over(hu[here], tissue, build.blood_hu)
     walls = Tubes(airways.start, airways.end, 1.25 * airways.radius)
     here, near = box(axes, *reach(walls, BORDER_MM))
     wall, lumen = (drawn(tubes, near, 2 * BORDER_MM) for tubes in (walls, airways))
-    hu[here] = _over(_over(hu[here], wall, SOFT_TISSUE), lumen, AIR)
+    hu[here] = over(over(hu[here], wall, SOFT_TISSUE), lumen, AIR)
     lung[here] *= 1 - wall
     return hu, lung
-
-
-def _over(below: Array, share: Array, value: Array | float) -> Array:
-    change = value - below
-    change *= share
-    change += below
-    return change
 
 
 def _ellipse(x: Array, y: Array, wide: float, deep: float) -> Array:
@@ -144,19 +92,19 @@ def _wall(axes: Axes, build: Build, random: np.random.Generator) -> tuple[Array,
     if build.female:
         for side in (-1, 1):
             middle = (side * 0.42 * build.wide, build.deep + BREAST_AT_MM)
-            here, near = _around(axes, middle, BREAST_MM[0] * (1 + MARGIN_MM / BREAST_MM[1]))
+            here, near = around(axes, middle, BREAST_MM[0] * (1 + MARGIN_MM / BREAST_MM[1]))
             breast = (side * near[0] - 0.42 * build.wide, near[1] - middle[1], near[2] - 10)
             bulge = blob(breast, BREAST_MM, side * 0.1, BORDER_MM)
             depth[here] = np.maximum(depth[here], (2 * bulge - 1) * 4)
         depth = np.maximum(depth, -4)
     cage = _ellipse(x, y, build.wide - 26, build.deep - 20) + 0.3 * uneven
     hu = AIR + (SOFT_TISSUE - 10 - AIR) * step(depth, BORDER_MM)  # skin
-    hu = _over(hu, step(depth - 2.5, BORDER_MM), FAT)
+    hu = over(hu, step(depth - 2.5, BORDER_MM), FAT)
     streaks = step(waves_on(axes, 0.16, 12, random) - 1.2, 0.2)
     # muscle lies between the ribs and the fat, thicker at the back
     beside = cage + np.where(y < 0, np.float32(22), np.float32(16))
     muscle = step(np.minimum(depth - build.fat, beside), BORDER_MM)
-    hu = _over(hu, muscle * (1 - 0.6 * streaks), SOFT_TISSUE + 12)
+    hu = over(hu, muscle * (1 - 0.6 * streaks), SOFT_TISSUE + 12)
     return hu, cage
 
 
@@ -183,11 +131,11 @@ def _lungs(
     organs = np.where(
         x < 25, np.float32(58), 20.0 + 30 * step(waves_on(near, 0.05, 6, random), 0.1)
     )
-    part = _over(hu[here], caged, SOFT_TISSUE - 30)
-    part = _over(part, caged * step(dome - 3 - z, BORDER_MM), organs)
+    part = over(hu[here], caged, SOFT_TISSUE - 30)
+    part = over(part, caged * step(dome - 3 - z, BORDER_MM), organs)
     parenchyma = 16 * waves_on(near, 0.14, 14, random)
     parenchyma += build.lung_hu - 22 * (y / build.deep)  # blood sinks to the back
-    hu[here] = _over(part, lung, parenchyma)
+    hu[here] = over(part, lung, parenchyma)
     whole = np.zeros_like(hu)
     whole[here] = lung
     return whole, hu
@@ -208,16 +156,16 @@ def _mediastinum(
     x, y, z = near.points
     middle = step(46 - np.abs(x), 3.0) * step(build.deep - 30 - np.abs(y), 3.0) * (1 - lung[here])
     lobules = step(waves_on(near, 0.09, 14, random) + 0.2, 0.25)
-    part = _over(hu[here], 0.8 * middle * lobules * step(z + 95, 6.0), FAT)
+    part = over(hu[here], 0.8 * middle * lobules * step(z + 95, 6.0), FAT)
     lean = 0.6 + float(random.normal(0, 0.06))
     place = (x - 26 * size, y - 14, z + 48)
     sac = blob(place, (66 * size, 50 * size, 58 * size), lean, BORDER_MM)
     chambers = blob(place, (54 * size, 39 * size, 46 * size), lean, BORDER_MM)
     septum = np.exp(-(((x - 26 * size - 0.5 * (y - 14)) / 5.0) ** 2))
-    part = _over(part, sac, FAT)
+    part = over(part, sac, FAT)
     muscle = blob(place, (62 * size, 46 * size, 54 * size), lean, BORDER_MM)
-    part = _over(part, muscle, SOFT_TISSUE + 10)
-    part = _over(part, chambers * (1 - septum), build.blood_hu)
+    part = over(part, muscle, SOFT_TISSUE + 10)
+    part = over(part, chambers * (1 - septum), build.blood_hu)
     back, front = (13 * size, 16 * size)
     below = step(62 - z, 3.0)
     descending = step(back - apart(x - 28, y + 0.28 * build.deep), BORDER_MM) * below
@@ -225,78 +173,11 @@ def _mediastinum(
     arch = step(12 * size - apart(z - 62, apart(x - 9, 0.5 * y) - 24), BORDER_MM)
     arch = arch * step(16 - np.abs(x - 9 - 0.25 * (22 - y)), 3.0)
     for vessel in (descending, ascending, arch):
-        part = _over(part, vessel, build.blood_hu)
+        part = over(part, vessel, build.blood_hu)
     hu[here] = part
     whole = np.zeros_like(hu)
     whole[here] = sac
     return hu, whole
-
-
-def _bones(axes: Axes, cage: Array, hu: Array, build: Build) -> Array:
-    """Ribs, sternum, shoulder blades and spine: a bright shell around marrow."""
-    spine, points = _around(axes, (0, 37 - build.deep), 42 + MARGIN_MM)
-    hu[spine], shells = _spine(points, hu[spine], build)
-    _add_ribs(axes, cage, hu)
-    here, (x, y, z) = _around(axes, (0, build.deep - 17), 20 + 3 * MARGIN_MM)
-    sternum = (1 - apart(x / 20, (y - build.deep + 17) / 7)) * 7
-    sternum = sternum - 0.15 * np.maximum(np.abs(z - 20) - 70, 0)
-    hu[here] = _over(hu[here], *_shell(sternum, 1.8))
-    for side in (-1, 1):
-        middle = (side * 0.66 * build.wide, -0.62 * build.deep)
-        here, (x, y, z) = _around(axes, middle, 38 + MARGIN_MM)
-        blade_x, blade_y = side * x - 0.66 * build.wide, y + 0.62 * build.deep
-        tilted = 0.8 * blade_x + 0.6 * blade_y
-        along = -0.6 * blade_x + 0.8 * blade_y
-        blade = np.minimum(
-            np.minimum(3.6 - np.abs(along), 38 - np.abs(tilted)), 70 - np.abs(z - 60)
-        )
-        hu[here] = _over(hu[here], *_shell(blade, 1.8))
-    for shell in shells:
-        hu[spine] = _over(hu[spine], *shell)
-    return hu
-
-
-def _add_ribs(axes: Axes, cage: Array, hu: Array) -> None:
-    """They lie in the cage's surface, and slope."""
-    near = np.flatnonzero(np.abs(cage - 3.5) < 4.6 + MARGIN_MM)
-    rows, columns = np.divmod(near, len(axes.x))
-    slices, rows = np.divmod(rows, len(axes.y))
-    x, y, z = axes.x[columns], axes.y[rows], axes.z[slices]
-    phase = (z + 0.42 * y + 0.10 * np.abs(x)) / RIB_PITCH_MM
-    off = (phase - np.round(phase)) * RIB_PITCH_MM
-    depth = np.minimum(4.6 - np.abs(cage.ravel()[near] - 3.5), 6.5 - np.abs(off))
-    flat = hu.reshape(-1)
-    flat[near] = _over(flat[near], *_shell(depth, 1.6))
-
-
-def _spine(points: Points, hu: Array, build: Build) -> tuple[Array, list[tuple[Array, Array]]]:
-    """CT numbers with the discs and the canal, and the bones still to be put over them."""
-    x, y, z = points
-    spine_y = y + build.deep - 57
-    canal = 9 - apart(x, spine_y + 22)
-    body = (1 - apart(x / 19, spine_y / 15)) * 15
-    arch = np.minimum(15 - apart(x, spine_y + 22), -canal - 1)
-    spinous = np.minimum(4 - np.abs(x), 16 - np.abs(spine_y + 44))
-    wings = np.minimum(5 - np.abs(spine_y + 24), 32 - np.abs(x))
-    disc = step(2.6 - np.abs((z / VERTEBRA_MM - np.round(z / VERTEBRA_MM)) * VERTEBRA_MM), 1.2)
-    hu = _over(hu, step(canal, BORDER_MM), SOFT_TISSUE - 10)
-    hu = _over(hu, step(body, BORDER_MM) * disc, SOFT_TISSUE + 45)
-    parts = [_shell(body, 2.2, 1 - disc), _shell(arch, 2.0), _shell(spinous, 1.8)]
-    parts.append(_shell(np.minimum(wings, -canal - 1), 1.8))
-    return hu, parts
-
-
-def _around(axes: Axes, middle: tuple[float, float], reach: float) -> tuple[Box, Points]:
-    """The voxels no further than that from a place along x or y."""
-    x, y = middle
-    here, near = box(axes, (x - reach, x + reach), (y - reach, y + reach))
-    return here, near.points
-
-
-def _shell(depth: Array, thick: float, share: Array | float = 1.0) -> tuple[Array, Array]:
-    """Where bone is, by depth below its surface, and its CT number: cortex, then marrow."""
-    value = MARROW + (CORTEX - MARROW) * step(thick - depth, BORDER_MM)
-    return step(depth, BORDER_MM) * share, value
 
 
 def _trees(build: Build, random: np.random.Generator) -> tuple[Tubes, Tubes]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from medidiff.data.shapes import Array, Axes, Points
+from medidiff.data.boxes import Axes
+from medidiff.data.shapes import Array, Points
 
 Vectors = NDArray[np.float64]
 MURRAY = 2 ** (-1 / 3)  # a daughter's radius where flow is halved and r^3 kept (Murray 1926)

@@ -10,7 +10,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from medidiff.data.shapes import Array, Axes, Points, along_axis
+from medidiff.data.boxes import Axes
+from medidiff.data.shapes import Array, Points, along_axis
 
 POINTS_AT_ONCE = 4096  # whose angles stay in a core's cache
 FINE_ENOUGH = 0.35  # of a radian of a wave, or nearly, between two nodes: splines are true to 0.001

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from medidiff.data import vessels
-from medidiff.data.shapes import Axes
+from medidiff.data.boxes import Axes
 from medidiff.data.vessels import Tubes, drawn, grow
 from medidiff.data.waves import waves, waves_on
 

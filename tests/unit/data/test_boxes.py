@@ -7,8 +7,9 @@ import pytest
 from scipy import ndimage
 
 from medidiff.data.anatomy import grid, posed
+from medidiff.data.boxes import Region, box, box_around
 from medidiff.data.scanners import blurred
-from medidiff.data.shapes import Region, blob, box, box_around
+from medidiff.data.shapes import blob
 
 PLACE, RADII = (0.2, -0.1, 0.15), (0.15, 0.3, 0.2)
 
