@@ -101,7 +101,7 @@ def draw(options: PopulationOptions, index: int, *, split: str = "train") -> Dra
     clean, mask, name = _with_lesions(clean, organ, subject, options, index)
     scanner = mr_magnitude if options.kind == "head" else ct_image
     image = scanner(averaged(clean, FINE), keyed_generator(options.seed, index, "scanner"))
-    mask = (averaged(mask, FINE) > 0.5).astype(np.uint8)
+    mask = (averaged(mask.astype(np.float32), FINE) > 0.5).astype(np.uint8)
     affine = affine_of(options.dims, options.size, FIELDS_MM[options.kind], level_mm)
     return Drawn(subject, image, mask, name, affine)
 
@@ -175,8 +175,8 @@ FIELDS_MM: dict[Kind, tuple[float, float, float]] = {
 
 def _with_lesions(
     clean: Array, organ: NDArray[np.bool_], subject: Subject, options: PopulationOptions, index: int
-) -> tuple[Array, Array, str]:
-    mask = np.zeros(clean.shape, dtype=np.float32)
+) -> tuple[Array, NDArray[np.bool_], str]:
+    mask = np.zeros(clean.shape, dtype=bool)
     if not subject.lesions:
         return clean, mask, "healthy"
     random = keyed_generator(options.seed, index, "lesions")
@@ -190,7 +190,7 @@ def _with_lesions(
         made = insert_lesion(
             clean, organ, lesion, radius_mm=radius, spacing_mm=spacing, random=random
         )
-        clean, mask = made.image, np.maximum(mask, made.mask)
+        clean, mask = made.image, mask | made.mask
     return clean, mask, name
 
 
