@@ -8,9 +8,16 @@ from __future__ import annotations
 import numpy as np
 
 from medidiff.data.anatomy import SOFT
-from medidiff.data.shapes import Array, Points, blob, step, waves
+from medidiff.data.boxes import Box, Region
+from medidiff.data.shapes import SATURATED, Array, Points, over, step
+from medidiff.data.waves import waves
 
 MUSCLE, FAT, BONE, GLOBE, LENS, AIR = 0.42, 0.90, 0.08, 0.16, 0.5, 0.01
+BASE = -0.30  # the height of the skull base over the eyes
+
+
+Part = tuple[Box, Array, float]
+"""Where something is, its share there, and its brightness."""
 
 
 def with_face(
@@ -18,26 +25,33 @@ def with_face(
 ) -> tuple[Array, Array]:
     """A head's brightness with a face instead of brain below the skull base; and the share that
     stays brain."""
-    y, z = points[1], points[2] + float(random.normal(0, 0.02))
+    head, base = Region(points), BASE - float(random.normal(0, 0.02))
+    # nothing of a face is higher than the skull base over the eyes
+    here = head.box((0, 0, base - 2), (np.inf, np.inf, 2 + SATURATED * SOFT))
+    face, above = _faced(brightness[here], Region(head.cut(here)), base, random)
+    found, stays = brightness.copy(), np.ones_like(brightness)
+    found[here], stays[here] = np.where(above > 0.999, found[here], face), above
+    return found, stays
+
+
+def _faced(
+    skin: Array, region: Region, base: float, random: np.random.Generator
+) -> tuple[Array, Array]:
+    _, y, z = region.points
     # high over the eyes, low at the back of the head
-    base = z + 0.30 + 0.40 * step(0.12 - y, 0.10)
-    above = step(base, SOFT)
-    skin = brightness.copy()
-    inside = step(brightness - 0.04, 0.02)
-    tissue = MUSCLE + 0.12 * waves(points, 14.0, 12, random)
-    face = _over(brightness, inside * (1 - above), tissue)
-    face = _over(face, np.exp(-((base / 0.02) ** 2)) * inside, BONE)
-    face = _over(face, _shell(points) * (1 - above), FAT)
-    for part, value in _front(points, random):
-        face = _over(face, part * (1 - above), value)
+    height = z - base + 0.40 * step(0.12 - y, 0.10)
+    above = step(height, SOFT)
+    inside = step(skin - 0.04, 0.02)
+    tissue = MUSCLE + 0.12 * waves(region.points, 14.0, 12, random)
+    face = over(skin, inside * (1 - above), tissue)
+    face = over(face, np.exp(-((height / 0.02) ** 2)) * inside, BONE)
+    face = over(face, _shell(region.points) * (1 - above), FAT)
+    for here, part, value in _front(region, random):
+        face[here] = over(face[here], part * (1 - above[here]), value)
     below = (1 - above) * step(face - 0.04, 0.02)
-    for part, value in _cavities(points, random):
-        face = _over(face, part * below, value)
-    return np.where(above > 0.999, skin, face), above
-
-
-def _over(below: Array, share: Array, value: Array | float) -> Array:
-    return below + share * (value - below)
+    for here, part, value in _cavities(region, random):
+        face[here] = over(face[here], part * below[here], value)
+    return face, above
 
 
 def _shell(points: Points) -> Array:
@@ -49,40 +63,41 @@ def _shell(points: Points) -> Array:
     return np.exp(-(((radius - 0.97) / 0.03) ** 2))
 
 
-def _front(points: Points, random: np.random.Generator) -> list[tuple[Array, float]]:
-    """The nose, the lips and the chin, which stand out of the head."""
-    x, y, z = points
+Place = tuple[float, float, float]
+
+
+def _at(region: Region, middle: Place, radii: Place, value: float) -> Part:
+    return (*region.ellipsoid(middle, radii, 0.0, SOFT), value)
+
+
+def _front(region: Region, random: np.random.Generator) -> list[Part]:
+    """The jaw and its bone, the lips, the nose and its bridge, which stand out of the head."""
     long, wide = random.normal((0.15, 0.085), (0.025, 0.01)).tolist()
-    chin = float(random.normal(0.0, 0.02))
-    nose = blob((x, y - 0.86, z + 0.47), (wide, long + 0.07, 0.15), 0.0, SOFT)
-    bridge = blob((x, y - 0.86, z + 0.33), (0.05, 0.12, 0.12), 0.0, SOFT)
-    jaw = blob((x, y - 0.56 - chin, z + 0.82), (0.36, 0.34, 0.16), 0.0, SOFT)
-    bone = blob((x, y - 0.56 - chin, z + 0.82), (0.20, 0.20, 0.07), 0.0, SOFT)
-    lips = blob((x, y - 0.78, z + 0.66), (0.20, 0.12, 0.07), 0.0, SOFT)
+    chin = 0.56 + float(random.normal(0.0, 0.02))
     return [
-        (jaw, MUSCLE + 0.15),
-        (bone, BONE + 0.1),
-        (lips, MUSCLE + 0.1),
-        (nose, MUSCLE),
-        (bridge, MUSCLE),
+        _at(region, (0, chin, -0.82), (0.36, 0.34, 0.16), MUSCLE + 0.15),
+        _at(region, (0, chin, -0.82), (0.20, 0.20, 0.07), BONE + 0.1),
+        _at(region, (0, 0.78, -0.66), (0.20, 0.12, 0.07), MUSCLE + 0.1),
+        _at(region, (0, 0.86, -0.47), (wide, long + 0.07, 0.15), MUSCLE),
+        _at(region, (0, 0.86, -0.33), (0.05, 0.12, 0.12), MUSCLE),
     ]
 
 
-def _cavities(points: Points, random: np.random.Generator) -> list[tuple[Array, float]]:
-    """Air in the nose, the sinuses, the mouth and the throat; the globes of the eyes."""
-    x, y, z = points
-    parts: list[tuple[Array, float]] = [
-        (blob((np.abs(x) - 0.045, y - 0.66, z + 0.50), (0.03, 0.22, 0.14), 0.0, SOFT), AIR),
-        (blob((x, y - 0.18, z + 0.75), (0.10, 0.07, 0.30), 0.0, SOFT), AIR),
-        (blob((x, y - 0.50, z + 0.68), (0.20, 0.22, 0.05), 0.0, SOFT), AIR),
-        (blob((x, y + 0.20, z + 0.90), (0.13, 0.13, 0.30), 0.0, SOFT), BONE + 0.25),
+def _cavities(region: Region, random: np.random.Generator) -> list[Part]:
+    """Air in the nose, throat, mouth and sinuses; a vertebra; the eyes in their fat."""
+    x, y, z = region.points
+    parts = [
+        _at(Region((np.abs(x), y, z)), (0.045, 0.66, -0.50), (0.03, 0.22, 0.14), AIR),
+        _at(region, (0, 0.18, -0.75), (0.10, 0.07, 0.30), AIR),
+        _at(region, (0, 0.50, -0.68), (0.20, 0.22, 0.05), AIR),
+        _at(region, (0, -0.20, -0.90), (0.13, 0.13, 0.30), BONE + 0.25),
     ]
     wide = float(random.normal(0.30, 0.012))
     for side in (-1, 1):
-        sinus = (side * x - 0.24, y - 0.56, z + 0.50)
-        parts.append((blob(sinus, (0.12, 0.15, 0.11), 0.0, SOFT), AIR))
-        eye = (side * x - wide, y - 0.70, z + 0.36)
-        parts.append((blob(eye, (0.17, 0.20, 0.14), 0.0, SOFT), FAT - 0.1))
-        parts.append((blob((eye[0], eye[1] - 0.04, eye[2]), (0.12, 0.12, 0.12), 0.0, SOFT), GLOBE))
-        parts.append((blob((eye[0], eye[1] - 0.14, eye[2]), (0.05, 0.03, 0.05), 0.0, SOFT), LENS))
+        parts += [
+            _at(region, (side * 0.24, 0.56, -0.50), (0.12, 0.15, 0.11), AIR),
+            _at(region, (side * wide, 0.70, -0.36), (0.17, 0.20, 0.14), FAT - 0.1),
+            _at(region, (side * wide, 0.74, -0.36), (0.12, 0.12, 0.12), GLOBE),
+            _at(region, (side * wide, 0.84, -0.36), (0.05, 0.03, 0.05), LENS),
+        ]
     return parts

@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medidiff.data.shapes import Array, Points, waves
+from medidiff.data.boxes import Axes
+from medidiff.data.shapes import Array, apart
+from medidiff.data.waves import waves_on
 from medidiff.errors import DataError
 
 Mask = NDArray[np.bool_]
@@ -85,19 +87,20 @@ def insert_lesion(
     check_lesion(lesion)
     centre = _centre(where, 0.7 * radius_mm, spacing_mm, random)
     box = _box(where.shape, centre, REACH * radius_mm, spacing_mm)
-    part, points = image[box], _around(box, centre, spacing_mm)
-    ragged = _distance(points) + 0.16 * radius_mm * waves(points, 1.8 / radius_mm, 10, random)
+    part, axes = image[box], _around(box, centre, spacing_mm)
+    ragged = 0.16 * radius_mm * waves_on(axes, 1.8 / radius_mm, 10, random)
+    ragged += apart(*axes.points)
     inside = (ragged < radius_mm) & where[box]
     if not inside.any():
         raise DataError(
             f"a lesion of {radius_mm:g} mm is smaller than a voxel of {max(spacing_mm):g} mm here"
         )
     if isinstance(lesion, Contrast):
-        part = _with_contrast(part, inside, lesion, points, spacing_mm, random)
+        part = _with_contrast(part, inside, lesion, axes, spacing_mm, random)
     elif isinstance(lesion, SameIntensity):
-        part = _rearranged(part, inside, waves(points, 2 * np.pi / lesion.grain_mm, 32, random))
+        part = _rearranged(part, inside, waves_on(axes, 2 * np.pi / lesion.grain_mm, 32, random))
     else:
-        part = _pushed(part, points, spacing_mm, radius_mm, lesion.strength)
+        part = _pushed(part, axes, spacing_mm, radius_mm, lesion.strength)
     changed = image.astype(np.result_type(image, np.float32))
     changed[box] = part
     mask = np.zeros(where.shape, dtype=bool)
@@ -117,14 +120,14 @@ def _with_contrast(
     image: Array,
     mask: Mask,
     lesion: Contrast,
-    points: Points,
+    axes: Axes,
     spacing_mm: Sequence[float],
     random: np.random.Generator,
 ) -> Array:
     """Blended over about a voxel at its border."""
     sigma = [0.5 * max(spacing_mm) / spacing for spacing in spacing_mm]
     share = ndimage.gaussian_filter(mask.astype(np.float32), sigma)
-    uneven = 1 + lesion.texture * waves(points, 2 * np.pi / 9.0, 16, random)
+    uneven = 1 + lesion.texture * waves_on(axes, 2 * np.pi / 9.0, 16, random)
     mean = float(image[mask].mean())
     inside = mean + lesion.detail * (image - mean) + lesion.contrast * uneven
     return image + share * (inside - image)
@@ -133,13 +136,13 @@ def _with_contrast(
 def _rearranged(image: Array, mask: Mask, texture: Array) -> Array:
     """The values under the mask in the order of a texture's: the same histogram exactly."""
     values = np.sort(image[mask])
-    changed = image.copy()
+    changed, texture = image.copy(), texture.reshape(image.shape)
     changed[mask] = values[np.argsort(np.argsort(texture[mask], kind="stable"), kind="stable")]
     return changed
 
 
 def _pushed(
-    image: Array, points: Points, spacing_mm: Sequence[float], radius_mm: float, strength: float
+    image: Array, axes: Axes, spacing_mm: Sequence[float], radius_mm: float, strength: float
 ) -> Array:
     """Every point shows what lay nearer to the centre: at r (1 - strength exp(-(r / scale)^2)).
 
@@ -147,8 +150,8 @@ def _pushed(
     fallen to about a third of its largest value.
     """
     scale = radius_mm / 1.5
-    pull = strength * np.exp(-((_distance(points) / scale) ** 2))
-    offsets = points[::-1][-image.ndim :]
+    pull = strength * np.exp(-((apart(*axes.points) / scale) ** 2))
+    offsets = axes.points[::-1][-image.ndim :]
     indices = np.indices(image.shape, dtype=np.float32)
     source = [
         index - pull * offset / spacing
@@ -166,11 +169,26 @@ def _centre(
     coarse = where[(slice(None, None, stride),) * where.ndim]
     if not coarse.any():
         stride, coarse = 1, where
+    near = _bordered(coarse)
+    coarse = coarse[near]
     sampling = [stride * each for each in spacing_mm]
     depth = np.asarray(ndimage.distance_transform_edt(coarse, sampling=sampling))
     places = np.flatnonzero(depth >= min(depth_mm, float(depth.max())))
     place = places[int(random.integers(len(places)))]
-    return tuple(stride * int(index) for index in np.unravel_index(place, coarse.shape))
+    indices = np.unravel_index(place, coarse.shape)
+    return tuple(
+        stride * (side.start + int(index)) for side, index in zip(near, indices, strict=True)
+    )
+
+
+def _bordered(where: Mask) -> tuple[slice, ...]:
+    """The box of what is true and its neighbours: depths in it are those in the whole."""
+    sides = []
+    for axis in range(where.ndim):
+        others = tuple(other for other in range(where.ndim) if other != axis)
+        found = np.flatnonzero(where.any(axis=others))
+        sides.append(slice(max(0, int(found[0]) - 1), int(found[-1]) + 2))
+    return tuple(sides)
 
 
 def _box(
@@ -183,19 +201,13 @@ def _box(
     )
 
 
-def _around(box: tuple[slice, ...], centre: Sequence[int], spacing_mm: Sequence[float]) -> Points:
+def _around(box: tuple[slice, ...], centre: Sequence[int], spacing_mm: Sequence[float]) -> Axes:
     """Offsets in mm from the centre along the last, the last but one and the first of three axes;
     0 along an axis that a slice lacks."""
     axes = [
         ((np.arange(side.start, side.stop) - middle) * spacing).astype(np.float32)
         for side, middle, spacing in zip(box, centre, spacing_mm, strict=True)
     ]
-    found = [np.ascontiguousarray(axis) for axis in np.meshgrid(*axes, indexing="ij")]
-    if len(found) == 2:
-        found.insert(0, np.zeros_like(found[0]))
-    return found[2], found[1], found[0]
-
-
-def _distance(points: Points) -> Array:
-    x, y, z = points
-    return np.sqrt(x * x + y * y + z * z)
+    if len(axes) == 2:
+        axes.insert(0, np.zeros(1, dtype=np.float32))
+    return Axes(axes[2], axes[1], axes[0])

@@ -19,13 +19,15 @@ from numpy.typing import NDArray
 from medidiff.data import anatomy
 from medidiff.data import thorax as chest
 from medidiff.data.anatomy import FIELD_OF_VIEW_MM
+from medidiff.data.boxes import Axes
 from medidiff.data.coils import coil_sensitivities, complex_noise, multi_coil, smooth_phase
 from medidiff.data.face import with_face
 from medidiff.data.lesions import AnyLesion, Contrast, MassEffect, SameIntensity, insert_lesion
 from medidiff.data.phantom_files import write_dicom, write_nifti
 from medidiff.data.phantoms import FINE, Subject, affine_of, draw_subject, keyed_generator
 from medidiff.data.scanners import averaged, ct_image, mr_magnitude
-from medidiff.data.shapes import Array, Axes
+from medidiff.data.shapes import Array
+from medidiff.data.thorax_build import draw_build
 from medidiff.data.vessels import drawn, grow
 from medidiff.errors import ConfigError, OutputError
 
@@ -99,7 +101,7 @@ def draw(options: PopulationOptions, index: int, *, split: str = "train") -> Dra
     clean, mask, name = _with_lesions(clean, organ, subject, options, index)
     scanner = mr_magnitude if options.kind == "head" else ct_image
     image = scanner(averaged(clean, FINE), keyed_generator(options.seed, index, "scanner"))
-    mask = (averaged(mask, FINE) > 0.5).astype(np.uint8)
+    mask = (averaged(mask.astype(np.float32), FINE) > 0.5).astype(np.uint8)
     affine = affine_of(options.dims, options.size, FIELDS_MM[options.kind], level_mm)
     return Drawn(subject, image, mask, name, affine)
 
@@ -136,9 +138,10 @@ def _head(
     if options.dims == 3:
         image, cranium = with_face(image, points, random)
         white, brain = white * cranium, brain * cranium
-    vessels = _head_vessels(grid, random) * white
-    shade = random.choice([0.30, 1.05])  # flow voids, or contrast agent
-    image = image + vessels * (np.float32(shade) - image)
+    vessels = _head_vessels(grid, random)
+    vessels *= white
+    shade = float(random.choice([0.30, 1.05]))  # flow voids, or contrast agent
+    image += vessels * (shade - image)
     return image, brain > 0.9, level * anatomy.HEAD_MM
 
 
@@ -157,7 +160,7 @@ def _chest(
     subject: Subject, options: PopulationOptions, random: np.random.Generator
 ) -> tuple[Array, NDArray[np.bool_], float]:
     level = float(random.uniform(*SLICE_LEVELS_MM))
-    build = chest.draw_build(subject.age, subject.sex, random)
+    build = draw_build(subject.age, subject.sex, random)
     grid = chest.grid(options.dims, options.size * FINE, level)
     hu, lung = chest.thorax(grid, build, random)
     return hu, lung > 0.9, level
@@ -172,8 +175,8 @@ FIELDS_MM: dict[Kind, tuple[float, float, float]] = {
 
 def _with_lesions(
     clean: Array, organ: NDArray[np.bool_], subject: Subject, options: PopulationOptions, index: int
-) -> tuple[Array, Array, str]:
-    mask = np.zeros(clean.shape, dtype=np.float32)
+) -> tuple[Array, NDArray[np.bool_], str]:
+    mask = np.zeros(clean.shape, dtype=bool)
     if not subject.lesions:
         return clean, mask, "healthy"
     random = keyed_generator(options.seed, index, "lesions")
@@ -187,7 +190,7 @@ def _with_lesions(
         made = insert_lesion(
             clean, organ, lesion, radius_mm=radius, spacing_mm=spacing, random=random
         )
-        clean, mask = made.image, np.maximum(mask, made.mask)
+        clean, mask = made.image, mask | made.mask
     return clean, mask, name
 
 

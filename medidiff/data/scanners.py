@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medidiff.data.shapes import Array
+from medidiff.data.shapes import Array, along_axis, apart
 
 
 def averaged(image: Array, factor: int) -> Array:
@@ -20,21 +22,37 @@ def averaged(image: Array, factor: int) -> Array:
     return image
 
 
+def blurred(image: Array, sigma: float) -> Array:
+    """A Gaussian blur of `sigma` voxels, mirrored at the edges."""
+    for axis, size in enumerate(image.shape):
+        image = along_axis(_blur(size, sigma), image, axis)
+    return image
+
+
+@lru_cache(maxsize=32)
+def _blur(size: int, sigma: float) -> NDArray[np.float32]:
+    """The blur of a line as a matrix: for small pictures far quicker than a filter."""
+    return ndimage.gaussian_filter1d(np.eye(size), sigma, axis=0).astype(np.float32)
+
+
 def mr_magnitude(brightness: Array, random: np.random.Generator) -> NDArray[np.int16]:
     """Blur, coil shading, Rician noise of 1 %, an arbitrary gain."""
-    blurred = ndimage.gaussian_filter(brightness, 0.35)
-    axes = [np.linspace(-1, 1, n) for n in brightness.shape]
+    seen = blurred(brightness, 0.35)
+    axes = [np.linspace(-1, 1, n, dtype=np.float32) for n in brightness.shape]
     shading = np.zeros_like(brightness)
     for axis in np.meshgrid(*axes, indexing="ij", sparse=True):
         shading += random.normal(0, 0.03) * axis + random.normal(0, 0.02) * axis**2
-    real, imaginary = random.normal(0, 0.010, (2, *brightness.shape))
-    magnitude = np.hypot(blurred * (1 + shading) + real, imaginary)
-    return np.clip(np.round(850 * random.normal(1.0, 0.05) * magnitude), 0, 32767).astype(np.int16)
+    real, imaginary = random.normal(0, 0.010, (2, *brightness.shape)).astype(np.float32)
+    seen *= 1 + shading
+    seen += real
+    magnitude = apart(seen, imaginary)
+    magnitude *= 850 * random.normal(1.0, 0.05)
+    return np.clip(np.round(magnitude), 0, 32767).astype(np.int16)
 
 
 def ct_image(hu: Array, random: np.random.Generator) -> NDArray[np.int16]:
     """Blur, and noise of 8 to 22 HU that neighbours share, in whole Hounsfield units."""
-    noise = ndimage.gaussian_filter(random.normal(0, 1, hu.shape).astype(np.float32), 0.6)
+    noise = blurred(random.normal(0, 1, hu.shape).astype(np.float32), 0.6)
     noise *= random.uniform(8, 22) / noise.std()
-    image = ndimage.gaussian_filter(hu, 0.35) + noise
-    return np.clip(np.round(image), -1024, 3071).astype(np.int16)
+    noise += blurred(hu, 0.35)
+    return np.clip(np.round(noise), -1024, 3071).astype(np.int16)

@@ -6,68 +6,28 @@ chest. CT numbers in Hounsfield units: lung about -850, fat -100, soft tissue 40
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
 
 import numpy as np
 
-from medidiff.data.shapes import (
-    SATURATED,
-    Array,
-    Axes,
-    Box,
-    Points,
-    apart,
-    blob,
-    box,
-    step,
-    waves_on,
+from medidiff.data.boxes import Axes, box, box_around, boxed
+from medidiff.data.shapes import SATURATED, Array, apart, blob, over, step
+from medidiff.data.thorax_bones import bones
+from medidiff.data.thorax_build import (
+    AIR,
+    BORDER_MM,
+    FAT,
+    MARGIN_MM,
+    SOFT_TISSUE,
+    Build,
+    around,
 )
-from medidiff.data.vessels import Tubes, Vectors, drawn, grow, joined
+from medidiff.data.vessels import Tubes, Vectors, drawn, grow, joined, reach
+from medidiff.data.waves import waves_on
 
-AIR, LUNG, FAT, SOFT_TISSUE, BLOOD, MARROW, CORTEX = (
-    -1000.0,
-    -850.0,
-    -100.0,
-    40.0,
-    45.0,
-    220.0,
-    900.0,
-)
 FIELD_OF_VIEW_MM = (400.0, 400.0, 320.0)  # along x, y, z
-BORDER_MM = 0.9
-MARGIN_MM = SATURATED * BORDER_MM  # further from a border there is all of a thing or nothing
-RIB_PITCH_MM = 27.0
-VERTEBRA_MM = 25.0
-
-
-@dataclass(frozen=True)
-class Build:
-    """What varies between patients, in mm."""
-
-    wide: float
-    deep: float
-    fat: float
-    heart: float
-    lung_hu: float
-    blood_hu: float
-    female: bool
-
-
-def draw_build(age: float, sex: str, random: np.random.Generator) -> Build:
-    """A patient's proportions: men are larger, the old have larger hearts and darker lungs; one in
-    three was given contrast agent."""
-    scale = (1.05 if sex == "M" else 0.95) * float(random.normal(1.0, 0.03))
-    old = min(max((age - 20) / 65, 0.0), 1.0)
-    enhanced = bool(random.uniform() < 1 / 3)
-    return Build(
-        wide=168 * scale * float(random.normal(1.0, 0.03)),
-        deep=112 * scale * float(random.normal(1.0, 0.04)),
-        fat=float(random.uniform(6, 24)),
-        heart=scale * (1 + 0.10 * old) * float(random.normal(1.0, 0.05)),
-        lung_hu=LUNG - 40 * old + float(random.normal(0, 15)),
-        blood_hu=float(random.uniform(130, 260)) if enhanced else BLOOD,
-        female=sex == "F",
-    )
+UNEVEN_MM, UNEVEN_WAVES = 3.0, 6  # of the skin
+BREAST_MM, BREAST_AT_MM = (56.0, 34.0, 60.0), 6.0  # its radii, and how far in front of the chest
 
 
 def grid(dims: int, size: int, level_mm: float) -> Axes:
@@ -83,27 +43,38 @@ def thorax(axes: Axes, build: Build, random: np.random.Generator) -> tuple[Array
     """CT numbers, and the share of lung, at each voxel."""
     shift = random.normal(0.0, 4.0, 2).tolist()
     moved = Axes(axes.x - np.float32(shift[0]), axes.y - np.float32(shift[1]), axes.z)
-    hu, cage = _wall(moved, build, random)
-    lung, hu = _lungs(moved, cage, hu, build, random)
-    hu, heart = _mediastinum(moved, lung, hu, build, random)
+    hu = np.full(axes.shape, AIR, dtype=np.float32)
+    lung = np.zeros_like(hu)
+    here, body = box(moved, *_ends(build))
+    hu[here], lung[here] = _body(body, build, random)
+    return hu, lung
+
+
+def _ends(build: Build) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Between which x and y a body lies."""
+    thin = min(build.wide, build.deep) + build.fat
+    spread = 1 + (MARGIN_MM + UNEVEN_MM * math.sqrt(2 * UNEVEN_WAVES)) / thin
+    wide, deep = (build.wide + build.fat) * spread, (build.deep + build.fat) * spread
+    front = build.deep + BREAST_AT_MM + BREAST_MM[1] + MARGIN_MM if build.female else deep
+    return (-wide, wide), (-deep, max(deep, front))
+
+
+def _body(axes: Axes, build: Build, random: np.random.Generator) -> tuple[Array, Array]:
+    hu, cage = _wall(axes, build, random)
+    lung, hu = _lungs(axes, cage, hu, build, random)
+    hu, heart = _mediastinum(axes, lung, hu, build, random)
     lung = lung * (1 - heart)
-    hu = _bones(moved, cage, hu, build)
+    hu = bones(axes, cage, hu, build)
     airways, vessels = _trees(build, random)
-    tissue = drawn(vessels, moved, 2 * BORDER_MM) * lung
-    hu = _over(hu, tissue, build.blood_hu)
-    wall, lumen = (
-        drawn(Tubes(airways.start, airways.end, airways.radius * share), moved, 2 * BORDER_MM)
-        for share in (1.25, 1.0)
-    )
-    hu = _over(_over(hu, wall, SOFT_TISSUE), lumen, AIR)
-    return hu, lung * (1 - wall)
-
-
-def _over(below: Array, share: Array, value: Array | float) -> Array:
-    change = value - below
-    change *= share
-    change += below
-    return change
+    here, near = boxed(axes, box_around(lung > 0))
+    tissue = drawn(vessels, near, 2 * BORDER_MM) * lung[here]
+    hu[here] = over(hu[here], tissue, build.blood_hu)
+    walls = Tubes(airways.start, airways.end, 1.25 * airways.radius)
+    here, near = box(axes, *reach(walls, BORDER_MM))
+    wall, lumen = (drawn(tubes, near, 2 * BORDER_MM) for tubes in (walls, airways))
+    hu[here] = over(over(hu[here], wall, SOFT_TISSUE), lumen, AIR)
+    lung[here] *= 1 - wall
+    return hu, lung
 
 
 def _ellipse(x: Array, y: Array, wide: float, deep: float) -> Array:
@@ -116,23 +87,24 @@ def _ellipse(x: Array, y: Array, wide: float, deep: float) -> Array:
 def _wall(axes: Axes, build: Build, random: np.random.Generator) -> tuple[Array, Array]:
     """Skin, fat and muscle; and the depth below the rib cage's outer surface."""
     x, y, _ = axes.points
-    uneven = 3.0 * waves_on(axes, 0.02, 6, random)
+    uneven = UNEVEN_MM * waves_on(axes, 0.02, UNEVEN_WAVES, random)
     depth = _ellipse(x, y, build.wide + build.fat, build.deep + build.fat) + uneven
     if build.female:
         for side in (-1, 1):
-            middle = (side * 0.42 * build.wide, build.deep + 6)
-            here, near = _around(axes, middle, 56 * (1 + MARGIN_MM / 34))
-            breast = (side * near[0] - 0.42 * build.wide, near[1] - build.deep - 6, near[2] - 10)
-            bulge = blob(breast, (56.0, 34.0, 60.0), side * 0.1, BORDER_MM)
+            middle = (side * 0.42 * build.wide, build.deep + BREAST_AT_MM)
+            here, near = around(axes, middle, BREAST_MM[0] * (1 + MARGIN_MM / BREAST_MM[1]))
+            breast = (side * near[0] - 0.42 * build.wide, near[1] - middle[1], near[2] - 10)
+            bulge = blob(breast, BREAST_MM, side * 0.1, BORDER_MM)
             depth[here] = np.maximum(depth[here], (2 * bulge - 1) * 4)
         depth = np.maximum(depth, -4)
     cage = _ellipse(x, y, build.wide - 26, build.deep - 20) + 0.3 * uneven
-    hu = _over(np.full_like(x, AIR), step(depth, BORDER_MM), SOFT_TISSUE - 10)  # skin
-    hu = _over(hu, step(depth - 2.5, BORDER_MM), FAT)
+    hu = AIR + (SOFT_TISSUE - 10 - AIR) * step(depth, BORDER_MM)  # skin
+    hu = over(hu, step(depth - 2.5, BORDER_MM), FAT)
     streaks = step(waves_on(axes, 0.16, 12, random) - 1.2, 0.2)
     # muscle lies between the ribs and the fat, thicker at the back
-    muscle = step(np.minimum(depth - build.fat, cage + 16 + 6 * (y < 0)), BORDER_MM)
-    hu = _over(hu, muscle * (1 - 0.6 * streaks), SOFT_TISSUE + 12)
+    beside = cage + np.where(y < 0, np.float32(22), np.float32(16))
+    muscle = step(np.minimum(depth - build.fat, beside), BORDER_MM)
+    hu = over(hu, muscle * (1 - 0.6 * streaks), SOFT_TISSUE + 12)
     return hu, cage
 
 
@@ -140,29 +112,33 @@ def _lungs(
     axes: Axes, cage: Array, hu: Array, build: Build, random: np.random.Generator
 ) -> tuple[Array, Array]:
     """Two lungs between the cage, the mediastinum and the diaphragm; liver and stomach below."""
-    x, y, z = axes.points
+    here, near = boxed(axes, box_around(cage > 9 - MARGIN_MM))
+    x, y, z = near.points
+    inward = cage[here] - 9
     apex = 132 + float(random.normal(0, 6))
     taper = 34.0 * np.clip((z - 20) / (apex - 20), 0, None) ** 2.2
-    across = np.abs(x) - (
-        24 + 10 * np.exp(-(((y + 55) / 32) ** 2)) + 6 * np.exp(-(((y - 60) / 30) ** 2))
-    )
-    across = across + 4.0 * waves_on(axes, 0.03, 6, random)
+    middle = 24 + 10 * np.exp(-(((y + 55) / 32) ** 2)) + 6 * np.exp(-(((y - 60) / 30) ** 2))
+    across = 4.0 * waves_on(near, 0.03, 6, random)
+    across += np.abs(x) - middle
     right, left = (-96 + float(random.normal(0, 7)), -106 + float(random.normal(0, 7)))
     dome = (
         np.where(x < 0, np.float32(right), np.float32(left))
-        + 46 * np.exp(-(((np.abs(x) - 68) / 58) ** 2) - ((y - 8) / 62) ** 2)
+        + 46 * np.exp(-(((np.abs(x) - 68) / 58) ** 2)) * np.exp(-(((y - 8) / 62) ** 2))
         - 30 * step(-y - 40, 20.0)
     )
-    inside = np.minimum(np.minimum(cage - 9 - taper, across), z - dome)
-    lung = step(inside, BORDER_MM)
-    below = step(cage - 9, BORDER_MM) * step(dome - 3 - z, BORDER_MM)
+    lung = step(np.minimum(np.minimum(inward - taper, across), z - dome), BORDER_MM)
+    caged = step(inward, BORDER_MM)
     organs = np.where(
-        x < 25, np.float32(58), 20.0 + 30 * step(waves_on(axes, 0.05, 6, random), 0.1)
+        x < 25, np.float32(58), 20.0 + 30 * step(waves_on(near, 0.05, 6, random), 0.1)
     )
-    hu = _over(_over(hu, step(cage - 9, BORDER_MM), SOFT_TISSUE - 30), below, organs)
-    heavier = 22 * (-y / build.deep)  # blood sinks to the back
-    parenchyma = build.lung_hu + heavier + 16 * waves_on(axes, 0.14, 14, random)
-    return lung, _over(hu, lung, parenchyma)
+    part = over(hu[here], caged, SOFT_TISSUE - 30)
+    part = over(part, caged * step(dome - 3 - z, BORDER_MM), organs)
+    parenchyma = 16 * waves_on(near, 0.14, 14, random)
+    parenchyma += build.lung_hu - 22 * (y / build.deep)  # blood sinks to the back
+    hu[here] = over(part, lung, parenchyma)
+    whole = np.zeros_like(hu)
+    whole[here] = lung
+    return whole, hu
 
 
 def _mediastinum(
@@ -180,16 +156,16 @@ def _mediastinum(
     x, y, z = near.points
     middle = step(46 - np.abs(x), 3.0) * step(build.deep - 30 - np.abs(y), 3.0) * (1 - lung[here])
     lobules = step(waves_on(near, 0.09, 14, random) + 0.2, 0.25)
-    part = _over(hu[here], 0.8 * middle * lobules * step(z + 95, 6.0), FAT)
+    part = over(hu[here], 0.8 * middle * lobules * step(z + 95, 6.0), FAT)
     lean = 0.6 + float(random.normal(0, 0.06))
     place = (x - 26 * size, y - 14, z + 48)
     sac = blob(place, (66 * size, 50 * size, 58 * size), lean, BORDER_MM)
     chambers = blob(place, (54 * size, 39 * size, 46 * size), lean, BORDER_MM)
     septum = np.exp(-(((x - 26 * size - 0.5 * (y - 14)) / 5.0) ** 2))
-    part = _over(part, sac, FAT)
+    part = over(part, sac, FAT)
     muscle = blob(place, (62 * size, 46 * size, 54 * size), lean, BORDER_MM)
-    part = _over(part, muscle, SOFT_TISSUE + 10)
-    part = _over(part, chambers * (1 - septum), build.blood_hu)
+    part = over(part, muscle, SOFT_TISSUE + 10)
+    part = over(part, chambers * (1 - septum), build.blood_hu)
     back, front = (13 * size, 16 * size)
     below = step(62 - z, 3.0)
     descending = step(back - apart(x - 28, y + 0.28 * build.deep), BORDER_MM) * below
@@ -197,76 +173,11 @@ def _mediastinum(
     arch = step(12 * size - apart(z - 62, apart(x - 9, 0.5 * y) - 24), BORDER_MM)
     arch = arch * step(16 - np.abs(x - 9 - 0.25 * (22 - y)), 3.0)
     for vessel in (descending, ascending, arch):
-        part = _over(part, vessel, build.blood_hu)
+        part = over(part, vessel, build.blood_hu)
     hu[here] = part
     whole = np.zeros_like(hu)
     whole[here] = sac
     return hu, whole
-
-
-def _bones(axes: Axes, cage: Array, hu: Array, build: Build) -> Array:
-    """Ribs, sternum, shoulder blades and spine: a bright shell around marrow."""
-    spine, points = _around(axes, (0, 37 - build.deep), 42 + MARGIN_MM)
-    hu[spine], shells = _spine(points, hu[spine], build)
-    _add_ribs(axes, cage, hu)
-    here, (x, y, z) = _around(axes, (0, build.deep - 17), 20 + 3 * MARGIN_MM)
-    sternum = (1 - apart(x / 20, (y - build.deep + 17) / 7)) * 7
-    sternum = sternum - 0.15 * np.maximum(np.abs(z - 20) - 70, 0)
-    hu[here] = _over(hu[here], *_shell(sternum, 1.8))
-    for side in (-1, 1):
-        middle = (side * 0.66 * build.wide, -0.62 * build.deep)
-        here, (x, y, z) = _around(axes, middle, 38 + MARGIN_MM)
-        blade_x, blade_y = side * x - 0.66 * build.wide, y + 0.62 * build.deep
-        tilted = 0.8 * blade_x + 0.6 * blade_y
-        along = -0.6 * blade_x + 0.8 * blade_y
-        blade = np.minimum(
-            np.minimum(3.6 - np.abs(along), 38 - np.abs(tilted)), 70 - np.abs(z - 60)
-        )
-        hu[here] = _over(hu[here], *_shell(blade, 1.8))
-    for shell in shells:
-        hu[spine] = _over(hu[spine], *shell)
-    return hu
-
-
-def _add_ribs(axes: Axes, cage: Array, hu: Array) -> None:
-    """They lie in the cage's surface, and slope."""
-    near = np.flatnonzero(np.abs(cage - 3.5) < 4.6 + MARGIN_MM)
-    x, y, z = (axis.ravel()[near] for axis in axes.points)
-    phase = (z + 0.42 * y + 0.10 * np.abs(x)) / RIB_PITCH_MM
-    off = (phase - np.round(phase)) * RIB_PITCH_MM
-    depth = np.minimum(4.6 - np.abs(cage.ravel()[near] - 3.5), 6.5 - np.abs(off))
-    flat = hu.reshape(-1)
-    flat[near] = _over(flat[near], *_shell(depth, 1.6))
-
-
-def _spine(points: Points, hu: Array, build: Build) -> tuple[Array, list[tuple[Array, Array]]]:
-    """CT numbers with the discs and the canal, and the bones still to be put over them."""
-    x, y, z = points
-    spine_y = y + build.deep - 57
-    canal = 9 - apart(x, spine_y + 22)
-    body = (1 - apart(x / 19, spine_y / 15)) * 15
-    arch = np.minimum(15 - apart(x, spine_y + 22), -canal - 1)
-    spinous = np.minimum(4 - np.abs(x), 16 - np.abs(spine_y + 44))
-    wings = np.minimum(5 - np.abs(spine_y + 24), 32 - np.abs(x))
-    disc = step(2.6 - np.abs((z / VERTEBRA_MM - np.round(z / VERTEBRA_MM)) * VERTEBRA_MM), 1.2)
-    hu = _over(hu, step(canal, BORDER_MM), SOFT_TISSUE - 10)
-    hu = _over(hu, step(body, BORDER_MM) * disc, SOFT_TISSUE + 45)
-    parts = [_shell(body, 2.2, 1 - disc), _shell(arch, 2.0), _shell(spinous, 1.8)]
-    parts.append(_shell(np.minimum(wings, -canal - 1), 1.8))
-    return hu, parts
-
-
-def _around(axes: Axes, middle: tuple[float, float], reach: float) -> tuple[Box, Points]:
-    """The voxels no further than that from a place along x or y."""
-    x, y = middle
-    here, near = box(axes, (x - reach, x + reach), (y - reach, y + reach))
-    return here, near.points
-
-
-def _shell(depth: Array, thick: float, share: Array | float = 1.0) -> tuple[Array, Array]:
-    """Where bone is, by depth below its surface, and its CT number: cortex, then marrow."""
-    value = MARROW + (CORTEX - MARROW) * step(thick - depth, BORDER_MM)
-    return step(depth, BORDER_MM) * share, value
 
 
 def _trees(build: Build, random: np.random.Generator) -> tuple[Tubes, Tubes]:

@@ -46,6 +46,23 @@ def test_a_lesion_is_of_its_size_and_in_its_place(lesion: AnyLesion, dims: int) 
     assert 0.6 * ball < np.mean(sizes) < 1.3 * ball
 
 
+@pytest.mark.parametrize("lesion", EVERY, ids=str)
+def test_a_volume_of_one_slice_gets_the_lesion_of_the_slice(lesion: AnyLesion) -> None:
+    image, where = scan(2)
+    flat, solid = (
+        insert_lesion(
+            *(image[lead], where[lead], lesion),
+            radius_mm=6.0,
+            spacing_mm=spacing,
+            random=np.random.default_rng(1),
+        )
+        for lead, spacing in ((..., [1.0, 1.2]), (None, [1.2, 1.0, 1.2]))
+    )
+    assert flat.mask.any()
+    assert np.array_equal(solid.mask[0], flat.mask)
+    assert np.allclose(solid.image[0], flat.image, atol=1e-5)
+
+
 def test_the_image_given_is_not_changed() -> None:
     for lesion in EVERY:
         before = scan(2)[0]

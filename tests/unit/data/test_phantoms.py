@@ -11,7 +11,7 @@ import pytest
 from medidiff.data.anatomy import grid, posed
 from medidiff.data.manifest import check_manifest, read_manifest
 from medidiff.data.phantoms import FINE, Subject, draw_head, write_population
-from medidiff.data.shapes import smooth_waves, waves
+from medidiff.data.waves import draw_waves, smooth_waves, waves
 
 
 def drawn(
@@ -90,9 +90,11 @@ def test_the_affine_says_which_side_is_left(tmp_path: Path) -> None:
 )
 def test_splined_fields_are_those_of_every_point(dims: int, size: int, frequency: float) -> None:
     draws = (np.random.default_rng(3), np.random.default_rng(3))
+    drawn = [draw_waves(each, 12, draws[0]) for each in (frequency, 0.7 * frequency)]
     points = posed(grid(dims, size * FINE, 0.05).points, dims, np.random.default_rng(4))
-    fields = smooth_waves(points, frequency, 12, draws[0]), waves(points, frequency, 12, draws[1])
-    assert fields[0].shape == points[0].shape
-    assert np.abs(fields[0] - fields[1]).max() < 0.004
-    assert fields[0].std() > 0.3
+    for drawing, splined in zip(drawn, smooth_waves(points, drawn), strict=True):
+        field = waves(points, drawing.frequency, 12, draws[1])
+        assert splined.shape == points[0].shape
+        assert np.abs(splined - field).max() < 0.004
+        assert splined.std() > 0.3
     assert draws[0].uniform() == draws[1].uniform()  # whichever is drawn after is the same

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from medidiff.data import vessels
-from medidiff.data.shapes import Axes, waves, waves_on
+from medidiff.data.boxes import Axes
 from medidiff.data.vessels import Tubes, drawn, grow
+from medidiff.data.waves import waves, waves_on
 
 
 def axes(size: int = 41, slices: int = 1) -> Axes:
