@@ -38,6 +38,7 @@ from medidiff.tasks.restoration import WINDOW
 from medidiff.tasks.rough_phase import FINE, refuted
 
 BRIGHT = 0.99  # this quantile of a low-resolution magnitude lies at the top of the window
+BRIGHTEST = 0.999  # the same at full resolution, where the low one is known to blur what is bright
 OUTER = 0.1  # share of the samples, those farthest out, that the noise level is taken from
 ENOUGH = 1_000_000  # values that a quantile is taken from
 STEPS = ConjugateGradients(tolerance=1e-6, steps=15)  # of one proximal step, begun at the estimate
@@ -78,18 +79,18 @@ class Cartesian:
         boxes = [_box(each[0]) for each in mask.cpu()]
         coils = self._coils(cases, kspace, boxes, model)
         sigma = torch.tensor([*map(self._level, cases, kspace, mask)], dtype=torch.float64)
+        known = "phase" in cases[0].beside
+        ramp, phase = _phases(cases, kspace, boxes, coils, model)
+        made = _Made(kspace, mask, coils, sigma, tuple(cases), size, ramp, torch.zeros_like(sigma))
         bright = _brightness(kspace, boxes, coils)
+        if not known:
+            made, top = self._roughened(made, phase)
+            bright = torch.maximum(bright, top)
         scaled = tuple(
             replace(case, scale=scale_of(model, float(top)))
             for case, top in zip(cases, bright, strict=True)
         )
-
-        known = "phase" in cases[0].beside
-        ramp, phase = _phases(cases, kspace, boxes, coils, model)
-        fine = torch.zeros(len(cases), dtype=torch.float64)
-        made = _Made(kspace, mask, coils, sigma, scaled, size, ramp, fine)
-        if not known:
-            made = replace(made, fine=self._fine(made, phase))
+        made = replace(made, cases=scaled)
         blank = torch.zeros((len(cases), 1, *size), device=kspace.device)
         levels = tuple((lines(scaled)[0] * sigma / WINDOW).tolist())
         return Problem(blank, scaled, levels, measurement=made.with_phase(phase, known))
@@ -101,13 +102,17 @@ class Cartesian:
             return float(self.sigma)
         return noise_level(kspace, mask)
 
-    def _fine(self, made: _Made, phase: Tensor) -> Tensor:
-        """Of each case, (batch,)."""
-        if self.fine != "estimate":
-            return torch.full_like(made.fine, float(self.fine))
+    def _roughened(self, made: _Made, phase: Tensor) -> tuple[_Made, Tensor]:
+        """With phases that may be rough, and how bright those cases are at full resolution, 0 for
+        the others, (batch,): fat, which is out of phase, is as thin as it is bright."""
+        if self.fine == 0:
+            return made, torch.zeros(len(made.cases))
         everyone = range(len(made.cases))
-        found = refuted(made.fit(everyone), made.mask, made.coils, phase)
-        return FINE * found.to(made.fine)
+        found, magnitude = refuted(made.fit(everyone), made.mask, made.coils, phase)
+        fine = torch.full_like(made.fine, float(self.fine)) if self.fine != "estimate" else None
+        fine = FINE * found.to(made.fine) if fine is None else fine
+        top = torch.stack([_quantile(each.abs().flatten(), BRIGHTEST) for each in magnitude])
+        return replace(made, fine=fine), torch.where(fine > 0, top, 0.0)
 
     def _coils(
         self, cases: Sequence[Case], kspace: Tensor, boxes: Sequence[tuple[int, ...]], model: Model

@@ -22,8 +22,11 @@ STALLED = 0.99  # of what was left before: another turn would not help
 STEPS = ConjugateGradients(tolerance=1e-3, steps=30)
 
 
-def refuted(fit: SmoothPhase, mask: Tensor, coils: Tensor | None, phase: Tensor) -> Tensor:
-    """Which cases' samples no magnitude with a smooth phase explains, (batch,).
+def refuted(
+    fit: SmoothPhase, mask: Tensor, coils: Tensor | None, phase: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Which cases' samples no magnitude with a smooth phase explains, (batch,), and the magnitudes
+    that come nearest, (batch, 1, *space).
 
     Shapes: mask and coils as in `CartesianMRI`; phase (batch, 1, *space), where the fit begins.
     Source: the discrepancy principle (Morozov 1966), as a test.
@@ -40,7 +43,7 @@ def refuted(fit: SmoothPhase, mask: Tensor, coils: Tensor | None, phase: Tensor)
         magnitude, left = _best(fit, mask, coils, phase)
         stuck = active & (left > STALLED * before)
         failed, active, before = failed | stuck, active & ~stuck & (left > REFUTED), left
-    return failed | active
+    return failed | active, magnitude
 
 
 def _best(

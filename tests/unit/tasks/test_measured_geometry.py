@@ -15,9 +15,12 @@ from medidiff.data.intensity import FittedIntensity, unscaled
 from medidiff.data.options import Space
 from medidiff.diffusion import KeyedNoise
 from medidiff.errors import DataError, TaskError
+from medidiff.jobs.centring import offset_of
 from medidiff.jobs.measurements import Opened, open_measurement
 from medidiff.model import Model
 from medidiff.networks import NetworkShape, UNetOptions, build
+from medidiff.physics import from_kspace, to_kspace
+from medidiff.physics.window import centred_on
 from medidiff.spec import ModelSpec
 from medidiff.tasks.cartesian import Cartesian, noise_level
 from medidiff.tasks.radon import Radon
@@ -139,3 +142,39 @@ def test_a_measurement_without_signal_is_refused() -> None:
         dark = case_of(np.eye(4), sinogram=torch.full((1, 8, 40), level))
         with pytest.raises(TaskError, match="the measurement holds no signal"):
             Radon(photons=1e5).problem([dark], model)
+
+
+def off_middle(space: tuple[int, int], middle: tuple[int, int]) -> np.ndarray:
+    """A head whose middle lies somewhere; its brightest voxel is there."""
+    rows, columns = np.indices(space)
+    away = np.hypot((rows - middle[0]) / 4, (columns - middle[1]) / 5)
+    return (np.exp(-(away**4)) * (1.1 - 0.1 * away)).astype(np.float32)
+
+
+def test_the_models_field_of_view_lies_on_the_head() -> None:
+    space, middle = (32, 16), (9, 8)
+    image = torch.from_numpy(off_middle(space, middle))
+    given = to_kspace(image[None, None].to(torch.complex64))[0].numpy()
+    coils = image[None, None].numpy().astype(np.complex64)
+    opened = open_measurement(given, {"coils": coils}, model_of(), 1)
+    case = opened.cases[0]
+    seen = centred_on(from_kspace(case.beside["kspace"][None]), SIZE)[0, 0]
+    assert float(seen.abs().square().sum()) > 0.999 * float(image.square().sum())
+    assert torch.allclose(
+        case.beside["coils"].real, from_kspace(case.beside["kspace"][None])[0].real, atol=1e-5
+    )
+    brightest = np.unravel_index(int(seen.abs().argmax()), SIZE)
+    here = (case.affine @ [*brightest, 0, 1])[:2]
+    assert here.tolist() == pytest.approx((opened.affine @ [*middle, 0, 1])[:2].tolist())
+
+
+def test_the_field_of_view_stays_within_what_was_measured_and_moves_along_no_shorter_axis() -> None:
+    at_the_edge = torch.from_numpy(off_middle((32, 16), (2, 3)))[None, None]
+    beside = {
+        "kspace": to_kspace(at_the_edge.to(torch.complex64))[0],
+        "mask": torch.ones(1, 32, 16),
+    }
+    assert offset_of([beside], SIZE) == (-10, 0)
+    assert offset_of(
+        [{**beside, "kspace": torch.zeros(1, 32, 16, dtype=torch.complex64)}], SIZE
+    ) == (0, 0)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import pytest
 import torch
 from torch import Tensor
 
 from medidiff.diffusion import KeyedNoise
 from medidiff.diffusion.sampling import Step
-from medidiff.physics import FourierSampling, to_kspace
+from medidiff.physics import CartesianMRI, ConjugateGradients, FourierSampling, to_kspace
 from medidiff.physics.coils import calibration_box, image_of_centre
 from medidiff.tasks.cosines import cosines
 from medidiff.tasks.phase import SmoothPhase, begun
+from medidiff.tasks.rough_phase import refuted
+from medidiff.tasks.simulate import ring_of_coils
 
 SIZE = (48, 64)
 NOISE = 1e-3
@@ -123,3 +126,48 @@ def test_a_small_image_and_hardly_any_noise_are_no_trouble() -> None:
     found = fit.fitted(small.abs(), torch.tensor([0.5]), first)
     assert float((found - 0.7).abs().max()) < 1e-4
     assert bool(fit.fitted(torch.zeros_like(first), torch.tensor([0.5]), first).isfinite().all())
+
+
+def rim() -> Tensor:
+    """Fat around a head: out of phase with what it surrounds."""
+    radius = (grid()[0] ** 2 + 1.2 * grid()[1] ** 2).sqrt()
+    return 0.8 * ((radius > 0.55) & (radius < 0.75))[None, None]
+
+
+@pytest.mark.parametrize(("fine", "right"), [(0.3, True), (0.0, False)])
+def test_a_rough_phase_is_found_where_it_is_allowed(fine: float, right: bool) -> None:
+    fit, first = fit_of(magnitude(), true_phase() + rim())
+    fit = replace(fit, fine=torch.tensor([fine]))
+    found = fit.fitted(magnitude(), torch.tensor([0.02]), first, rounds=6)
+    assert (apart(found, true_phase() + rim(), magnitude()) < 0.1) == right
+
+
+def test_draws_of_a_rough_phase_differ_at_every_voxel_that_is_seen() -> None:
+    fit, first = fit_of(magnitude(), true_phase())
+    fit = replace(fit, noise_std=torch.tensor([0.1]), fine=torch.tensor([0.2]))
+    like, seen = torch.zeros(1, 1, *SIZE), magnitude() > 0.3
+    one, other = (
+        fit.fitted(magnitude(), torch.tensor([0.1]), first, at=Step(0, 1, like, noise, None))
+        for noise in (KeyedNoise(n, [("a", 0)]) for n in range(2))
+    )
+    fine = (one - other)[..., 1:] - (one - other)[..., :-1]
+    # the smooth part's difference changes little from voxel to voxel
+    assert float(fine[seen[..., 1:]].std()) > 0.1
+
+
+@pytest.mark.parametrize("coils", [None, 4])
+def test_a_phase_is_smooth_until_no_magnitude_explains_the_samples(coils: int | None) -> None:
+    mask = torch.zeros(1, 1, *SIZE)
+    mask[..., ::2] = mask[..., SIZE[1] // 2 - 6 : SIZE[1] // 2 + 6] = 1
+    maps = None if coils is None else ring_of_coils(coils, SIZE)
+    operator = CartesianMRI(mask, maps, None, ConjugateGradients())
+    phases = torch.cat([true_phase(), true_phase() + rim()])
+    kspace = operator.forward(torch.polar(magnitude().expand_as(phases), phases))
+    draw = torch.randn((*kspace.shape, 2), generator=torch.Generator().manual_seed(0))
+    kspace = (kspace + 0.01 * torch.view_as_complex(draw)) * mask
+    box = calibration_box(mask[0, 0])
+    begin = [begun(image_of_centre(each[None], box, maps)) for each in kspace]
+    ramp, first = (torch.cat(each) for each in zip(*begin, strict=True))
+    level = torch.full((2,), 0.01, dtype=torch.float64)
+    fit = SmoothPhase(operator, kspace, ramp, level, torch.zeros(2))
+    assert refuted(fit, mask, maps, first)[0].tolist() == [False, True]
