@@ -319,7 +319,7 @@ def load_config(file: str | os.PathLike[str], changes: Sequence[str] = ()) -> Lo
     for change in changes:
         _apply(content, change)
     if any(parse_change(change)[0] == MANIFEST for change in changes):
-        _place_manifest(content["data"])
+        _place_manifest(content)
     return Loaded(parse_config(content, str(place)), place)
 
 
@@ -328,7 +328,7 @@ def parse_config(tree: object, where: str) -> Config:
     try:
         return options.read(Config, tree)
     except options.OptionError as error:
-        lines = [f"  {key}: {message}" for key, message in error.problems]
+        lines = [f"  {problem}" for problem in error.problems]
         count = f"{len(lines)} problem" + ("s" if len(lines) > 1 else "")
         raise ConfigError(f"{where}: {count}\n" + "\n".join(lines)) from None
 
@@ -356,9 +356,10 @@ def _apply(content: dict[str, Any], change: str) -> None:
     place[last] = value
 
 
-def _place_manifest(data: dict[str, Any]) -> None:
+def _place_manifest(content: dict[str, Any]) -> None:
     """A manifest that was typed in lies where the shell completes it, not beside the file."""
-    if isinstance(data["manifest"], str):
+    data = content.get("data")
+    if isinstance(data, dict) and isinstance(data.get("manifest"), str):
         data["manifest"] = str(Path(data["manifest"]).expanduser().absolute())
 
 

@@ -113,5 +113,4 @@ def changed(sampling: SamplingOptions, changes: Mapping[str, object]) -> Samplin
     try:
         return options.read(SamplingOptions, {**options.tree(sampling), **whole})
     except options.OptionError as error:
-        problems = "; ".join(f"{key}: {message}" for key, message in error.problems)
-        raise TaskError(f"--set {problems}") from None
+        raise TaskError(f"--set {error}") from None
