@@ -157,6 +157,8 @@ def check(
         f"{config}: sound. {found.train_images} training and {found.validation_images} "
         f"validation {kind}, network of {found.parameters / 1e6:.2f} M parameters."
     )
+    for note in found.notes:
+        typer.echo(f"Note: {note}")
     if found.memory is not None:
         typer.echo(found.memory.text)
         if not found.memory.fits:

@@ -8,6 +8,7 @@ is executed.
 from __future__ import annotations
 
 import dataclasses
+import json
 import typing
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -19,7 +20,16 @@ from medidiff.option_problems import OptionProblem, nearest, problems_of
 
 T = TypeVar("T")
 
-__all__ = ["OptionError", "OptionProblem", "json_schema", "nearest", "read", "tree"]
+__all__ = [
+    "Difference",
+    "OptionError",
+    "OptionProblem",
+    "differences",
+    "json_schema",
+    "nearest",
+    "read",
+    "tree",
+]
 
 
 class OptionError(ValueError):
@@ -61,6 +71,25 @@ def tree(value: object) -> Any:
     if isinstance(value, list | tuple):
         return [tree(item) for item in value]
     return value
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """A dotted key that has two values, as they are written."""
+
+    key: str
+    old: str
+    new: str
+
+
+def differences(old: object, new: object, key: str = "") -> list[Difference]:
+    """Each dotted key whose value differs between two trees."""
+    if old == new:
+        return []
+    if isinstance(old, Mapping) and isinstance(new, Mapping) and old.keys() == new.keys():
+        below = ((f"{key}.{name}" if key else str(name), name) for name in old)
+        return [each for place, name in below for each in differences(old[name], new[name], place)]
+    return [Difference(key, json.dumps(old), json.dumps(new))]
 
 
 def json_schema(kind: type | Any) -> dict[str, Any]:

@@ -104,7 +104,11 @@ def folder_to_resume(path: Path, loaded: Loaded) -> RunFolder:
     run = RunFolder(path)
     if not run.config.is_file():
         raise OutputError(f"{path} holds no run to resume; start it without --resume")
-    changed = differences(_fixed(load_config(run.config).config), _fixed(_placed(loaded)))
+    before, now = _fixed(load_config(run.config).config), _fixed(_placed(loaded))
+    changed = [
+        f"{each.key}: {each.old} when it was started, now {each.new}"
+        for each in options.differences(before, now)
+    ]
     if changed:
         told = [
             f"{path} was started with another configuration. What differs:",
@@ -158,13 +162,3 @@ def _fixed(config: Config) -> object:
     """What may not change while a training goes on."""
     free = dataclasses.replace(config.train, minutes=None)
     return options.tree(dataclasses.replace(config, train=free))
-
-
-def differences(old: object, new: object, key: str = "") -> list[str]:
-    """Each dotted key whose value differs between two trees, with both values."""
-    if old == new:
-        return []
-    if isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys():
-        below = ((f"{key}.{name}" if key else name, name) for name in old)
-        return [told for place, name in below for told in differences(old[name], new[name], place)]
-    return [f"{key}: {json.dumps(old)} when it was started, now {json.dumps(new)}"]
