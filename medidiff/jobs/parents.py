@@ -7,7 +7,7 @@ import dataclasses
 
 from medidiff import options
 from medidiff.config import Config
-from medidiff.errors import ConfigError, ModelError
+from medidiff.errors import ModelError
 from medidiff.jobs.objectives import role_of
 from medidiff.model import Model
 from medidiff.networks import AnyNetwork, UNetOptions
@@ -18,12 +18,12 @@ from medidiff.training.objectives.spread import Spread
 
 
 def check_parent(config: Config, parent: Model | None) -> None:
-    """Errors: ConfigError if a parent is needed and not given; ModelError if a training cannot go
-    on from the one that is."""
+    """Errors: ModelError if a parent is needed and not given, or a training cannot go on from the
+    one that is."""
     if parent is None:
         needs = parent_notes(config)
         if needs:
-            raise ConfigError(needs[0])
+            raise ModelError(needs[0])
     elif isinstance(config.diffusion.objective, Alignment):
         _check_encoder(parent.spec)
     else:
@@ -35,13 +35,13 @@ def parent_notes(config: Config) -> list[str]:
     objective = config.diffusion.objective
     if isinstance(objective, Spread):
         return [
-            "diffusion.objective of kind 'spread' trains a head on a trained prior: name that one "
-            "to 'medidiff train' by --from MODEL"
+            "diffusion.objective of kind 'spread' trains a head on a trained prior: name it by "
+            "--from (medidiff train ... --from MODEL)"
         ]
     if isinstance(objective, ConsistencyTraining) and objective.teacher == "parent":
         return [
-            "diffusion.objective.teacher is the parent: name that one to 'medidiff train' by "
-            "--from MODEL, or choose another teacher"
+            "diffusion.objective.teacher is the parent: name it by --from (medidiff train ... "
+            "--from MODEL), or choose another teacher"
         ]
     return []
 

@@ -8,14 +8,14 @@ import pytest
 
 from medidiff import api, options
 from medidiff.config import load_config
-from medidiff.errors import ConfigError
+from medidiff.errors import ModelError
 
 SMOKE = Path(__file__).resolve().parents[3] / "configs" / "smoke-2d.yaml"
 
 
 def test_a_missing_parent_is_told_before_the_manifest_is_read(tmp_path: Path) -> None:
     changes = [f"data.manifest={tmp_path / 'no.csv'}", f"output={tmp_path / 'run'}"]
-    with pytest.raises(ConfigError, match="--from MODEL"):
+    with pytest.raises(ModelError, match="--from MODEL"):
         api.train(SMOKE, changes=[*changes, "diffusion.objective={kind: spread, source: sn}"])
     assert not (tmp_path / "run").exists()
 
