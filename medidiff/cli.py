@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from medidiff import cli_cache, cli_dicom, cli_manifest, cli_paths, cli_privacy
-from medidiff.cli_pairs import pairs as _pairs
+from medidiff.changes import pairs as _pairs
+from medidiff.changes import parse_value
 from medidiff.errors import ConfigError, MedidiffError
 
 NOTICE = "Research only: not a medical device, not for diagnosis."
@@ -828,16 +829,11 @@ def _spacing(text: str | None) -> list[float] | Literal["as stored"] | None:
 
 def _settings(items: list[str] | None) -> dict[str, Any]:
     """Options of a task; their values are YAML."""
-    import yaml
-
     found: dict[str, Any] = {}
     for key, text in _pairs(items, "--set").items():
         if key in RESERVED:
             raise ConfigError(f"--set {key}={text}: this is no option of a task (see --help)")
-        try:
-            found[key] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise ConfigError(f"--set {key}={text}: the value is not valid YAML") from None
+        found[key] = parse_value(text, f"{key}={text}", "--set")
     return found
 
 

@@ -21,7 +21,7 @@ import yaml
 from pydantic import Field
 
 from medidiff import options
-from medidiff.changes import MANIFEST, parse_change
+from medidiff.changes import MANIFEST, parse_change, put
 from medidiff.data.options import AnyIntensity, Augment, Percentile, Slices, Space
 from medidiff.diffusion import (
     DDPM,
@@ -317,7 +317,7 @@ def load_config(file: str | os.PathLike[str], changes: Sequence[str] = ()) -> Lo
     if not isinstance(content, dict):
         raise ConfigError(f"{place}: expected keys and values, found {type(content).__name__}")
     for change in changes:
-        _apply(content, change)
+        put(content, *parse_change(change), change)
     if any(parse_change(change)[0] == MANIFEST for change in changes):
         _place_manifest(content)
     return Loaded(parse_config(content, str(place)), place)
@@ -341,19 +341,6 @@ def dump_config(config: Config) -> str:
 def schema() -> dict[str, Any]:
     """The JSON schema of a configuration file, for editors."""
     return {"title": "medidiff configuration", **options.json_schema(Config)}
-
-
-def _apply(content: dict[str, Any], change: str) -> None:
-    key, value = parse_change(change)
-    *parents, last = key.split(".")
-    place = content
-    for parent in parents:
-        if place.get(parent) is None:  # left out, or null as a run's own file spells it
-            place[parent] = {}
-        place = place[parent]
-        if not isinstance(place, dict):
-            raise ConfigError(f"--change {change}: {parent!r} is not a section")
-    place[last] = value
 
 
 def _place_manifest(content: dict[str, Any]) -> None:
