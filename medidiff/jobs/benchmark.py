@@ -287,5 +287,6 @@ def save_table(
             truth=found.truth,
             labels=found.labels or None,
             maps=found.maps,
+            affine=model.spec.space.known_affine(),
             title=f"{head.kind}, {model.spec.name}, split {protocol['split']}",
         )

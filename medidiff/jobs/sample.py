@@ -97,7 +97,9 @@ def sample_to_folder(
         report.close()
     files = samples.save(out) if format == "nifti" else samples.save_dicom(out, model.spec.modality)
     typical = model.spec.intensity.typical
-    sheet(samples.images[:, :1], out / "sheet.png", window=(typical.low[0], typical.high[0]))
+    window = (typical.low[0], typical.high[0])
+    known = samples.affine if model.spec.space.known_affine() is not None else None
+    sheet(samples.images[:, :1], out / "sheet.png", window=window, affine=known)
     return files, samples.nfe
 
 
