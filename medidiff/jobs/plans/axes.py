@@ -36,12 +36,17 @@ class Axes:
         return None if self.volumes is None else Slices(plane_of(self.orientation))
 
     @property
+    def across(self) -> int:
+        """The axis of the volumes that runs across these slices."""
+        assert self.volumes is not None
+        return _across(self.volumes.orientation, self.orientation)
+
+    @property
     def depth(self) -> np.ndarray:
         """How many slices of each volume hold the body; 1 of what is not cut."""
         if self.volumes is None:
             return np.ones(len(self.shape))
-        across = _across(self.volumes.orientation, self.orientation)
-        return self.volumes.body[:, across]
+        return self.volumes.body[:, self.across]
 
 
 def axes_of(found: Survey) -> Axes:
