@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -757,6 +758,7 @@ def _options(
 def main() -> None:
     """Run the command line: exit code 2 for what a user can mend, 75 for a run stopped on
     request, 1 for a defect of ours or where a check's answer is no."""
+    _tell_warnings()
     try:
         app()
     except MedidiffError as error:
@@ -769,6 +771,20 @@ def main() -> None:
             sys.exit(75)  # EX_TEMPFAIL: run again with --resume
         _tell_defect(error)
         sys.exit(1)
+
+
+def _tell_warnings() -> None:
+    """Warnings of ours look like our errors; those of libraries stay as Python shows them."""
+    package, others = Path(__file__).parent, warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], filename: str, *rest: Any) -> None:
+        ours = category is UserWarning and Path(filename).is_relative_to(package)
+        if ours:
+            print(f"medidiff: warning: {message}", file=sys.stderr)
+        else:
+            others(message, category, filename, *rest)
+
+    warnings.showwarning = show
 
 
 def _tell(error: MedidiffError) -> None:

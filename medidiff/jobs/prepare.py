@@ -31,6 +31,7 @@ from medidiff.jobs.codecs import (
     fit_codec,
     latent_set,
     said_of_seams,
+    slab_notes,
 )
 from medidiff.jobs.objectives import (
     as_student,
@@ -106,7 +107,7 @@ class CheckedData:
     slices: Slices | None
     """What is cut of volumes, in a named plane."""
     notes: tuple[str, ...] = ()
-    """What the scans do not say, or say otherwise than the configuration."""
+    """What scans do not say, or say otherwise than the configuration; what the model will not do."""
 
     @property
     def told(self) -> tuple[AnyCondition, ...]:
@@ -143,6 +144,7 @@ def check_data(loaded: Loaded, parent: Model | None, report: Reporter) -> Checke
     if slices is not None:
         space, slices = resolved(space, slices, grids([*train, *validation], data.images[0]))
     notes = modality_notes(modalities([*train, *validation], data.images[0]), config.modality)
+    notes += slab_notes(config)
     given = (manifest, train, validation, conditions, label, space, slices, tuple(notes))
     checked = CheckedData(*given)
     for rows in (train, validation):
