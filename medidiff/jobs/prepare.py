@@ -107,7 +107,7 @@ class CheckedData:
     slices: Slices | None
     """What is cut of volumes, in a named plane."""
     notes: tuple[str, ...] = ()
-    """What scans do not say, or say otherwise than the configuration; what the model will not do."""
+    """What scans do not say, or say otherwise than the configuration, and what models cannot."""
 
     @property
     def told(self) -> tuple[AnyCondition, ...]:
