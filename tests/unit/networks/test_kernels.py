@@ -22,7 +22,8 @@ HALF = torch.float16 if INTERPRETED else torch.bfloat16  # the interpreter multi
 CASES = range(8 if INTERPRETED else 24)
 # The interpreter takes 20 ms for each group of each image. Many of both are seen by the norm alone
 # and by the readers; the networks show that each layer is given what is its own, and call each
-# variant of a kernel.
+# variant of a kernel, those that double or halve a grid (adm in 3-D, the autoencoder in 2-D) on two
+# images.
 IMAGES, GROUPS, MOST_GROUPS = (1, 1, 12) if INTERPRETED else (2, 4, 10**6)
 STYLES, KINDS = ("adm", "monai", "adm, recomputing", "ncsn++"), ("scale-shift", "film", "head")
 NETWORKS, READERS = list(product((2, 3), STYLES)), list(product((2, 3), KINDS))
@@ -147,9 +148,10 @@ def test_the_fused_network_and_its_gradients_are_the_plain_ones(dims: int, style
         weight.data = torch.randn(weight.shape, generator=generator, dtype=torch.float64) * 0.2
     network = network.to(DEVICE)
     space = (7, 10) if dims == 2 else (4, 5, 6)
-    x = torch.randn(IMAGES, 2, *space, generator=generator, dtype=torch.float64).to(DEVICE)
+    images = 2 if style == "adm" else IMAGES
+    x = torch.randn(images, 2, *space, generator=generator, dtype=torch.float64).to(DEVICE)
     x.requires_grad_()
-    label = torch.tensor([3.0, 700.0], dtype=torch.float64, device=DEVICE)[-IMAGES:]
+    label = torch.tensor([3.0, 700.0], dtype=torch.float64, device=DEVICE)[-images:]
     assert usable(x)
     inputs = [x, *network.parameters()]
     fused = network(x, label)
@@ -414,7 +416,7 @@ def test_an_autoencoder_and_its_gradients_are_those_of_the_plain_way(dims: Liter
         for weight in network.parameters():
             weight.add_(0.1 * torch.randn(weight.shape, generator=generator))
     network.to(DEVICE)
-    x = torch.randn(IMAGES, 1, *[5] * dims, generator=generator).to(DEVICE)
+    x = torch.randn(2 if dims == 2 else IMAGES, 1, *[5] * dims, generator=generator).to(DEVICE)
 
     def run() -> list[Tensor]:
         network.zero_grad()
