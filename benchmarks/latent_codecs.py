@@ -216,7 +216,7 @@ def measured(
         torch.cat([torch.cat([x, y]) for x, y in zip(images[:3], made[:3], strict=True)]).cpu(),
         out / f"latent_codecs_{scans.name}.png",
         window=(-1, 1),
-        affine=model.spec.space.affine(),
+        affine=model.spec.space.known_affine(),
         title=f"{scans.name}: test scans and their reconstructions",
     )
     return found, facts

@@ -250,7 +250,7 @@ def made(training: Training) -> tuple[ModelSpec, nn.Module, Objective, Model | N
     )
     asks = isinstance(kind, Spread) or (student and kind.teacher == "parent")
     parent = Model(spec, build(training.network, training.shape)) if asks else None
-    if isinstance(kind, Spread):
+    if isinstance(kind, Spread) and parent is not None:
         spec = with_head(spec, kind, parent)
     spec = as_student(spec, config)
     network = network_of(config, spec, parent)

@@ -61,6 +61,7 @@ from medidiff.jobs.gamma import add_gamma
 from medidiff.jobs.likelihood import LikelihoodOptions, Method
 from medidiff.jobs.manifests import ManifestMade
 from medidiff.jobs.models import export_model, load_model, model_folder, register_model
+from medidiff.jobs.parents import parent_notes
 from medidiff.jobs.phantoms import write_phantoms
 from medidiff.jobs.plans.planning import Planned, plan_training
 from medidiff.jobs.plans.scheme import PlanOptions
@@ -143,6 +144,8 @@ class Checked:
     """Whether training fits into a GPU's memory, where one was stated."""
     slices: Slices | None = None
     """What is cut of volumes, in a named plane."""
+    notes: tuple[str, ...] = ()
+    """What the configuration and its scans leave open."""
 
 
 def plan(
@@ -197,7 +200,9 @@ def check(
     if gpu_memory is not None:
         with _reporting(progress) as report:
             found = fit_config(loaded.config, shape, gpu_memory, report)
-    return Checked(loaded, len(data.train), len(data.validation), count, found, data.slices)
+    notes = (*data.notes, *parent_notes(loaded.config))
+    found_rows = (len(data.train), len(data.validation))
+    return Checked(loaded, *found_rows, count, found, data.slices, notes)
 
 
 def train(

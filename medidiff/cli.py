@@ -8,13 +8,15 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from medidiff import cli_cache, cli_dicom, cli_manifest, cli_paths, cli_privacy
-from medidiff.cli_pairs import pairs as _pairs
+from medidiff.changes import pairs as _pairs
+from medidiff.changes import parse_value
 from medidiff.errors import ConfigError, MedidiffError
 
 NOTICE = "Research only: not a medical device, not for diagnosis."
@@ -157,6 +159,8 @@ def check(
         f"{config}: sound. {found.train_images} training and {found.validation_images} "
         f"validation {kind}, network of {found.parameters / 1e6:.2f} M parameters."
     )
+    for note in found.notes:
+        typer.echo(f"Note: {note}")
     if found.memory is not None:
         typer.echo(found.memory.text)
         if not found.memory.fits:
@@ -754,6 +758,7 @@ def _options(
 def main() -> None:
     """Run the command line: exit code 2 for what a user can mend, 75 for a run stopped on
     request, 1 for a defect of ours or where a check's answer is no."""
+    _tell_warnings()
     try:
         app()
     except MedidiffError as error:
@@ -766,6 +771,20 @@ def main() -> None:
             sys.exit(75)  # EX_TEMPFAIL: run again with --resume
         _tell_defect(error)
         sys.exit(1)
+
+
+def _tell_warnings() -> None:
+    """Warnings of ours look like our errors; those of libraries stay as Python shows them."""
+    package, others = Path(__file__).parent, warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], filename: str, *rest: Any) -> None:
+        ours = category is UserWarning and Path(filename).is_relative_to(package)
+        if ours:
+            print(f"medidiff: warning: {message}", file=sys.stderr)
+        else:
+            others(message, category, filename, *rest)
+
+    warnings.showwarning = show
 
 
 def _tell(error: MedidiffError) -> None:
@@ -826,16 +845,11 @@ def _spacing(text: str | None) -> list[float] | Literal["as stored"] | None:
 
 def _settings(items: list[str] | None) -> dict[str, Any]:
     """Options of a task; their values are YAML."""
-    import yaml
-
     found: dict[str, Any] = {}
     for key, text in _pairs(items, "--set").items():
         if key in RESERVED:
             raise ConfigError(f"--set {key}={text}: this is no option of a task (see --help)")
-        try:
-            found[key] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise ConfigError(f"--set {key}={text}: the value is not valid YAML") from None
+        found[key] = parse_value(text, f"{key}={text}", "--set")
     return found
 
 

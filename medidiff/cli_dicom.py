@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from medidiff import cli_paths
-from medidiff.cli_pairs import pairs
+from medidiff.changes import pairs
 
 PatientOption = Annotated[
     list[str] | None,

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from medidiff import cli_paths
+from medidiff.changes import pairs
 from medidiff.errors import ConfigError
 
 app = typer.Typer(
@@ -16,6 +17,7 @@ app = typer.Typer(
 )
 ManifestFile = Annotated[Path, typer.Argument(help="The manifest", metavar="MANIFEST")]
 NewFile = Annotated[Path, typer.Option("--out", "-o", help="New manifest (.csv)")]
+SHARE = "split=share, e.g. train=0.8"
 Resample = Literal["refuse", "resample"]
 
 
@@ -115,15 +117,10 @@ def check(
 
 def shares_of(items: list[str] | None) -> dict[str, float] | None:
     """Options given as split=share; None if there are none."""
-    if not items:
-        return None
     shares: dict[str, float] = {}
-    for item in items:
-        name, equals, value = item.partition("=")
+    for name, value in pairs(items, "--share", SHARE).items():
         try:
             shares[name] = float(value)
         except ValueError:
-            equals = ""
-        if not equals or not name:
-            raise ConfigError(f"--share {item}: write it as split=share, e.g. train=0.8")
-    return shares
+            raise ConfigError(f"--share {name}={value}: write it as {SHARE}") from None
+    return shares or None

@@ -21,7 +21,7 @@ import yaml
 from pydantic import Field
 
 from medidiff import options
-from medidiff.changes import MANIFEST, parse_change
+from medidiff.changes import MANIFEST, parse_change, put
 from medidiff.data.options import AnyIntensity, Augment, Percentile, Slices, Space
 from medidiff.diffusion import (
     DDPM,
@@ -317,9 +317,9 @@ def load_config(file: str | os.PathLike[str], changes: Sequence[str] = ()) -> Lo
     if not isinstance(content, dict):
         raise ConfigError(f"{place}: expected keys and values, found {type(content).__name__}")
     for change in changes:
-        _apply(content, change)
+        put(content, *parse_change(change), change)
     if any(parse_change(change)[0] == MANIFEST for change in changes):
-        _place_manifest(content["data"])
+        _place_manifest(content)
     return Loaded(parse_config(content, str(place)), place)
 
 
@@ -328,7 +328,7 @@ def parse_config(tree: object, where: str) -> Config:
     try:
         return options.read(Config, tree)
     except options.OptionError as error:
-        lines = [f"  {key}: {message}" for key, message in error.problems]
+        lines = [f"  {problem}" for problem in error.problems]
         count = f"{len(lines)} problem" + ("s" if len(lines) > 1 else "")
         raise ConfigError(f"{where}: {count}\n" + "\n".join(lines)) from None
 
@@ -343,22 +343,10 @@ def schema() -> dict[str, Any]:
     return {"title": "medidiff configuration", **options.json_schema(Config)}
 
 
-def _apply(content: dict[str, Any], change: str) -> None:
-    key, value = parse_change(change)
-    *parents, last = key.split(".")
-    place = content
-    for parent in parents:
-        if place.get(parent) is None:  # left out, or null as a run's own file spells it
-            place[parent] = {}
-        place = place[parent]
-        if not isinstance(place, dict):
-            raise ConfigError(f"--change {change}: {parent!r} is not a section")
-    place[last] = value
-
-
-def _place_manifest(data: dict[str, Any]) -> None:
+def _place_manifest(content: dict[str, Any]) -> None:
     """A manifest that was typed in lies where the shell completes it, not beside the file."""
-    if isinstance(data["manifest"], str):
+    data = content.get("data")
+    if isinstance(data, dict) and isinstance(data.get("manifest"), str):
         data["manifest"] = str(Path(data["manifest"]).expanduser().absolute())
 
 

@@ -671,9 +671,9 @@ def check_reach(spec: ModelSpec, reach: Reach) -> None:
         )
     if reach.slices and (spec.shape.dims != 2 or spec.codec.kind != "identity"):
         raise ModelError(
-            f"{spec.name} cannot be called slice by slice: that needs a model of slices that works "
-            f"on the images themselves (it has {spec.shape.dims} axes and the codec "
-            f"{spec.codec.kind})"
+            f"{spec.name} cannot be called on a volume slice by slice: that needs a 2-D model that "
+            f"works on the images themselves (it has {spec.shape.dims} axes and the codec "
+            f"{spec.codec.kind!r}); give it single slices or slabs, or train one without codec"
         )
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 GRID_TOLERANCE_MM = 0.01
 KEPT_TOGETHER = 256  # rows
 PAIRS_APART, PAIRS_SHOWN = 3, 5  # so many pairs of a kind are told one by one; of more, these
-CHECKED = f"checked {version('medidiff')}"
+CHECKED = f"checked with modality {version('medidiff')}"
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class _Found:
     file: str = ""
     constant: bool = False
     fingerprint: Fingerprint | None = None
+    modality: str | None = None
 
 
 Leakage = Literal["identical", "near"]
@@ -109,6 +110,17 @@ def grids(
         affine = None if looked.affine is None else np.reshape(looked.affine, (4, 4))
         found[number] = looked.shape[1:], affine
     return found
+
+
+def modalities(rows: Sequence[Row], name: str) -> dict[int, str | None]:
+    """What each row's image of a column says of its modality, else the manifest's column; read as
+    `grids` reads.
+
+    Errors: as `grids`.
+    """
+    known = _Known({row.images[name] for row in rows})
+    found = {row.number: known.look(row.images[name], "identical").modality for row in rows}
+    return {row.number: found[row.number] or row.text.get("modality") for row in rows}
 
 
 @dataclass(frozen=True)
@@ -248,6 +260,7 @@ def _look(path: Path, leakage: Leakage) -> _Found:
         file=file_digest(path),
         constant=bool((scan.array == first).all()),
         fingerprint=_fingerprint(scan) if leakage == "near" else None,
+        modality=scan.modality,
     )
 
 

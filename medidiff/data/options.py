@@ -63,6 +63,11 @@ class Space:
         affine[3, 3] = 1.0
         return affine
 
+    def known_affine(self) -> NDArray[np.float64] | None:
+        """`affine`, or None where the orientation is "as stored" and so not known: for pictures,
+        which must name no plane then."""
+        return None if self.orientation == AS_STORED else self.affine()
+
 
 def _check_spacing(spacing_mm: tuple[float, ...] | str, dims: int) -> None:
     if isinstance(spacing_mm, str):

@@ -22,6 +22,8 @@ RESERVED: dict[str, ColumnType] = {
     "label": "label",
 }
 SHOWN_PROBLEMS = 20
+SHOWN_ROWS = 6
+TOLD_APART = 3  # so many rows with one problem are told one by one; more of them together
 SHOWN_SPLITS = 8  # a column of more is no list of splits, and its cells may name patients
 
 Progress = Callable[[int, int], None]
@@ -138,6 +140,29 @@ def first_problems(problems: Sequence[str]) -> list[str]:
     shown = [f"  {problem}" for problem in problems[:SHOWN_PROBLEMS]]
     rest = len(problems) - len(shown)
     return [*shown, *([f"  and {rest} more"] if rest else [])]
+
+
+def rows_listed(rows: Sequence[int]) -> str:
+    """ "row 7", or "rows 1, 2, 3, 4, 5, 6 and 3 more"."""
+    shown = ", ".join(map(str, rows[:SHOWN_ROWS]))
+    more = f" and {len(rows) - SHOWN_ROWS} more" if len(rows) > SHOWN_ROWS else ""
+    return f"row{'s' if len(rows) > 1 else ''} {shown}{more}"
+
+
+def told_together(problems: Mapping[int, Sequence[str]]) -> list[str]:
+    """A line for each row and its problems, but one for all rows of a problem that many share."""
+    rows: dict[str, list[int]] = {}
+    for row, told in problems.items():
+        for problem in told:
+            rows.setdefault(problem, []).append(row)
+    many = {problem: where for problem, where in rows.items() if len(where) > TOLD_APART}
+    lines = [
+        f"{len(where)} rows: {problem} ({rows_listed(where)})" for problem, where in many.items()
+    ]
+    for row, told in problems.items():
+        own = [problem for problem in told if problem not in many]
+        lines += [f"row {row}: {'; '.join(own)}"] if own else []
+    return lines
 
 
 def _files(row: Row) -> dict[str, Path]:

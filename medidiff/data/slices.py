@@ -25,13 +25,13 @@ from medidiff.data.options import (
     letter_across,
     plane_of,
 )
+from medidiff.data.rows import rows_listed
 from medidiff.data.survey import threshold
 from medidiff.data.transforms import plane
 from medidiff.errors import DataError
 
 THICKER = 1.1  # a spacing that much larger than the next tells across which slices were acquired
 VOXELS = 65536  # of a channel tell what is foreground
-SHOWN_ROWS = 6
 
 VolumeGrid = tuple[tuple[int, ...], NDArray[np.float64] | None]
 """Shape and affine of an image; None where its file states none."""
@@ -85,7 +85,9 @@ def thick_plane(affines: Mapping[int, NDArray[np.float64] | None]) -> PlaneName:
             "data.slices.plane 'thick': no volume's voxels are longer along one axis than along "
             "the others; name the plane: axial, coronal or sagittal"
         )
-    told = ", ".join(f"{plane} in {len(rows)} ({_listed(rows)})" for plane, rows in planes.items())
+    told = ", ".join(
+        f"{plane} in {len(rows)} ({rows_listed(rows)})" for plane, rows in planes.items()
+    )
     raise DataError(
         f"data.slices.plane 'thick': the volumes' thick slices lie in several planes: {told}; name "
         "one, or make a manifest of each"
@@ -198,10 +200,4 @@ def slice_of(volume: Original, letters: str, place: int) -> Original:
 
 
 def _holding(rows: Sequence[int]) -> str:
-    return f"{_listed(rows)} {'holds' if len(rows) == 1 else 'hold'}"
-
-
-def _listed(rows: Sequence[int]) -> str:
-    shown = ", ".join(map(str, rows[:SHOWN_ROWS]))
-    more = f" and {len(rows) - SHOWN_ROWS} more" if len(rows) > SHOWN_ROWS else ""
-    return f"row{'s' if len(rows) > 1 else ''} {shown}{more}"
+    return f"{rows_listed(rows)} {'holds' if len(rows) == 1 else 'hold'}"

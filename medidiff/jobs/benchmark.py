@@ -12,6 +12,9 @@ from typing import Literal
 
 from medidiff import options
 from medidiff.data.datasets import Case
+from medidiff.data.file_names import is_kspace
+from medidiff.data.manifest import read_manifest
+from medidiff.data.rows import rows_listed
 from medidiff.errors import OutputError, TaskError
 from medidiff.jobs.cases import Mismatch, cases_of_split, check_cases, check_splits
 from medidiff.jobs.reporting import Reporter
@@ -106,8 +109,10 @@ def benchmark_head(
         )
     if n < 1 or (limit is not None and limit < 1):
         raise TaskError(f"the numbers of samples and of scans must be at least 1: {n}, {limit}")
-    check_splits(model, manifest, splits, split, splits.validation)
     check_fit(head, model)
+    check_splits(model, manifest, splits, split, splits.validation)
+    if head.needs().measurement:
+        warn_of_measurements(model, manifest, splits, split)
     check_peers(head, peers)
 
     def cases(name: str) -> list[Case]:
@@ -133,6 +138,24 @@ def benchmark_head(
         save_table(table, found, head, model, protocol, out)
     keep_verdicts(model, found, split)
     return table
+
+
+def warn_of_measurements(model: Model, manifest: PathLike, splits: Splits, split: str) -> None:
+    """A benchmark simulates what is measured from images: rows that were measured are not used as
+    they are."""
+    rows = [
+        row.number
+        for row in splits.rows(read_manifest(Path(manifest)), split)
+        if any(is_kspace(row.images[name].name) for name in model.spec.columns)
+    ]
+    if rows:
+        warnings.warn(
+            f"{manifest}: {rows_listed(rows)} of split {split!r} hold k-space. The benchmark makes "
+            "magnitude images of it and simulates measurements from these: their noise, phase and "
+            "coils are not the scanner's. To reconstruct what was measured: medidiff run "
+            "reconstruct MODEL FILE.h5 --out IMAGE.nii.gz",
+            stacklevel=3,
+        )
 
 
 def check_peers(head: Head, peers: Sequence[Peer]) -> None:
@@ -287,5 +310,6 @@ def save_table(
             truth=found.truth,
             labels=found.labels or None,
             maps=found.maps,
+            affine=model.spec.space.known_affine(),
             title=f"{head.kind}, {model.spec.name}, split {protocol['split']}",
         )

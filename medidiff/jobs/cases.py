@@ -19,7 +19,7 @@ from medidiff.data.fitness import fits
 from medidiff.data.images import load_image, make_image
 from medidiff.data.manifest import read_manifest
 from medidiff.data.options import Space
-from medidiff.data.rows import first_problems
+from medidiff.data.rows import first_problems, told_together
 from medidiff.data.transforms import to_space
 from medidiff.errors import DataError
 from medidiff.jobs.reporting import Reporter
@@ -87,12 +87,11 @@ def check_cases(
     misfits = {row: problems for row, problems in sorted(found.items()) if problems}
     if not misfits:
         return []
-    lines = [f"row {row}: {'; '.join(problems)}" for row, problems in misfits.items()]
     told = "\n".join(
         [
             f"{manifest_file}: {len(misfits)} of {len(found)} rows do not fit the model "
             f"{model.spec.name}",
-            *first_problems(lines),
+            *first_problems(told_together(misfits)),
         ]
     )
     if mismatch == "refuse":

@@ -103,6 +103,18 @@ def _planes(slices: Slices, orientation: str, spec: ModelSpec) -> dict[str, tupl
     }
 
 
+def slab_notes(config: Config) -> list[str]:
+    """What a model of slabs in a codec's space will not do, told before it is trained."""
+    slices, kind = config.data.slices, config.codec.kind
+    if slices is None or slices.thickness == 1 or kind == "identity":
+        return []
+    return [
+        f"slabs of {slices.thickness} slices behind a codec ({kind}): the model draws slabs, but "
+        "cannot be put to work on volumes (run, sample --slices); for that leave codec out, or "
+        "data.slices.thickness"
+    ]
+
+
 def codec_source(config: Config, parent: Model | None) -> Model | None:
     """The autoencoder that the configuration names, checked; None where none is needed.
 

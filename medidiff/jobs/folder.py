@@ -17,7 +17,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from medidiff import options
 from medidiff.config import Config, Loaded, dump_config, load_config
+from medidiff.data.rows import first_problems
 from medidiff.errors import ModelError, OutputError
 from medidiff.model_folder import check_folder, folder_digest, write_json
 from medidiff.networks import FittedAutoencoder
@@ -102,16 +104,19 @@ def folder_to_resume(path: Path, loaded: Loaded) -> RunFolder:
     run = RunFolder(path)
     if not run.config.is_file():
         raise OutputError(f"{path} holds no run to resume; start it without --resume")
-    before = load_config(run.config).config
+    before, now = _fixed(load_config(run.config).config), _fixed(_placed(loaded))
     changed = [
-        name for name, (old, new) in _sections(before, _placed(loaded)).items() if old != new
+        f"{each.key}: {each.old} when it was started, now {each.new}"
+        for each in options.differences(before, now)
     ]
     if changed:
-        raise OutputError(
-            f"{path} was started with another configuration ({', '.join(changed)} differ). "
-            "Resume with the same file and changes, or start a new run in another folder. "
-            "Only train.minutes may differ."
-        )
+        told = [
+            f"{path} was started with another configuration. What differs:",
+            *first_problems(changed),
+            "Resume with the same file and changes, or start a new run in another folder (--change "
+            "output=...). Only train.minutes may differ.",
+        ]
+        raise OutputError("\n".join(told))
     return run
 
 
@@ -153,11 +158,7 @@ def _placed(loaded: Loaded) -> Config:
     return dataclasses.replace(loaded.config, data=data)
 
 
-def _sections(before: Config, after: Config) -> dict[str, tuple[object, object]]:
-    pairs: dict[str, tuple[object, object]] = {}
-    for field in dataclasses.fields(Config):
-        old, new = getattr(before, field.name), getattr(after, field.name)
-        if field.name == "train":
-            old, new = (dataclasses.replace(value, minutes=None) for value in (old, new))
-        pairs[field.name] = (old, new)
-    return pairs
+def _fixed(config: Config) -> object:
+    """What may not change while a training goes on."""
+    free = dataclasses.replace(config.train, minutes=None)
+    return options.tree(dataclasses.replace(config, train=free))

@@ -224,7 +224,7 @@ def draw_pairs(
         window=(-1.0, 1.0),
         columns=12 if volumes else 8,
         titles=titles,
-        affine=model.spec.space.affine() if volumes else None,
+        affine=model.spec.space.known_affine(),
         title=f"{model.spec.name}: samples nearest to training, each with its training image and "
         f"distance\n({' then '.join(space.space for space in found.nearness)}; "
         f"nearest unseen images: {bounds})",

@@ -235,11 +235,6 @@ def check_no_subjects(key: str, name: str, values: Sequence[str], manifest: Mani
 def check_encoder(spec: ModelSpec, parent: Model) -> None:
     """Errors: ModelError if a frozen encoder cannot say what this one is to say."""
     theirs = parent.spec
-    if theirs.role != "encoder":
-        raise ModelError(
-            f"{theirs.name} is a model of role {theirs.role!r}; alignment freezes an encoder "
-            "(--from a model of diffusion.objective 'alignment'), or starts without a model"
-        )
     pairs = {
         "images": (spec.images, theirs.images),
         "modality": (spec.modality, theirs.modality),
@@ -267,16 +262,8 @@ def _frozen(parent: Model) -> Callable[[Tensor], Tensor]:
     return embedding
 
 
-def with_head(spec: ModelSpec, kind: Spread, parent: Model | None) -> ModelSpec:
-    """The parent's specification with the head that is trained, last.
-
-    Errors: ModelError without a parent.
-    """
-    if parent is None:
-        raise ModelError(
-            "diffusion.objective of kind 'spread' trains a head on a trained prior: name it "
-            "(--from MODEL)"
-        )
+def with_head(spec: ModelSpec, kind: Spread, parent: Model) -> ModelSpec:
+    """The parent's specification with the head that is trained, last."""
     kept = [head for head in parent.spec.heads if head.source != kind.source]
     heads = (*kept, SpreadHead(kind.source, kind.form))
     return replace(spec, heads=heads, gamma=parent.spec.gamma)
@@ -302,15 +289,6 @@ def frozen_parent(config: Config, parent: Model) -> Parent:
     assert isinstance(parent.spec.target, EDMTarget)  # make_spec has compared it
     replayed = accelerated(network, config.train.acceleration)
     return Parent(network, parent.spec.target, replayed)
-
-
-def check_teacher(config: Config) -> None:
-    """Errors: ConfigError if a student without a parent asks it to teach."""
-    objective = config.diffusion.objective
-    if isinstance(objective, ConsistencyTraining) and objective.teacher == "parent":
-        raise ConfigError(
-            "diffusion.objective.teacher is the parent, and none is given: name it by --from"
-        )
 
 
 def as_student(spec: ModelSpec, config: Config) -> ModelSpec:

@@ -14,11 +14,12 @@ from torch import nn
 from medidiff import options
 from medidiff.config import Config, Loaded
 from medidiff.data.augment import Surroundings, margin, surroundings
-from medidiff.data.checks import check_manifest, grids
+from medidiff.data.checks import check_manifest, grids, modalities
 from medidiff.data.datasets import CaseSet
 from medidiff.data.fitness import views
 from medidiff.data.intensity import FittedIntensity, fit, scaled_batch
 from medidiff.data.manifest import read_manifest
+from medidiff.data.modality import modality_notes
 from medidiff.data.options import Augment, Slices, Space
 from medidiff.data.rows import Manifest, Problem, Row, raise_problems
 from medidiff.data.slices import resolved
@@ -30,13 +31,13 @@ from medidiff.jobs.codecs import (
     fit_codec,
     latent_set,
     said_of_seams,
+    slab_notes,
 )
 from medidiff.jobs.objectives import (
     as_student,
     check_encoder,
     check_no_subjects,
     check_sampling,
-    check_teacher,
     class_column,
     classes,
     labelled,
@@ -46,6 +47,7 @@ from medidiff.jobs.objectives import (
     trained_model,
     with_head,
 )
+from medidiff.jobs.parents import check_parent
 from medidiff.jobs.reporting import Reporter
 from medidiff.jobs.splits import Splits
 from medidiff.model import Model
@@ -55,7 +57,6 @@ from medidiff.networks import (
     ClassCondition,
     NetworkShape,
     NumberCondition,
-    UNetOptions,
     encode_batch,
 )
 from medidiff.spec import Lineage, ModelSpec
@@ -66,8 +67,6 @@ from medidiff.training.objectives.alignment import Alignment
 from medidiff.training.objectives.autoencoder import Autoencoding
 from medidiff.training.objectives.spread import Spread
 from medidiff.training.precision import choose_device
-
-OF_DIFFUSION = ("schedule", "target", "spread")
 
 
 @dataclass(frozen=True)
@@ -107,6 +106,8 @@ class CheckedData:
     """The grid, of slices with their plane's directions."""
     slices: Slices | None
     """What is cut of volumes, in a named plane."""
+    notes: tuple[str, ...] = ()
+    """What scans do not say, or say otherwise than the configuration, and what models cannot."""
 
     @property
     def told(self) -> tuple[AnyCondition, ...]:
@@ -142,7 +143,10 @@ def check_data(loaded: Loaded, parent: Model | None, report: Reporter) -> Checke
     space, slices = data.space, data.slices
     if slices is not None:
         space, slices = resolved(space, slices, grids([*train, *validation], data.images[0]))
-    checked = CheckedData(manifest, train, validation, conditions, label, space, slices)
+    notes = modality_notes(modalities([*train, *validation], data.images[0]), config.modality)
+    notes += slab_notes(config)
+    given = (manifest, train, validation, conditions, label, space, slices, tuple(notes))
+    checked = CheckedData(*given)
     for rows in (train, validation):
         encode_rows(manifest, rows, checked.told)
     return checked
@@ -164,8 +168,11 @@ def check_condition_columns(loaded: Loaded, manifest: Manifest) -> None:
 def prepare(loaded: Loaded, parent: Model | None, report: Reporter) -> Prepared:
     """Read and check the scans, fit what is fitted on them, and make the network."""
     config = loaded.config
+    check_parent(config, parent)
     source = codec_source(config, parent)
     data = check_data(loaded, parent, report)
+    for note in data.notes:
+        report.say(f"Note: {note}")
     manifest = data.manifest
     device = choose_device(config.train.device)
 
@@ -363,7 +370,7 @@ def make_spec(
 
     Errors: ModelError if it cannot go on from `parent`.
     """
-    objective, rows, conditions = config.diffusion.objective, data.train, data.conditions
+    objective, rows = config.diffusion.objective, data.train
     trunk = parent.spec if parent is not None and isinstance(objective, Spread) else None
     shape, sampling = shape_of(config, data, trunk), config.sampling
     if config.codec.kind != "identity":  # the range is that of images
@@ -397,34 +404,22 @@ def make_spec(
             version=importlib.metadata.version("medidiff"),
         ),
     )
-    if isinstance(objective, Spread):
+    if isinstance(objective, Spread) and parent is not None:
         spec = with_head(spec, objective, parent)
     if parent is None:
-        check_teacher(config)
         return as_student(spec, config)
     if isinstance(objective, Alignment):
         check_encoder(spec, parent)
         return dataclasses.replace(spec, intensity=parent.spec.intensity)
-    same = ("role", "coordinates", "modality", "images", "network", "shape", "label")
-    for name in (*same, *OF_DIFFUSION):
+    for name in (
+        "coordinates",
+        "shape",
+        "label",
+    ):  # all else was compared before
         ours, theirs = getattr(spec, name), getattr(parent.spec, name)
-        if not _same(ours, theirs):
+        if ours != theirs:
             raise ModelError(
                 f"fine-tuning: {name} of the configuration differs from the parent's. "
                 f"The parent has {name} = {options.tree(theirs)}; write the same."
             )
-    if config.data.conditions != tuple(condition.name for condition in conditions):
-        raise ModelError(
-            "fine-tuning: data.conditions must be the parent's: "
-            f"{[condition.name for condition in conditions]}"
-        )
     return as_student(dataclasses.replace(spec, intensity=parent.spec.intensity), config)
-
-
-def _same(ours: object, theirs: object) -> bool:
-    """Whether a model can go on from another one's; dropout and what is computed again are no part
-    of its weights."""
-    if isinstance(ours, UNetOptions) and isinstance(theirs, UNetOptions):
-        free = {name: getattr(theirs, name) for name in ("dropout", "checkpoint_levels")}
-        return dataclasses.replace(ours, **free) == theirs
-    return ours == theirs

@@ -97,7 +97,9 @@ def sample_to_folder(
         report.close()
     files = samples.save(out) if format == "nifti" else samples.save_dicom(out, model.spec.modality)
     typical = model.spec.intensity.typical
-    sheet(samples.images[:, :1], out / "sheet.png", window=(typical.low[0], typical.high[0]))
+    window = (typical.low[0], typical.high[0])
+    known = samples.affine if model.spec.space.known_affine() is not None else None
+    sheet(samples.images[:, :1], out / "sheet.png", window=window, affine=known)
     return files, samples.nfe
 
 
@@ -113,5 +115,4 @@ def changed(sampling: SamplingOptions, changes: Mapping[str, object]) -> Samplin
     try:
         return options.read(SamplingOptions, {**options.tree(sampling), **whole})
     except options.OptionError as error:
-        problems = "; ".join(f"{key}: {message}" for key, message in error.problems)
-        raise TaskError(f"--set {problems}") from None
+        raise TaskError(f"--set {error}") from None

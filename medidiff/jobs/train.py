@@ -164,7 +164,8 @@ def draw_samples(
     folder.samples.mkdir(exist_ok=True)
     picture = folder.samples / f"step-{step:08d}.png"
     low, high = spec.intensity.typical.low[0], spec.intensity.typical.high[0]
-    sheet(images[:, :1], picture, window=(low, high), title=f"{spec.name}, step {step}")
+    affine, title = spec.space.known_affine(), f"{spec.name}, step {step}"
+    sheet(images[:, :1], picture, window=(low, high), title=title, affine=affine)
     if spec.role == "prior":
         run.picture(picture, "samples", step)
 

@@ -1,8 +1,8 @@
 """Pictures of results: sheets and comparison strips, each with its grey window written on it.
 
-Two-dimensional pictures without an affine are shown as stored, (rows, columns). With an affine, and
-for all volumes, planes are shown as radiologists hang them: the patient's right on the left, front
-or head up; each plane keeps its proportions.
+Without an affine images are shown as stored, (rows, columns), and planes of a volume are named by
+the axis that they lie across. With one, planes are shown as radiologists hang them: the patient's
+right on the left, front or head up; each plane keeps its proportions.
 """
 
 from __future__ import annotations
@@ -43,15 +43,16 @@ def planes(image: Tensor, affine: Array | None = None) -> list[Plane]:
     """The middle planes of an image: one of a picture, axial, coronal and sagittal of a volume.
 
     Shapes: (channel, *space); the first channel is shown. Affine: voxel index to RAS+ millimetres;
-    a volume without one is taken to be stored along RAS axes with cubic voxels.
+    of a volume without one nobody knows which plane is which: they are "across axis 2", 1 and 0 of
+    the array, as stored, with cubic voxels.
     Errors: ValueError for other shapes or an affine that is not 4 x 4.
     """
     if image.ndim not in (3, 4):
         raise ValueError(f"a picture is (channel, *space) in 2-D or 3-D, not {(*image.shape,)}")
     pixels = image[0].detach().to("cpu").float().numpy()
-    if affine is None and pixels.ndim == 2:
-        return [Plane(pixels, 1.0, "as stored")]
-    matrix = np.eye(4) if affine is None else np.asarray(affine, dtype=np.float64)
+    if affine is None:
+        return _as_stored(pixels)
+    matrix = np.asarray(affine, dtype=np.float64)
     if matrix.shape != (4, 4):
         raise ValueError(f"an affine is 4 x 4, not {matrix.shape}")
     world, flipped = _axes(matrix, pixels.ndim)
@@ -117,7 +118,7 @@ def comparison(
 
     Where `truth` names one of them, a second row shows the error of each other against it, over a
     quarter of the window to both sides; `maps` are no estimates and have no error. Of a volume the
-    axial plane is shown.
+    axial plane is shown, without an affine the one across the last axis.
     Shapes: each image (channel, *space). `captions` adds a line under names, such as a PSNR.
     Errors: ValueError without cases, for cases whose names differ, for an unknown truth.
     """
@@ -151,6 +152,16 @@ def comparison(
     errors = "" if truth is None else f"; errors {_stated((-half, half))}, red too bright"
     figure.supxlabel(_stated(window) + errors, fontsize=7)
     return _saved(figure, path)
+
+
+def _as_stored(pixels: Array) -> list[Plane]:
+    if pixels.ndim == 2:
+        return [Plane(pixels, 1.0, "as stored")]
+    middles = {axis: pixels.shape[axis] // 2 for axis in (2, 1, 0)}
+    return [
+        Plane(np.take(pixels, middle, axis=axis), 1.0, f"across axis {axis}")
+        for axis, middle in middles.items()
+    ]
 
 
 def _axes(affine: Array, dims: int) -> tuple[list[int], list[bool]]:

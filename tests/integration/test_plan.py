@@ -131,6 +131,11 @@ def test_thick_slices_are_planned_as_slices_and_the_reason_is_said(
     assert tree["data"]["slices"] == {"plane": "axial"}
     assert "anisotropic (2 x 2 x 6 mm; slices from 3 times on" in text
     assert re.search(r"slices: .*# \d+ slices a volume hold the body", text)
+    (slab,) = re.findall(r"\n  # slices: (\{.*\})  # instead", text)
+    out = scans.parent.parent / "plan.yaml"
+    assert load_config(out, [f"data.slices={slab}"]).config.data.channels[0] == "image-2"
+    out.unlink()
+    assert "# slices:" not in planned(scans, gpu_memory=8, method="wavelet")[1]
 
 
 def short(run: Path) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import fields, replace
 from typing import Any, get_args
 
@@ -439,6 +440,16 @@ def test_daps_draws_the_posterior_of_a_gaussian_around_its_estimate() -> None:
     assert torch.allclose(moved[seen], torch.full((5,), 0.4 * power / std**2).double(), atol=0.02)
     assert torch.allclose(draws.std(0)[seen], torch.full((5,), power**0.5).double(), atol=0.02)
     assert torch.allclose(draws.std(0)[~seen], torch.full((11,), width).double(), atol=0.03)
+
+
+def test_daps_warns_where_its_steps_leave_noise() -> None:
+    problem, schedule = Problem(MASK, MASK.forward(images(1)), Gaussian(0.1)), EDM()
+    for steps, few in ((10, True), (40, False)):
+        levels = path(Karras(), schedule, steps)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            DAPS().plan(problem, PRIOR, levels)
+        assert [("10.2-fold" in str(each.message)) for each in told] == ([True] if few else [])
 
 
 def test_ddnm_takes_over_no_more_noise_that_a_hop_covers() -> None:

@@ -106,9 +106,9 @@ def test_every_configuration_in_the_repository_is_sound(file: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("diffusion.target={kind: eps}", "diffusion: target 'eps' cannot be read where alpha = 0"),
+        ("diffusion.target={kind: eps}", "diffusion.target 'eps' cannot be read where alpha = 0"),
         ("diffusion.schedule.offset=0.1", "diffusion.schedule.kind: this key is needed .*cosine"),
-        ("data.workers=0", "workers must be at least 1"),
+        ("data.workers=0", r"data\.workers must be at least 1 \(found 0\)"),
     ],
 )
 def test_what_would_fail_later_fails_when_it_is_read(

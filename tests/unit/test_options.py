@@ -35,12 +35,18 @@ class Drawing:
     name: str
     shape: AnyShape = Square()
     sizes: tuple[int, ...] = (1, 2)
+    spacing_mm: tuple[float, ...] | Literal["as stored"] = "as stored"
+    fill: Literal["none", "solid"] | Circle = "none"
+
+    def __post_init__(self) -> None:
+        if len(self.sizes) > 3:
+            raise ValueError("a drawing of this name has fewer sizes")
 
 
 def problems(tree: object) -> dict[str, str]:
     with pytest.raises(options.OptionError) as caught:
         options.read(Drawing, tree)
-    return dict(caught.value.problems)
+    return {problem.key: problem.message for problem in caught.value.problems}
 
 
 def test_a_tree_reads_back_to_what_was_written() -> None:
@@ -61,10 +67,37 @@ def test_all_problems_are_reported_in_one_pass() -> None:
 
 def test_the_check_of_a_dataclass_speaks_in_its_own_words() -> None:
     found = problems({"name": "a", "shape": {"kind": "square", "side_mm": -1}})
-    assert list(found.values()) == ["side_mm must be above 0"]
+    assert list(found.values()) == ["shape.side_mm must be above 0 (found -1)"]
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"spacing_mm": "banana"}, "spacing_mm: expected a list of numbers, such as [1, 0.5] or "
+         "'as stored', found 'banana'"),
+        ({"spacing_mm": [1, "banana"]}, "spacing_mm.1: expected a number, found 'banana'"),
+        ({"fill": "banana"}, "fill: expected 'none' or 'solid' or a section with the keys kind, "
+         "radius_mm, found 'banana'"),
+        ({"fill": {"radus_mm": 1}}, "fill.radus_mm: unknown key; did you mean 'radius_mm'?"),
+        ({"shape": "circle"}, "shape: found 'circle' where a section of keys is expected: write "
+         "{kind: circle}"),
+        ({"shape": {"kind": "circle", "radius_mm": [1]}},
+         "shape.radius_mm: expected a number, found a list"),
+        ({"sizes": 3}, "sizes: expected a list of whole numbers, such as [1, 2], found 3"),
+        ({"name": 3}, "name: expected text, found 3 (write it in quotes)"),
+        ({"sizes": [1, 2, 3, 4]}, "a drawing of this name has fewer sizes"),
+    ],
+    ids=lambda value: str(value)[:20],
+)  # fmt: skip
+def test_a_problem_is_told_once_with_the_key_as_it_is_typed(
+    given: dict[str, object], told: str
+) -> None:
+    with pytest.raises(options.OptionError) as caught:
+        options.read(Drawing, {"name": "a", **given})
+    assert list(map(str, caught.value.problems)) == [told]
 
 
 def test_the_schema_knows_keys_and_their_kinds() -> None:
     schema = options.json_schema(Drawing)
     assert schema["additionalProperties"] is False
-    assert set(schema["properties"]) == {"name", "shape", "sizes"}
+    assert set(schema["properties"]) == {"name", "shape", "sizes", "spacing_mm", "fill"}

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import yaml
 
+from medidiff.changes import parse_value, put, split_pair
 from medidiff.errors import ModelError
 
 Part = Literal["network", "autoencoder", "scheduler"]
@@ -150,17 +151,10 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _apply(tree: dict[str, Any], change: str) -> None:
-    key, equals, text = change.partition("=")
-    if not equals or not key:
-        raise ModelError(f"--change {change}: write it as name=value, e.g. scale_factor=0.9")
-    *parents, last = key.replace("#", ".").replace("::", ".").split(".")
-    place = tree
-    for parent in parents:
-        place = place.setdefault(parent, {})
-        if not isinstance(place, dict):
-            raise ModelError(f"--change {change}: {parent!r} has no parts")
-    value = text if text.startswith("@") else yaml.safe_load(text)
-    place[last], _ = _followed(tree, value, f"--change {key}", ())
+    key, text = split_pair(change, "--change", "name=value, e.g. scale_factor=0.9")
+    written = text if text.startswith("@") else parse_value(text, change, "--change")
+    value, _ = _followed(tree, written, f"--change {key}", ())
+    put(tree, key.replace("#", ".").replace("::", "."), value, change)
 
 
 def _definitions(

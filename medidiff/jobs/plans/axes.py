@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from medidiff.data.options import AS_STORED, AXES, PLANES, PlaneName, Slices, plane_of
+from medidiff.data.rows import rows_listed
 from medidiff.data.survey import Seen, Survey
 from medidiff.errors import DataError
 
 SAME = 0.01  # spacings that differ less are the same
 ANISOTROPIC = 3.0  # nnU-Net's: from here on slices are planned where volumes were given
 UNEVEN = 1.5  # more than this times as large is another size
-SHOWN_ROWS = 6
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,17 @@ class Axes:
         return None if self.volumes is None else Slices(plane_of(self.orientation))
 
     @property
+    def across(self) -> int:
+        """The axis of the volumes that runs across these slices."""
+        assert self.volumes is not None
+        return _across(self.volumes.orientation, self.orientation)
+
+    @property
     def depth(self) -> np.ndarray:
         """How many slices of each volume hold the body; 1 of what is not cut."""
         if self.volumes is None:
             return np.ones(len(self.shape))
-        across = _across(self.volumes.orientation, self.orientation)
-        return self.volumes.body[:, across]
+        return self.volumes.body[:, self.across]
 
 
 def axes_of(found: Survey) -> Axes:
@@ -118,10 +123,8 @@ def _one_kind(cases: Sequence[Seen]) -> int:
     by_dims = {dims: [case.row for case in cases if case.dims == dims] for dims in (2, 3)}
     if by_dims[2] and by_dims[3]:
         few, many = sorted(by_dims, key=lambda dims: len(by_dims[dims]))
-        shown = ", ".join(map(str, by_dims[few][:SHOWN_ROWS]))
-        more = " ..." if len(by_dims[few]) > SHOWN_ROWS else ""
         raise DataError(
-            f"{len(by_dims[few])} images are {few}-D (rows {shown}{more}) and "
+            f"{len(by_dims[few])} images are {few}-D ({rows_listed(by_dims[few])}) and "
             f"{len(by_dims[many])} are {many}-D; a model is of one kind: make a manifest of each"
         )
     return cases[0].dims

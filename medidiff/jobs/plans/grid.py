@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from medidiff.data.fitness import SPACING_TOLERANCE
 from medidiff.data.options import AS_STORED, Space
 from medidiff.jobs.plans.axes import ANISOTROPIC, SAME, UNEVEN, Axes, anisotropy
 from medidiff.jobs.plans.lines import Line
 
+SLAB = 5  # slices; 3 make volumes agree less (docs/how-to/slices-of-volumes.md)
 COVERED = 95.0  # percentile of the bodies that the grid covers
 LARGEST_2D = 512  # a picture with a known pixel size is not planned larger
 X_RAY = ("CR", "DX", "XR", "XA", "MG", "RF", "PX")
@@ -171,7 +173,24 @@ def _slices_line(axes: Axes) -> tuple[Line, ...]:
         f"{found[0]} slices a volume hold the body (median; {found[1]} to {found[2]}), each a case "
         "of its subject; those with less than a tenth of the fullest one's foreground are left out"
     )
-    return (Line("data.slices", {"plane": axes.slices.plane}, why),)
+    value = {"plane": axes.slices.plane}
+    return (Line("data.slices", value, why, instead=_slabs(axes)),)
+
+
+def _slabs(axes: Axes) -> tuple[dict[str, object], str] | None:
+    """Slabs of neighbouring slices in the place of single ones, where the volumes allow them: all
+    have enough slices, and those lie as far apart as a model of slabs takes."""
+    assert axes.slices is not None
+    assert axes.volumes is not None
+    assert axes.volumes.spacing_mm is not None
+    steps = axes.volumes.spacing_mm[:, axes.across]
+    if axes.depth.min() < SLAB or steps.max() > (1 + SPACING_TOLERANCE) * steps.min():
+        return None
+    why = (
+        "instead, for volumes whose slices must agree with each other: the network sees each slice "
+        "with its neighbours (2.5-D); harder to learn, so give it more channels and more steps"
+    )
+    return {"plane": axes.slices.plane, "thickness": SLAB}, why
 
 
 def _why_orientation(axes: Axes) -> str:

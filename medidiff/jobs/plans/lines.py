@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import yaml
@@ -22,6 +22,8 @@ class Line:
     why: str
     parts: Mapping[str, str] = field(default_factory=dict)
     """Why single keys of the value are as they are; told after `why`."""
+    instead: tuple[Any, str] | None = None
+    """Another value and what it would gain and cost: a comment below, for who wants to try it."""
 
     @property
     def reason(self) -> str:
@@ -31,7 +33,7 @@ class Line:
     def without(self, part: str, why: str) -> Line:
         """Without a key of the value; `why` is told in the place of that key's reason."""
         value = {key: each for key, each in self.value.items() if key != part}
-        return Line(self.key, value, self.why, {**self.parts, part: why})
+        return replace(self, value=value, parts={**self.parts, part: why})
 
 
 def tree_of(lines: Sequence[Line]) -> dict[str, Any]:
@@ -61,8 +63,12 @@ def _rendered(lines: Sequence[Line]) -> Iterator[str]:
                 above = parents[: depth + 1]
                 yield f"{'  ' * depth}{parent}:"
         above = parents
-        stated = f"{'  ' * len(parents)}{last}: {_value(line.value)}"
+        indent = "  " * len(parents)
+        stated = f"{indent}{last}: {_value(line.value)}"
         yield f"{stated}  # {line.reason}" if line.reason else stated
+        if line.instead is not None:
+            value, why = line.instead
+            yield f"{indent}# {last}: {_value(value)}  # {why}"
 
 
 def _value(value: Any) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from medidiff.config import Config
 from medidiff.data.manifest import read_manifest
+from medidiff.data.modality import modality_notes
 from medidiff.data.rows import Manifest, Row
 from medidiff.data.survey import CASES, survey
 from medidiff.errors import ConfigError, DataError, ManifestError, OutputError
@@ -112,7 +113,8 @@ def _looked_at(file: Path, out: Path, options: PlanOptions, report: Reporter) ->
     axes, told = sliced(axes_of(found), options.dims)
     if options.dims == 3 and axes.shape.shape[1] == 2:
         raise DataError("the images are 2-D: no volumes can be planned (--dims 3)")
-    warnings = [*told]
+    stated = {case.row: case.modality for case in found.cases}
+    warnings = [*told, *modality_notes(stated, modality)]
     if found.subjects < FEW:
         warnings.append(
             f"{found.subjects} subjects in the train split are few: the network is small, and the "

@@ -138,9 +138,11 @@ class Scheme:
                 *space_lines(scope, attempt, asked),
             ]
         measured = STANDARD if _standard(attempt) else SCANS
+        # a model of slabs runs on volumes only where it works on the images themselves
+        slabs = attempt.method == "whole"
         return [
             *self.data.lines,
-            *self.grid.lines,
+            *[line if slabs else replace(line, instead=None) for line in self.grid.lines],
             *[line for line in codec if line.key.startswith("data.")],
             *[line for line in codec if not line.key.startswith("data.")],
             *network_lines(scope, attempt),
@@ -155,7 +157,7 @@ class Scheme:
         own, rest = coder_lines(self.scope, attempt, self.options.gpu_memory, needed)
         return [
             *[replace(line, value=named.get(line.key, line.value)) for line in self.data.lines],
-            *self.grid.lines,
+            *[replace(line, instead=None) for line in self.grid.lines],
             self.data.intensity.line,
             *self._augmented,
             *own,

@@ -3,6 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
+from medidiff.data.options import Space
 from medidiff.report.pictures import comparison, planes, sheet
 
 
@@ -38,6 +39,15 @@ def test_a_volume_gives_three_planes_with_their_proportions():
     assert [found[n].aspect for n in found] == [2.0, 3.0, 1.5]
 
 
+def test_planes_of_a_volume_whose_orientation_is_unknown_are_named_by_their_axis():
+    volume = torch.rand(1, 4, 6, 8)
+    found = {plane.name: plane.pixels for plane in planes(volume)}
+    assert list(found) == ["across axis 2", "across axis 1", "across axis 0"]
+    assert np.array_equal(found["across axis 1"], volume[0, :, 3].numpy())
+    assert Space(3, (4, 6, 8)).known_affine() is None
+    assert Space(3, (4, 6, 8), orientation="RAS").known_affine() is not None
+
+
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
 @pytest.mark.parametrize("signs", [(1, 1, 1), (-1, 1, -1)])
 def test_planes_do_not_depend_on_how_a_volume_is_stored(order, signs):
@@ -49,7 +59,7 @@ def test_planes_do_not_depend_on_how_a_volume_is_stored(order, signs):
             affine[axis, axis] = -1
     stored = stored.permute(0, *(axis + 1 for axis in order))
     affine = affine[:, [*order, 3]]
-    for ours, truth in zip(planes(stored, affine), planes(volume), strict=True):
+    for ours, truth in zip(planes(stored, affine), planes(volume, np.eye(4)), strict=True):
         assert ours.name == truth.name
         assert np.array_equal(ours.pixels, truth.pixels)
 
