@@ -84,9 +84,9 @@ class Denoising:
     """Rician only: draws of the phase, a network call each."""
     count_draws: int = 2
     """Noise of counts only: draws at its typical level, a network call each, in opposite pairs."""
-    steps: int = 20
+    steps: int = 40
     """Ancestral steps of each posterior sample (used when n > 1 and the noise is even)."""
-    variance: Literal["small", "large"] = "small"
+    variance: Literal["small", "large"] = "large"
     """Of the noise that each of these steps renews (Ho et al. 2020, arXiv:2006.11239, section 3.2):
     small where the image were known exactly, large where it could be anything. Samples of few small
     steps differ too little, of few large ones too much."""
