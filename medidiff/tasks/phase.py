@@ -18,7 +18,7 @@ what the samples show becomes fine.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -116,6 +116,16 @@ class SmoothPhase:
         With `at` a draw by its noise: of the Gaussian of both unknowns that a step stands for, by
         perturbing all that is known (Papandreou & Yuille 2010).
         """
+        if not bool((self.fine > 0).any()):
+            return self._fitted(magnitude, width, phase, rounds, at)
+        # where each voxel has a phase, rounding grows a thousandfold along the iteration
+        exact = replace(self, kspace=self.kspace.to(torch.complex128), ramp=self.ramp.double())
+        found = exact._fitted(magnitude.double(), width, phase.double(), rounds, at)
+        return found.to(phase)
+
+    def _fitted(
+        self, magnitude: Tensor, width: Tensor, phase: Tensor, rounds: int, at: Step | None
+    ) -> Tensor:
         for _ in range(rounds):
             phase = self._step(magnitude, width, phase, at)
         return phase

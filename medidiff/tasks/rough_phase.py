@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from medidiff.physics import CartesianMRI, ConjugateGradients
+from medidiff.physics.operators import per_image
 from medidiff.tasks.phase import SmoothPhase
 
 FINE = 0.2  # radians: what of a phase is not smooth, over a head (benchmarks/raw_kspace.py)
@@ -40,7 +41,9 @@ def refuted(
             break
         wide = magnitude.flatten(1).square().mean(1).sqrt()
         phase = fit.fitted(magnitude, wide, phase)
-        magnitude, left = _best(fit, mask, coils, phase)
+        found, left = _best(fit, mask, coils, phase)
+        # who is done stays as it was, so that a batch gives what its members give
+        magnitude = torch.where(per_image(active, found) > 0, found, magnitude)
         stuck = active & (left > STALLED * before)
         failed, active, before = failed | stuck, active & ~stuck & (left > REFUTED), left
     return failed | active, magnitude

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 
@@ -40,6 +41,23 @@ def model() -> Model:
     space = Space(2, (16, 16))
     spec = ModelSpec("tiny", "MR", ("image",), space, fitted, options, shape, sampling=sampling)
     return Model(spec, network)
+
+
+def test_a_model_that_is_open_above_holds_estimates_at_the_lower_end_alone(model: Model) -> None:
+    clipping = copy.copy(model)
+    clipping.spec = dataclasses.replace(
+        model.spec, sampling=SamplingOptions(steps=STEPS, clip="rederive")
+    )
+    wide = torch.linspace(-3, 3, 16).expand(1, 1, 16, 16)
+    level = model.spec.schedule(torch.tensor(0.01, dtype=torch.float64))
+    condition = model.condition(F, 1)
+    held, free = (
+        each.denoiser(condition)(wide, level).clean for each in (clipping, clipping.open_above())
+    )
+    assert float(held.max()) == 1.0
+    assert float(free.max()) > 1.5
+    assert torch.equal(free.clamp_max(1.0), held)
+    assert clipping.spec.intensity.range == (-1.0, 1.0)
 
 
 def test_guidance_acts_within_its_interval_only_and_costs_calls_only_there(model: Model) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import nibabel
@@ -31,7 +32,7 @@ from medidiff.spec import ModelSpec
 from medidiff.tasks import Reconstruction, SuperResolution
 from medidiff.tasks.base import OURS, Benchmarked, Calibrated, Target
 from medidiff.tasks.calibrated import keep, verdict
-from medidiff.tasks.cartesian import kind_of, noise_level
+from medidiff.tasks.cartesian import Cartesian, kind_of, noise_level
 from medidiff.tasks.defaults import Posterior, chosen_for
 from medidiff.tasks.measured import misfit
 from medidiff.tasks.simulate import FINER, ring_of_coils
@@ -136,6 +137,74 @@ def test_slices_of_fastmri_become_a_volume_on_the_grid_that_is_shown(
     assert np.corrcoef(found, true)[0, 1] > 0.8
     result.save(tmp_path / "out.nii.gz")
     assert nibabel.load(tmp_path / "out-p05.nii.gz").shape == (24, 28, 2)
+
+
+def test_a_phase_that_is_not_smooth_is_seen_allowed_and_said(model: Model) -> None:
+    image, mask = blob(), lines(SIZE, 12)
+    rough = image * np.exp(1j * (image > 0.3 * image.max()))
+    coils = ring_of_coils(4, SIZE)[0].numpy()
+    given = to_kspace(torch.from_numpy(coils * rough)[None])[0].numpy()
+    given = noisy(given.astype(np.complex64)) * mask
+
+    def told(y: np.ndarray, **known: object) -> dict[str, Any]:
+        measurement = {"kind": "cartesian", "sigma": 0.5, **known}
+        beside = {"mask": mask, "coils": coils, "measurement": measurement, "posterior": FEW}
+        return medidiff.run("reconstruct", model, y, **beside).provenance  # type: ignore[call-overload]
+
+    seen, smooth = told(given), noisy(kspace_of(image, 4)) * mask
+    assert seen["measurement"] == "mri 4 coils R=1, 1-D mask, phase not smooth"
+    assert told(smooth)["measurement"] == "mri 4 coils R=1, 1-D mask"
+    assert told(smooth, fine=0.1)["measurement"].endswith("not smooth")
+    assert seen["residual"][0] < 0.7 * told(given, fine=0.0)["residual"][0]
+    with pytest.raises(MedidiffError, match="fine must be 0 or more"):
+        told(given, fine=-0.1)
+
+
+def test_a_thin_bright_rim_out_of_phase_lies_within_the_window(model: Model) -> None:
+    image, coils = blob(), ring_of_coils(4, SIZE)[0].numpy()
+    rim = np.zeros(SIZE, np.float32)
+    rim[4, 8:24] = rim[19, 8:24] = 400.0
+    given = to_kspace(torch.from_numpy(coils * (image + 1j * rim))[None])[0].numpy()
+    mask = np.ones(SIZE, np.float32)
+    mask[::2, ::3] = mask[1::2, 1::3] = 0
+    mask[8:16, 12:20] = 1  # what is seen at low resolution
+    opened = open_measurement(
+        noisy(given.astype(np.complex64)) * mask, {"mask": mask, "coils": coils}, model, 1
+    )
+    high = [
+        Reconstruction(measurement=Cartesian(sigma=0.5, fine=fine)).prepare(opened.cases, model)
+        for fine in ("estimate", 0.0)
+    ]
+    rough, smooth = (problem.cases[0].scale.high[0] for problem in high)
+    assert smooth < 300
+    assert rough == pytest.approx(400, rel=0.15)
+
+
+def test_where_maps_say_that_no_coil_sees_there_is_still_no_signal(model: Model) -> None:
+    coils = ring_of_coils(4, SIZE)[0].numpy().copy()
+    coils[..., :8] = 0  # as maps that are cut to the head have it
+    given = noisy(kspace_of(blob(), 4))
+    opened = open_measurement(given, {"coils": coils}, model, 1)
+    found = Reconstruction().prepare(opened.cases, model).measurement
+    assert found is not None
+    ghost = torch.zeros(1, 1, *SIZE)
+    ghost[..., 2:6] = 1.0
+    left = found.residual(ghost, [0]) - found.residual(0 * ghost, [0])
+    assert float(left) > 1
+
+
+def test_a_brightness_that_is_a_guess_does_not_hold_estimates_down(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, own = [], Model.open_above
+    monkeypatch.setattr(Model, "open_above", lambda self: opened.append(1) or own(self))
+    medidiff.run("reconstruct", model, noisy(kspace_of(blob())), posterior=FEW)
+    assert opened
+    opened.clear()
+    known = {"kind": "radon", "photons": 1e5, "attenuation": [0.0, 0.02]}
+    views = np.ones((6, 24), np.float32)
+    medidiff.run("reconstruct", model, views, measurement=known, posterior=FEW)
+    assert not opened
 
 
 def test_a_larger_voxel_is_brought_to_the_models(model: Model) -> None:
