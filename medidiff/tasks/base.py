@@ -93,6 +93,8 @@ class Measurement:
     brightness: Literal["known", "estimated"] = "known"
     """Estimated: what is brightest may lie above the model's range, and estimates are not held
     below its upper end."""
+    kinds: tuple[str, ...] = ()
+    """Of each image by itself, where they may differ."""
 
     def law(self, members: Sequence[int]) -> AnyLikelihood:
         """Of the noise of some members."""

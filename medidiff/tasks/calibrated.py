@@ -8,10 +8,11 @@ model's folder; a result is called calibrated where all of its own agree with on
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -44,23 +45,25 @@ class Judged:
     region: Tensor
     levels: Sequence[float]
     """Of the noise, one a case."""
-    facts: Mapping[str, object]
-    """Of the solution: `measurement`, its kind, and `posterior`, the sampler's options."""
+    kinds: Sequence[str]
+    """Of the measurement, one a case."""
+    posterior: Mapping[str, object]
+    """The sampler's options."""
 
 
 def spread(setting: str, judged: Sequence[Judged]) -> Calibrated:
-    """What all test subjects say of the samples."""
-    draws, truths, regions, levels = [], [], [], []
+    """What all test subjects say of the samples; their kind is that of most of them."""
+    draws, truths, regions, levels, kinds = [], [], [], [], []
     for each in judged:
         draws += each.samples.unbind(1)
         truths += each.clean.unbind()
         regions += each.region.unbind()
         levels += each.levels
-    facts = judged[0].facts
-    posterior = cast(Mapping[str, object], facts["posterior"])
+        kinds += each.kinds
+    ((kind, _),) = Counter(kinds).most_common(1)
     found = calibration(draws, truths, regions)
     noise = sum(levels) / len(levels)
-    return Calibrated(setting, str(facts["measurement"]), noise, posterior, found)
+    return Calibrated(setting, kind, noise, judged[0].posterior, found)
 
 
 def verdict(model: Model, kind: str, levels: Sequence[float], how: How) -> Uncertainty:

@@ -166,6 +166,7 @@ class _Made:
     def with_phase(self, phase: Tensor, known: bool) -> Measurement:
         """In model units; a phase that is not known can be fitted."""
         everyone = range(len(self.cases))
+        kind = kind_of(self.mask, self.kspace.shape[1])
 
         def operator(members: Sequence[int]) -> LinearOperator:
             return self.operator(members, phase[[*members]])
@@ -175,19 +176,20 @@ class _Made:
             self.values(everyone, operator(everyone)),
             lines(self.cases)[0] * self.sigma,
             2 * self.mask.flatten(1).sum(1).cpu().double() * self.kspace.shape[1],
-            kind_of(self.mask, self.kspace.shape[1]) + self._said_of_phase(known),
+            kind + self._said_of_phase(known, everyone),
             Signal(self.complex_images, self.kspace, self.sigma),
             None
             if known
             else lambda images, width: self.with_phase(self.refined(images, width, phase), False),
             refit=None if known else lambda members: self.refit(members, phase),
             brightness="estimated",
+            kinds=tuple(kind + self._said_of_phase(known, [index]) for index in everyone),
         )
 
-    def _said_of_phase(self, known: bool) -> str:
+    def _said_of_phase(self, known: bool, members: Sequence[int]) -> str:
         if known:
             return ", phase given"
-        return ", phase not smooth" if bool((self.fine > 0).any()) else ""
+        return ", phase not smooth" if bool((self.fine[[*members]] > 0).any()) else ""
 
     def operator(self, members: Sequence[int], phase: Tensor) -> LinearOperator:
         """On real images of the model's grid; a phase for each of the members."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -106,7 +106,9 @@ def _restored(
             drawn = solution.samples.cpu()
             shown[SPREAD] = shown_spread(drawn)
             region = head_region(clean)
-            judged.append(Judged(drawn, clean, region, problem.levels, solution.facts))
+            kinds = [str(solution.facts["measurement"])] * len(cases)
+            how = cast(Mapping[str, object], solution.facts["posterior"])
+            judged.append(Judged(drawn, clean, region, problem.levels, kinds, how))
         for index in range(min(EXAMPLES - len(examples), len(cases))):
             examples.append({name: images[index] for name, images in shown.items()})
         for method, estimate in estimates.items():
