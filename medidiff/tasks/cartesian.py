@@ -107,8 +107,7 @@ class Cartesian:
         the others, (batch,): fat, which is out of phase, is as thin as it is bright."""
         if self.fine == 0:
             return made, torch.zeros(len(made.cases))
-        everyone = range(len(made.cases))
-        found, magnitude = refuted(made.fit(everyone), made.mask, made.coils, phase)
+        found, magnitude = refuted(made.fit, made.mask, made.coils, phase)
         fine = torch.full_like(made.fine, float(self.fine)) if self.fine != "estimate" else None
         fine = FINE * found.to(made.fine) if fine is None else fine
         top = torch.stack([_quantile(each.abs().flatten(), BRIGHTEST) for each in magnitude])

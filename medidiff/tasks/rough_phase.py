@@ -6,13 +6,14 @@ more than noise, no magnitude is to blame: fat lies beside water, air or flow tu
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from medidiff.physics import CartesianMRI, ConjugateGradients
-from medidiff.physics.operators import per_image
 from medidiff.tasks.phase import SmoothPhase
 
 FINE = 0.2  # radians: what of a phase is not smooth, over a head (benchmarks/raw_kspace.py)
@@ -24,29 +25,46 @@ STEPS = ConjugateGradients(tolerance=1e-3, steps=30)
 
 
 def refuted(
-    fit: SmoothPhase, mask: Tensor, coils: Tensor | None, phase: Tensor
+    fit_of: Callable[[Sequence[int]], SmoothPhase],
+    mask: Tensor,
+    coils: Tensor | None,
+    phase: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Which cases' samples no magnitude with a smooth phase explains, (batch,), and the magnitudes
     that come nearest, (batch, 1, *space).
 
+    fit_of: what the samples of some cases say. A case that is done takes no part in later turns: a
+    batch gives what its members give, and one that never ends holds nobody up.
     Shapes: mask and coils as in `CartesianMRI`; phase (batch, 1, *space), where the fit begins.
     Source: the discrepancy principle (Morozov 1966), as a test.
     """
-    fit = replace(fit, fine=torch.zeros_like(fit.fine))
-    magnitude, before = _best(fit, mask, coils, phase)
-    active = before > REFUTED
-    failed = torch.zeros_like(active)
+
+    def best(members: list[int]) -> tuple[Tensor, Tensor]:
+        return _best(fit_of(members), _of(mask, members), _of(coils, members), phase[members])
+
+    active = [*range(len(phase))]
+    magnitude, left = best(active)
+    phase, failed = phase.clone(), torch.zeros(len(phase), dtype=torch.bool)
+    active = [case for case in active if left[case] > REFUTED]
     for _ in range(TURNS):
-        if not bool(active.any()):
+        if not active:
             break
-        wide = magnitude.flatten(1).square().mean(1).sqrt()
-        phase = fit.fitted(magnitude, wide, phase)
-        found, left = _best(fit, mask, coils, phase)
-        # who is done stays as it was, so that a batch gives what its members give
-        magnitude = torch.where(per_image(active, found) > 0, found, magnitude)
-        stuck = active & (left > STALLED * before)
-        failed, active, before = failed | stuck, active & ~stuck & (left > REFUTED), left
-    return failed | active, magnitude
+        fit, shown = fit_of(active), magnitude[active]
+        fit = replace(fit, fine=torch.zeros_like(fit.fine))
+        wide = shown.flatten(1).square().mean(1).sqrt()
+        phase[active] = fit.fitted(shown, wide, phase[active])
+        magnitude[active], now = best(active)
+        stuck = now > STALLED * left[active]
+        left[active] = now
+        failed[active] = stuck & (now > REFUTED)
+        active = [case for case in active if left[case] > REFUTED and not failed[case]]
+    failed[active] = True
+    return failed, magnitude
+
+
+def _of(each: Any, members: list[int]) -> Any:
+    """The members' own; what is None or one for all stays."""
+    return each if each is None or len(each) == 1 else each[members]
 
 
 def _best(

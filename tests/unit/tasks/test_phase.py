@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -172,7 +173,15 @@ def test_a_phase_is_smooth_until_no_magnitude_explains_the_samples(coils: int | 
     begin = [begun(image_of_centre(each[None], box, maps)) for each in kspace]
     ramp, first = (torch.cat(each) for each in zip(*begin, strict=True))
     level = torch.full((2,), 0.01, dtype=torch.float64)
-    fit = SmoothPhase(operator, kspace, ramp, level, torch.zeros(2))
-    found, magnitudes = refuted(fit, mask, maps, first)
+
+    def fit_of(cases: Sequence[int]) -> SmoothPhase:
+        chosen = [*cases]
+        asked.append(chosen)
+        return SmoothPhase(operator, kspace[chosen], ramp[chosen], level[chosen], torch.zeros(2))
+
+    asked: list[list[int]] = []
+    found, magnitudes = refuted(fit_of, mask, maps, first)
     assert found.tolist() == [False, True]
     assert magnitudes.shape == first.shape
+    assert asked[0] == [0, 1]
+    assert asked[-1] == [1]  # who is done takes no part any more
