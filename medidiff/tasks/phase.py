@@ -138,7 +138,9 @@ class SmoothPhase:
             here.rho * estimate, here.pull * (theta - here.theta), here.expected_fine(unit)
         )
         change = SOLVER.solve(here.normal, right, torch.zeros_like(right))
-        return phase + here.turned(*here.unpacked(change)[1:])
+        _, theta, fine = here.unpacked(change)
+        # the angle of estimate + i estimate psi: a voxel that is dark in the estimate turns no more
+        return phase + here.field(theta) + (here.gain * fine).atan()
 
     def _known(self, here: _Linear, at: Step | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The samples, what the magnitude is off the estimate, theta, and psi in its deviations, as

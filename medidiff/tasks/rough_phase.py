@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 
 from medidiff.physics import CartesianMRI, ConjugateGradients
+from medidiff.tasks.cosines import SHORTEST
 from medidiff.tasks.phase import SmoothPhase
 
 FINE = 0.2  # radians: what of a phase is not smooth, over a head (benchmarks/raw_kspace.py)
 REFUTED = 1.1  # times the noise: what a right model leaves is below 1, for it follows some noise
 RIDGE = 1e-3  # of a magnitude that may be anything
+SMALLEST = 4 * SHORTEST  # voxels: with fewer than four half periods no shim's field is held either
 TURNS = 30  # of magnitude and phase, at most
 STALLED = 0.99  # of what was left before: another turn would not help
 STEPS = ConjugateGradients(tolerance=1e-3, steps=30)
@@ -31,7 +33,7 @@ def refuted(
     phase: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Which cases' samples no magnitude with a smooth phase explains, (batch,), and the magnitudes
-    that come nearest, (batch, 1, *space).
+    that come nearest, (batch, 1, *space). None of a grid that is too small for smooth fields.
 
     fit_of: what the samples of some cases say. A case that is done takes no part in later turns: a
     batch gives what its members give, and one that never ends holds nobody up.
@@ -45,7 +47,8 @@ def refuted(
     active = [*range(len(phase))]
     magnitude, left = best(active)
     phase, failed = phase.clone(), torch.zeros(len(phase), dtype=torch.bool)
-    active = [case for case in active if left[case] > REFUTED]
+    large = min(phase.shape[2:]) >= SMALLEST
+    active = [case for case in active if large and left[case] > REFUTED]
     for _ in range(TURNS):
         if not active:
             break

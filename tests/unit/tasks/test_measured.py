@@ -139,10 +139,18 @@ def test_slices_of_fastmri_become_a_volume_on_the_grid_that_is_shown(
     assert nibabel.load(tmp_path / "out-p05.nii.gz").shape == (24, 28, 2)
 
 
+LARGE = (48, 64)
+
+
+def larger(model: Model) -> Model:
+    """On a grid that holds smooth phases."""
+    return Model(replace(model.spec, space=Space(2, LARGE, (1.0, 1.0))), model.network)
+
+
 def test_a_phase_that_is_not_smooth_is_seen_allowed_and_said(model: Model) -> None:
-    image, mask = blob(), lines(SIZE, 12)
+    model, image, mask = larger(model), blob(LARGE), lines(LARGE, 12)
     rough = image * np.exp(1j * (image > 0.3 * image.max()))
-    coils = ring_of_coils(4, SIZE)[0].numpy()
+    coils = ring_of_coils(4, LARGE)[0].numpy()
     given = to_kspace(torch.from_numpy(coils * rough)[None])[0].numpy()
     given = noisy(given.astype(np.complex64)) * mask
 
@@ -152,8 +160,8 @@ def test_a_phase_that_is_not_smooth_is_seen_allowed_and_said(model: Model) -> No
         return medidiff.run("reconstruct", model, y, **beside).provenance  # type: ignore[call-overload]
 
     seen, smooth = told(given), noisy(kspace_of(image, 4)) * mask
-    assert seen["measurement"] == "mri 4 coils R=1, 1-D mask, phase not smooth"
-    assert told(smooth)["measurement"] == "mri 4 coils R=1, 1-D mask"
+    assert seen["measurement"] == "mri 4 coils R=2, 1-D equispaced mask, phase not smooth"
+    assert told(smooth)["measurement"] == "mri 4 coils R=2, 1-D equispaced mask"
     assert told(smooth, fine=0.1)["measurement"].endswith("not smooth")
     assert seen["residual"][0] < 0.7 * told(given, fine=0.0)["residual"][0]
     with pytest.raises(MedidiffError, match="fine must be 0 or more"):
@@ -161,13 +169,13 @@ def test_a_phase_that_is_not_smooth_is_seen_allowed_and_said(model: Model) -> No
 
 
 def test_a_thin_bright_rim_out_of_phase_lies_within_the_window(model: Model) -> None:
-    image, coils = blob(), ring_of_coils(4, SIZE)[0].numpy()
-    rim = np.zeros(SIZE, np.float32)
-    rim[4, 8:24] = rim[19, 8:24] = 400.0
+    model, image, coils = larger(model), blob(LARGE), ring_of_coils(4, LARGE)[0].numpy()
+    rim = np.zeros(LARGE, np.float32)
+    rim[8, 16:48] = rim[39, 16:48] = 400.0
     given = to_kspace(torch.from_numpy(coils * (image + 1j * rim))[None])[0].numpy()
-    mask = np.ones(SIZE, np.float32)
+    mask = np.ones(LARGE, np.float32)
     mask[::2, ::3] = mask[1::2, 1::3] = 0
-    mask[8:16, 12:20] = 1  # what is seen at low resolution
+    mask[20:28, 28:36] = 1  # what is seen at low resolution
     opened = open_measurement(
         noisy(given.astype(np.complex64)) * mask, {"mask": mask, "coils": coils}, model, 1
     )
