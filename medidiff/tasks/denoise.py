@@ -231,13 +231,16 @@ class Denoising:
         law = self._counted.law
         return {"sigma": sigma, "counts": [float(f"{law.counts(s):.6g}") for s in sigma]}
 
+    @property
+    def _how(self) -> dict[str, object]:
+        """How samples are drawn that start at the noise's level."""
+        drawn: dict[str, object] = {"sampling": options.tree(self._sampling())}
+        return drawn | ({"phase_draws": self.phase_draws} if self.noise == "rician" else {})
+
     def _spread_told(self, problem: Problem, model: Model) -> dict[str, object]:
-        """What the provenance says of samples that start at the noise's level."""
-        how = {"sampling": options.tree(self._sampling())}
-        if self.noise == "rician":
-            how["phase_draws"] = self.phase_draws
-        uncertainty = verdict(model, self._kind, problem.levels, how)
-        return {"measurement": self._kind, "posterior": how, "uncertainty": uncertainty}
+        """What the provenance says of such samples."""
+        uncertainty = verdict(model, self._kind, problem.levels, self._how)
+        return {"measurement": self._kind, "posterior": self._how, "uncertainty": uncertainty}
 
     def _as_measured(self, problem: Problem, model: Model) -> Problem:
         """The scans as measurements of themselves.
