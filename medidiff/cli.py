@@ -83,7 +83,7 @@ def plan(
     manifest: Annotated[Path, typer.Argument(help="Manifest of the scans", metavar="MANIFEST")],
     out: Annotated[Path, typer.Option("--out", "-o", help="New configuration")] = Path("plan.yaml"),
     gpu_memory: Annotated[
-        float, typer.Option(help="GiB of the GPU that the training must fit into")
+        float, typer.Option(min=0.1, help="GiB of the GPU that the training must fit into")
     ] = 24.0,
     image: Annotated[
         list[str] | None,
