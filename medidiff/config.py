@@ -317,7 +317,7 @@ def load_config(file: str | os.PathLike[str], changes: Sequence[str] = ()) -> Lo
         raise ConfigError(f"{place}: not valid YAML: {error}") from None
     if not isinstance(content, dict):
         raise ConfigError(
-            f"{place}: a configuration holds keys and values such as 'name: brain', found "
+            f"{place}: expected keys and values such as 'name: brain', found "
             f"{shown(content)}; 'medidiff plan' writes one"
         )
     for change in changes:
