@@ -55,7 +55,7 @@ from medidiff.jobs.defacing import write_defaced
 from medidiff.jobs.demo import DemoResult, run_demo
 from medidiff.jobs.doctor import Diagnosis, diagnose
 from medidiff.jobs.evaluate import Evaluation, evaluate_model
-from medidiff.jobs.fitting import Fit, fit_config
+from medidiff.jobs.fitting import Fit, check_gpu_memory, fit_config
 from medidiff.jobs.folder import close_interrupted
 from medidiff.jobs.gamma import add_gamma
 from medidiff.jobs.likelihood import LikelihoodOptions, Method
@@ -170,6 +170,7 @@ def plan(
     acquired thick).
     Errors: ManifestError, DataError, ConfigError, OutputError.
     """
+    check_gpu_memory(gpu_memory)
     given = None if images is None else tuple(images)
     asked = PlanOptions(gpu_memory, given, method, modality, window, dims)
     with _reporting(progress) as report:
@@ -191,6 +192,8 @@ def check(
     """
     from medidiff.networks import parameter_count
 
+    if gpu_memory is not None:
+        check_gpu_memory(gpu_memory)
     with _reporting(progress) as report:
         loaded = load_config(config, changes)
         data = check_data(loaded, None, report)

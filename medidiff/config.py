@@ -43,6 +43,7 @@ from medidiff.networks import (
     IdentityCodec,
     UNetOptions,
 )
+from medidiff.option_problems import shown
 from medidiff.spec import SamplingOptions
 from medidiff.training.losses import AnyObjective, Denoising, check_objective
 from medidiff.training.objectives.alignment import Alignment
@@ -315,7 +316,10 @@ def load_config(file: str | os.PathLike[str], changes: Sequence[str] = ()) -> Lo
     except yaml.YAMLError as error:
         raise ConfigError(f"{place}: not valid YAML: {error}") from None
     if not isinstance(content, dict):
-        raise ConfigError(f"{place}: expected keys and values, found {type(content).__name__}")
+        raise ConfigError(
+            f"{place}: expected keys and values such as 'name: brain', found "
+            f"{shown(content)}; 'medidiff plan' writes one"
+        )
     for change in changes:
         put(content, *parse_change(change), change)
     if any(parse_change(change)[0] == MANIFEST for change in changes):
@@ -351,6 +355,8 @@ def _place_manifest(content: dict[str, Any]) -> None:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return "it is no text in UTF-8"
     return getattr(error, "strerror", None) or type(error).__name__
 
 

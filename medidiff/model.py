@@ -84,6 +84,7 @@ from medidiff.networks import (
     encode_batch,
     has_bf16,
 )
+from medidiff.outputs import check_new_folder
 from medidiff.spec import (
     AnyNoise,
     ModelSpec,
@@ -570,11 +571,10 @@ class Model:
     ) -> Path:
         """Write the model folder, its weights in `dtype`; returns it.
 
-        Errors: ModelError if the folder already holds something.
+        Errors: OutputError if the folder already holds something, or cannot be made.
         """
         place = Path(folder)
-        if place.exists() and any(place.iterdir()):
-            raise ModelError(f"{place} already holds files; name another folder for the model")
+        check_new_folder(place, "name another folder for the model")
         part = place.with_name(place.name + ".part")
         part.mkdir(parents=True, exist_ok=True)
         files = [*FILES]

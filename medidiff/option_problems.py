@@ -127,7 +127,8 @@ def _own_check(path: _Path, message: str, given: object) -> OptionProblem:
     if name not in _names(path.kind):
         return OptionProblem(path.key, message)
     value = given.get(name) if isinstance(given, Mapping) else None
-    plain = isinstance(value, str | int | float) and not ("found" in message or message[-1] == ".")
+    said = "found" in message or message.endswith(".") or str(value) in message
+    plain = isinstance(value, str | int | float) and not said
     found = f" (found {shown(value)})" if plain else ""
     return OptionProblem("", f"{path.below(message)}{found}")
 

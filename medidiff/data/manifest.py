@@ -61,6 +61,14 @@ def read_table(path: Path) -> Table:
 
     Errors: ManifestError for a file that cannot be read as a table.
     """
+    if path.is_dir():
+        raise ManifestError(
+            f"{path} is a folder; a manifest is a .csv or a .json file ('medidiff manifest build' "
+            "writes one of a folder of scans)"
+        )
+    suffix = path.suffix.lower()
+    if suffix not in (".csv", ".json"):
+        raise ManifestError(f"{path}: a manifest is a .csv or a .json file")
     try:
         content = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -69,11 +77,7 @@ def read_table(path: Path) -> Table:
         raise ManifestError(
             f"{path}: the manifest cannot be read as UTF-8 text: {error}"
         ) from error
-    if path.suffix.lower() == ".json":
-        return _json_table(path, content)
-    if path.suffix.lower() == ".csv":
-        return _csv_table(path, content)
-    raise ManifestError(f"{path}: a manifest is a .csv or a .json file")
+    return _json_table(path, content) if suffix == ".json" else _csv_table(path, content)
 
 
 @dataclass(frozen=True)

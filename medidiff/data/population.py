@@ -29,7 +29,8 @@ from medidiff.data.scanners import averaged, ct_image, mr_magnitude
 from medidiff.data.shapes import Array
 from medidiff.data.thorax_build import draw_build
 from medidiff.data.vessels import drawn, grow
-from medidiff.errors import ConfigError, OutputError
+from medidiff.errors import ConfigError
+from medidiff.outputs import check_new_folder
 
 Kind = Literal["head", "thorax"]
 LesionName = Literal["hyperintense", "hypointense", "same-intensity", "mass-effect"]
@@ -213,8 +214,7 @@ def write(
     Errors: ConfigError for options; OutputError for a folder that holds something.
     """
     check_options(options)
-    if folder.exists() and any(folder.iterdir()):
-        raise OutputError(f"{folder} already holds files; choose another folder")
+    check_new_folder(folder)
     (folder / "images").mkdir(parents=True, exist_ok=True)
     (folder / "labels").mkdir()
     if options.coils:

@@ -9,6 +9,7 @@ from medidiff.errors import ModelError, OutputError
 from medidiff.jobs.folder import RunFolder
 from medidiff.jobs.objectives import load_trained
 from medidiff.model import Model
+from medidiff.outputs import check_new_folder
 from medidiff.training.snapshots import reconstructed, snapshots_until
 
 
@@ -23,8 +24,7 @@ def average_run(place: Path, out: Path, std: float) -> Path:
     run has no model; TrainingError if its snapshots do not span that length.
     """
     run = RunFolder(place)
-    if out.exists() and any(out.iterdir()):
-        raise OutputError(f"{out} already holds files; name another folder")
+    check_new_folder(out)
     if not 0 < std < 0.2886:
         raise ModelError(f"the relative std of an average lies between 0 and 0.2886, found {std}")
     if not run.model.is_dir():

@@ -20,6 +20,7 @@ from medidiff.jobs.cases import Mismatch, cases_of_split, check_cases, check_spl
 from medidiff.jobs.reporting import Reporter
 from medidiff.jobs.splits import Splits
 from medidiff.model import Model
+from medidiff.outputs import check_new_folder
 from medidiff.report.pictures import comparison
 from medidiff.report.tables import (
     Better,
@@ -100,8 +101,8 @@ def benchmark_head(
     Errors: OutputError if `out` holds something; TaskError if head and model do not go together;
     ManifestError; DataError for scans that do not fit the model, if `mismatch` is "refuse".
     """
-    if out is not None and out.exists() and any(out.iterdir()):
-        raise OutputError(f"{out} already holds results; name another folder")
+    if out is not None:
+        check_new_folder(out, holds="results")
     if split == splits.validation:
         raise TaskError(
             f"the baselines would be tuned on {split!r}, the split that is reported; "

@@ -21,7 +21,7 @@ from medidiff.data.manifest import read_manifest
 from medidiff.data.options import Space
 from medidiff.data.rows import first_problems, told_together
 from medidiff.data.transforms import to_space
-from medidiff.errors import DataError
+from medidiff.errors import DataError, TaskError
 from medidiff.jobs.reporting import Reporter
 from medidiff.jobs.splits import Splits
 from medidiff.model import Model
@@ -152,6 +152,11 @@ def coarser_spec(spec: ModelSpec, coarser: int | tuple[int, ...]) -> ModelSpec:
     if not isinstance(spacing, str):
         spacing = tuple(mm * f for mm, f in zip(spacing, factor, strict=True))
     size = tuple(n // f for n, f in zip(space.size, factor, strict=True))
+    if min(size) < 1:
+        raise TaskError(
+            f"a factor of {' x '.join(map(str, factor))} leaves nothing of the model's grid of "
+            f"{' x '.join(map(str, space.size))} voxels; give a smaller one"
+        )
     view = spec.view
     if view is not None and isinstance(space.spacing_mm, str):  # then it counts voxels
         view = tuple((low / f, high / f) for (low, high), f in zip(view, factor, strict=True))
@@ -167,7 +172,11 @@ def _beside(
     """
     original = case.original
     if isinstance(given, str | os.PathLike):
-        values = load_image(given).as_tensor()[0]
+        try:
+            values = load_image(given).as_tensor()[0]
+        except DataError as error:
+            said = f"input {row}: the {name}: {error}"
+            raise DataError(said, private=error.private) from None
     else:
         values = torch.as_tensor(np.asarray(given))
     values = (values.squeeze() != 0).float()

@@ -12,7 +12,6 @@ import torch
 
 from medidiff.data.phantoms import write_population
 from medidiff.diffusion import KeyedNoise
-from medidiff.errors import OutputError
 from medidiff.evaluation.distortion import psnr
 from medidiff.jobs.benchmark import Table, benchmark_head
 from medidiff.jobs.models import load_model, register_model
@@ -22,6 +21,7 @@ from medidiff.jobs.run import run_head
 from medidiff.jobs.splits import Splits
 from medidiff.jobs.train import train_model
 from medidiff.model import Model
+from medidiff.outputs import check_new_folder
 from medidiff.report.pictures import sheet
 from medidiff.report.tables import Difference
 from medidiff.tasks.base import OURS
@@ -54,8 +54,7 @@ def run_demo(folder: Path, report: Reporter, shipped: Path = SHIPPED) -> DemoRes
 
     Errors: OutputError if `folder` already holds something.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise OutputError(f"{folder} already holds files; remove it or use --folder")
+    check_new_folder(folder, "remove it or use --folder")
     folder.mkdir(parents=True, exist_ok=True)
     try_shipped(folder / "shipped", report, shipped)
     report.say("1/5  drawing a population of head phantoms: anatomy varies, some have lesions")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from medidiff.config import Config
+from medidiff.errors import ConfigError
 from medidiff.jobs.codecs import check_source
 from medidiff.jobs.memory import GIB, SAMPLE_BATCH, MemoryPlan, Training, plan
 from medidiff.jobs.models import model_folder
@@ -58,6 +60,12 @@ class Fit:
     def text(self) -> str:
         """For a person to read."""
         return "\n".join(_lines(self))
+
+
+def check_gpu_memory(gib: float) -> None:
+    """Errors: ConfigError for what is no amount of memory."""
+    if not 0 < gib < math.inf:
+        raise ConfigError(f"the memory of a GPU (--gpu-memory) is a number of GiB, not {gib:g}")
 
 
 def fit(training: Training, gpu_memory: float, progress: Progress = lambda *_: None) -> Fit:

@@ -23,6 +23,7 @@ from medidiff.data.rows import first_problems
 from medidiff.errors import ModelError, OutputError
 from medidiff.model_folder import check_folder, folder_digest, write_json
 from medidiff.networks import FittedAutoencoder
+from medidiff.outputs import check_new_folder
 from medidiff.spec import ModelSpec
 from medidiff.tracking import close_lost, complete, is_broken_off
 from medidiff.training.checkpoint import ended
@@ -61,11 +62,8 @@ class RunFolder:
 
 def check_new(path: Path) -> None:
     """Errors: OutputError if the folder already holds results."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise OutputError(
-            f"{path} already holds results. Name another folder (--change output=...), "
-            "or go on with that run by adding --resume."
-        )
+    advice = "name another folder (--change output=...), or go on with that run by adding --resume"
+    check_new_folder(path, advice, "results")
 
 
 def new_folder(run: RunFolder, loaded: Loaded, spec: ModelSpec) -> None:

@@ -10,12 +10,13 @@ from pathlib import Path
 import torch
 
 from medidiff.diffusion import Denoiser, KeyedNoise, gamma_table
-from medidiff.errors import OutputError, TaskError
+from medidiff.errors import TaskError
 from medidiff.jobs.cases import Mismatch, cases_of_split, check_cases
 from medidiff.jobs.reporting import Reporter
 from medidiff.jobs.splits import Splits
 from medidiff.jobs.verdict import carry_verdict
 from medidiff.model import Model, evaluating
+from medidiff.outputs import check_new_folder
 from medidiff.spec import Gamma, check_prior
 from medidiff.tasks import calibrated
 
@@ -42,8 +43,7 @@ def add_gamma(
     for a model with a second head, which has its variance already; ManifestError; DataError for
     scans that do not fit the model.
     """
-    if out.exists() and any(out.iterdir()):
-        raise OutputError(f"{out} already holds files; name another folder")
+    check_new_folder(out)
     check_prior(model.spec)
     if model.spec.spread != "none":
         raise TaskError(f"{model.spec.name} has learned its variance; Gamma would not be used")

@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from medidiff.errors import ModelError, OutputError
+from medidiff.errors import ModelError
 from medidiff.jobs.bundles.configs import is_bundle, read_bundle
 from medidiff.jobs.bundles.describing import Stated
 from medidiff.jobs.bundles.exporting import export_bundle
@@ -21,6 +21,7 @@ from medidiff.jobs.verdict import carry_verdict, check_memorisation
 from medidiff.model import Model, default_device
 from medidiff.model_folder import check_folder
 from medidiff.networks import Acceleration
+from medidiff.outputs import check_new_folder
 from medidiff.tasks import calibrated
 from medidiff.tracking import fetch, register
 
@@ -118,8 +119,7 @@ def export_model(
     Errors: OutputError if `out` already holds something; ModelError for a bundle of a network or a
     schedule that MONAI does not have.
     """
-    if out.exists() and any(out.iterdir()):
-        raise OutputError(f"{out} already holds files; name another folder")
+    check_new_folder(out)
     folder = model_folder(source)
     card = (folder / "card.md").read_text(encoding="utf-8")
     if format == "monai-bundle":

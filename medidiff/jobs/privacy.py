@@ -15,6 +15,7 @@ from medidiff.data.confidentiality.profile import Confidentiality
 from medidiff.data.privacy import SiteKey, keep_private
 from medidiff.errors import ConfigError, DataError, OutputError
 from medidiff.jobs.reporting import Reporter
+from medidiff.outputs import check_new_folder
 
 SHOWN = 8
 
@@ -52,8 +53,7 @@ def deidentify(
     """
     check_tree(folder)
     check_private(options)
-    if out.exists() and any(out.iterdir()):
-        raise OutputError(f"{out} already holds files; choose another folder")
+    check_new_folder(out)
     done = deidentify_tree(
         folder,
         out,

@@ -18,6 +18,7 @@ from medidiff.jobs.reaching import Reaching, fitted_to, on_tiles
 from medidiff.jobs.reporting import Reporter
 from medidiff.model import Model
 from medidiff.model_folder import check_free, sidecar, stem
+from medidiff.outputs import check_writable
 from medidiff.tasks.base import Head, Progress, check_fit, finish
 from medidiff.tasks.results import Result, stacked
 
@@ -143,6 +144,7 @@ def output_files(
             f"two inputs would both be written to {twice[0]}; run them into two folders"
         )
     check_free(targets if format == "dicom" else [*targets, *map(sidecar, targets)])
+    check_writable(targets[0])
     return targets
 
 

@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from medidiff import options
-from medidiff.errors import OutputError, TaskError
+from medidiff.errors import TaskError
 from medidiff.jobs.cases import case_of_files
 from medidiff.jobs.models import load_model
 from medidiff.jobs.reporting import reporter
 from medidiff.jobs.run import Format
 from medidiff.networks import Acceleration
+from medidiff.outputs import check_new_folder
 from medidiff.report.pictures import sheet
 from medidiff.spec import SamplingOptions
 from medidiff.steering import AimName
@@ -55,8 +56,7 @@ def sample_to_folder(
     not fit; DataError for an image that does not fit; TaskError for numbers below 1 and for
     `changes` that are no sampling options.
     """
-    if out.exists() and any(out.iterdir()):
-        raise OutputError(f"{out} already holds files; name another folder")
+    check_new_folder(out)
     if n < 1 or (steps is not None and steps < 1):
         raise TaskError(f"--n and --steps must be at least 1, found {n} and {steps}")
     model = load_model(name, acceleration=acceleration)

@@ -11,7 +11,7 @@ import torch
 
 from medidiff import options
 from medidiff.diffusion import Flow
-from medidiff.errors import ModelError, OutputError
+from medidiff.errors import ModelError
 from medidiff.jobs.bundles.metadata import metadata_of, metadata_schema
 from medidiff.jobs.bundles.schedulers import STEPS, scheduler_of
 from medidiff.model import Model
@@ -24,6 +24,7 @@ from medidiff.networks.interop_autoencoder import (
     with_standard,
 )
 from medidiff.networks.interop_options import monai_arguments, negated, relabelled
+from medidiff.outputs import check_new_folder
 from medidiff.spec import ModelSpec
 
 SAMPLING_STEPS = 50
@@ -38,8 +39,7 @@ def export_bundle(model: Model, card: str, out: Path) -> Path:
     Errors: ModelError naming what MONAI's network or schedulers do not have; OutputError if `out`
     already holds something.
     """
-    if out.exists() and any(out.iterdir()):
-        raise OutputError(f"{out} already holds files; name another folder")
+    check_new_folder(out)
     spec = model.spec
     if spec.codec.kind == "wavelet":
         raise ModelError("MONAI has no wavelet codec: a prior behind one cannot become a bundle")
