@@ -26,6 +26,7 @@ from medidiff.tasks.reconstruct import SETTINGS
 from medidiff.tasks.settings import Setting, simulated
 
 KEPT = Path(__file__).parents[3] / "benchmarks" / "weights" / "brain-t1-2d-benchmark"
+OF_THE_SHIPPED = SHIPPED / "brain-t1-2d" / FILE
 STORED = json.loads((KEPT / FILE).read_text(encoding="utf-8"))
 NETWORK = UNetOptions(channels=(4, 8), blocks=1, attention=(False, False), groups=2)
 # what was measured does not depend on them, but that a phase of few lines is no smooth one
@@ -82,6 +83,10 @@ def test_each_setting_of_the_benchmarks_finds_its_verdict(
     right = any(each["calibrated"] for each in current)
     found = verdict(model, kind, [current[0]["noise"]], how)
     assert found == ("calibrated" if right else "uncalibrated")
+    ours = json.loads(OF_THE_SHIPPED.read_text(encoding="utf-8"))["verdicts"]
+    assert today in [
+        calibrated._sampler(kind, each["posterior"]) for each in ours if each["kind"] == kind
+    ]
 
 
 def test_the_verdicts_are_of_the_weights_beside_them() -> None:
@@ -90,7 +95,7 @@ def test_the_verdicts_are_of_the_weights_beside_them() -> None:
     assert any(each["calibrated"] for each in STORED["verdicts"])
 
 
-@pytest.mark.parametrize("file", [KEPT / FILE, SHIPPED / "brain-t1-2d" / FILE], ids=str)
+@pytest.mark.parametrize("file", [KEPT / FILE, OF_THE_SHIPPED], ids=["benchmark", "shipped"])
 def test_each_kind_and_level_of_noise_was_judged_for_todays_samples(file: Path) -> None:
     judged = json.loads(file.read_text(encoding="utf-8"))["verdicts"]
     for noise, levels in LEVELS.items():
