@@ -177,7 +177,8 @@ def test_a_phase_is_smooth_until_no_magnitude_explains_the_samples(coils: int | 
     def fit_of(cases: Sequence[int]) -> SmoothPhase:
         chosen = [*cases]
         asked.append(chosen)
-        return SmoothPhase(operator, kspace[chosen], ramp[chosen], level[chosen], torch.zeros(2))
+        fine = torch.zeros(len(chosen))
+        return SmoothPhase(operator, kspace[chosen], ramp[chosen], level[chosen], fine)
 
     asked: list[list[int]] = []
     found, magnitudes = refuted(fit_of, mask, maps, first)
