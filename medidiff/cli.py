@@ -1,6 +1,7 @@
 """The command line: one function a verb, which parses, calls the package and prints.
 
-The verbs lie in the modules cli_*, the few that need no model here. Nothing heavy is imported before a verb runs, so that `--help` answers at once.
+The verbs lie in the modules cli_*, the few that need no model here. Nothing heavy is imported
+before a verb runs, so that `--help` answers at once.
 """
 
 from __future__ import annotations
