@@ -27,6 +27,7 @@ from medidiff import (
 from medidiff.cli_options import Seed
 from medidiff.errors import MedidiffError
 
+INTERRUPTED = 130
 NOTICE = "Research only: not a medical device, not for diagnosis."
 app = typer.Typer(
     help=f"Diffusion priors for medical images: train, track in MLflow, put to work. {NOTICE}",
@@ -173,10 +174,15 @@ def _options(
 
 def main() -> None:
     """Run the command line: exit code 2 for what a user can mend, 75 for a run stopped on
-    request, 1 for a defect of ours or where a check's answer is no."""
+    request, 130 for anything else that was stopped (Ctrl-C), 1 for a defect of ours or where a
+    check's answer is no."""
     _tell_warnings()
     try:
         app()
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:
+            print("medidiff: stopped (Ctrl-C); what was begun is not whole", file=sys.stderr)
+        raise
     except MedidiffError as error:
         _tell(error)
         sys.exit(2)

@@ -35,6 +35,19 @@ def test_a_benchmark_of_measured_rows_says_that_it_simulates_them(tmp_path: Path
         warn_of_measurements(model, manifest, Splits(), "val")  # type: ignore[arg-type]
 
 
+def test_a_command_that_is_interrupted_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted() -> None:
+        raise SystemExit(130)
+
+    monkeypatch.setattr(cli, "app", interrupted)
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert "stopped (Ctrl-C)" in capsys.readouterr().err
+
+
 def test_a_warning_of_ours_shows_no_source_code(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
