@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import medidiff
-from medidiff.cli import _next
+from medidiff.cli_training import _next
 from medidiff.diffusion import DDIM
 from medidiff.errors import ConfigError, ModelError, TaskError
 from medidiff.jobs.cases import cases_of_split
