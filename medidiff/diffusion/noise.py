@@ -136,11 +136,7 @@ class AntitheticNoise:
     """
 
     seed: int
-    members: tuple[tuple[str, int], ...]
-
-    def __init__(self, seed: int, members: Sequence[tuple[str, int]]) -> None:
-        object.__setattr__(self, "seed", seed)
-        object.__setattr__(self, "members", tuple((name, sample) for name, sample in members))
+    members: Sequence[tuple[str, int]]
 
     def __call__(self, like: Image, step: int, draw: int = 0) -> Image:
         pairs = KeyedNoise(self.seed, [(name, sample // 2) for name, sample in self.members])
