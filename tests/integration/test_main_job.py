@@ -36,7 +36,7 @@ def test_a_scan_is_denoised_onto_its_own_grid_with_provenance(
     assert facts["kind"] == "AI-PROCESSED"
     assert facts["model_digest"] == medidiff.load(run).digest
     assert facts["seed"] == 3
-    assert facts["network_calls"] == 1 + 2 * 20
+    assert facts["network_calls"] == 1 + 2 * 40
     assert scan.name not in json.dumps(facts)
     again = medidiff.run("denoise", run, scan, sigma=0.1, n=2, seed=3)
     assert np.array_equal(again.image, result.image)

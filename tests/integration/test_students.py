@@ -287,7 +287,7 @@ def test_a_student_is_made_from_a_run_and_draws_in_two_calls(flat: Path, place: 
         medidiff.gamma(made, place / "gamma", manifest=flat)
     evaluated = medidiff.evaluate(student, manifest=flat, n=4)
     assert evaluated.losses == []
-    with pytest.raises(MedidiffError, match="target of the configuration differs"):
+    with pytest.raises(MedidiffError, match=r"another; write what it has:\n  diffusion.target: "):
         medidiff.train(config, changes=[*changes, f"output={place / 'third'}"], parent=student)
 
 

@@ -54,7 +54,7 @@ def test_provenance_names_a_sampler_only_where_one_ran(run_2d: Path, flat: Path)
     drawn = medidiff.run("denoise", run_2d, scan, sigma=0.1, n=2, steps=7)
     assert point.provenance["sampler"] is None
     assert point.provenance["network_calls"] == 1
-    assert drawn.provenance["sampler"] == {"kind": "ddpm", "variance": "small", "last_noise": None}
+    assert drawn.provenance["sampler"] == {"kind": "ddpm", "variance": "large", "last_noise": None}
     assert drawn.provenance["steps"] == 7
 
 
