@@ -196,14 +196,17 @@ def main() -> None:
 
 
 def _tell_warnings() -> None:
-    """Warnings of ours look like our errors; those of libraries stay as Python shows them."""
+    """Warnings of ours look like our errors, each once; those of libraries stay as Python shows
+    them."""
     package, others = Path(__file__).parent, warnings.showwarning
+    told: set[str] = set()
 
     def show(message: Warning | str, category: type[Warning], filename: str, *rest: Any) -> None:
         ours = category is UserWarning and Path(filename).is_relative_to(package)
-        if ours:
+        if ours and str(message) not in told:
+            told.add(str(message))
             print(f"medidiff: warning: {message}", file=sys.stderr)
-        else:
+        elif not ours:
             others(message, category, filename, *rest)
 
     warnings.showwarning = show

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from pathlib import Path
@@ -62,9 +63,12 @@ def model_folder(name: str | os.PathLike[str], shipped: Path = SHIPPED) -> Path:
         raise ModelError(f"{text} is not a model folder: it holds no model.json")
     if RUN_ID.fullmatch(text):
         return fetch(f"runs:/{text}")
+    names = shipped_names(shipped)
+    close = difflib.get_close_matches(text, names, n=1)
     raise ModelError(
         f"no model {text!r}: it is not a folder, a run id, a models:/NAME@ALIAS or a shipped name "
-        f"({', '.join(shipped_names(shipped)) or 'none is in this installation'})"
+        f"({', '.join(names) or 'none is in this installation'})"
+        + (f"; did you mean {close[0]!r}?" if close else "")
     )
 
 

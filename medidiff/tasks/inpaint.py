@@ -6,6 +6,7 @@ the input's grid, and the samples differ inside the hole alone.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -74,6 +75,13 @@ class Inpainting:
         Errors: TaskError for a model behind a codec, for a hole of other dims than the grid.
         """
         check_image_space(model, "inpainting")
+        if self.hole is None and any("mask" not in case.beside for case in cases):
+            warnings.warn(
+                "no mask says what is missing: a box somewhere in the head is filled in, as a "
+                "test; give the part to fill with mask=FILE (not 0 where the scan is missing), or "
+                "the size of a box to test with hole",
+                stacklevel=2,
+            )
         given = stack(cases, model)
         holes = torch.stack([self._hole(case) for case in cases]).to(given.device)
         known = (~holes).to(given.dtype)

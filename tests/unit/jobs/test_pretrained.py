@@ -57,6 +57,8 @@ def test_what_has_no_weights_yet_is_not_offered(shipped: Path) -> None:
 def test_an_unknown_name_is_told_which_there_are(shipped: Path) -> None:
     with pytest.raises(ModelError, match=r"no model 'brian'.* \(brain-t1-2d, other\)"):
         model_folder("brian", shipped)
+    with pytest.raises(ModelError, match=r"did you mean 'brain-t1-2d'\?"):
+        model_folder("brain-t1", shipped)
 
 
 def test_a_name_is_the_shipped_model_and_a_path_the_users_own(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -310,6 +311,17 @@ def test_inpainting_leaves_the_scan_as_it_is_outside_of_the_hole(
     assert (result.maps["std"][0][~outside] > 0).all()
     with pytest.raises(DataError, match="grid of the scan"):
         medidiff.run("inpaint", model, tmp_path / "scan.nii.gz", mask=hole[:-1], mismatch="warn")
+
+
+def test_a_forgotten_mask_is_told(model: Model, tmp_path: Path) -> None:
+    nibabel.save(nibabel.Nifti1Image(blob(), np.eye(4)), tmp_path / "scan.nii.gz")
+    said = "no mask says what is missing"
+    with pytest.warns(UserWarning, match=said):
+        medidiff.run("inpaint", model, tmp_path / "scan.nii.gz", posterior=FEW)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        medidiff.run("inpaint", model, tmp_path / "scan.nii.gz", posterior=FEW, hole=[6, 6])
+    assert not [each for each in told if said in str(each.message)]
 
 
 def test_super_resolution_gives_a_finer_grid_over_the_same_field(
