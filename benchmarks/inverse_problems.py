@@ -14,7 +14,8 @@ coils' maps are told to all methods.
 package's own folder, where `medidiff run` reads them.
 
 Networks that benchmarks/supervised.py trained are compared on the same measurements by
---supervised FILES; with --baselines none and --name supervised that is all there is besides.
+--supervised FILES; with --baselines none and --name supervised that is all there is besides. With
+--ours FOLDER, the W of an earlier run, only the networks are run, beside what ours was there.
 """
 
 from __future__ import annotations
@@ -24,16 +25,29 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 import torch
 from record import ROOT, Measured, write_result
-from supervised_peers import described, least_of, peer
+from supervised_peers import RICIAN, described, least_of, peer
+from supervised_tasks import as_benchmarked
 
 from medidiff import api, options
-from medidiff.tasks.base import OURS, Peer
+from medidiff.jobs.benchmark import make_table
+from medidiff.jobs.cases import cases_of_split
+from medidiff.jobs.reporting import Lines
+from medidiff.jobs.splits import Splits
+from medidiff.report.tables import write_json
+from medidiff.tasks.base import OURS, Benchmarked, Peer
+from medidiff.tasks.denoise import Denoising
+from medidiff.tasks.reconstruct import Reconstruction
+from medidiff.tasks.restoration import measured
 
 DRAWS = 8
+AT_ONCE = 16  # scans
+HEADS = {"denoise": Denoising, "reconstruct": Reconstruction}
+"""That supervised networks were trained for."""
 RICIAN_GOALS = {"rician 0.05": 2.5, "rician 0.1": 4.0, "rician 0.2": 6.0}
 """Decibels above the best baseline, block matching with the variance stabilised."""
 REGIONS = {"psnr_head": "in-head", "psnr_region": "in the hole"}
@@ -82,6 +96,7 @@ def main() -> None:
     names = [part.name for part in PARTS]
     parser.add_argument("--parts", nargs="*", choices=names, default=names)
     parser.add_argument("--supervised", nargs="*", type=Path, default=[], metavar="WEIGHTS")
+    parser.add_argument("--ours", type=Path, metavar="FOLDER", help="with --supervised")
     parser.add_argument("--baselines", choices=("tuned", "none"), default="tuned")
     parser.add_argument("--only", choices=("all", "spread"), default="all", help="of each part")
     parser.add_argument("--name", default="inverse_problems", help="of the result")
@@ -90,17 +105,19 @@ def main() -> None:
     args = parser.parse_args()
     for part in PARTS:
         if part.name in args.parts:
-            run(args, part)
+            (run if args.ours is None else run_networks)(args, part)
     parts = [part for part in PARTS if there(args.work, part.name)]
     rows = [row for part in parts for row in rows_of(args.work, part)]
     rows += [row for part in PARTS for row in spread_of(args.work, part)]
-    facts = {
+    facts: dict[str, object] = {
         "estimate": f"mean of the samples of the head's default; coverage of {DRAWS} samples",
         "intervals": "95 %, bootstrap over subjects; goals are for the lower bound",
         "data": "IXI T1 slices (CC BY-SA 3.0), 55 test subjects; simulated from magnitude images",
         "data_range": "the intensity window",
         "model_digest": api.load(args.model, device="cpu").digest,
     }
+    if args.ours is not None:
+        facts["ours"] = "of an earlier run, as in inverse_problems.json"
     if args.supervised:
         facts["supervised"] = [options.tree(described(place)) for place in args.supervised]
     if args.keep:
@@ -156,6 +173,35 @@ def run(args: argparse.Namespace, part: Part) -> None:
             **part.options,  # type: ignore[arg-type]
         )
         print(table.text)
+
+
+def run_networks(args: argparse.Namespace, part: Part) -> None:
+    """The supervised networks on the part's measurements, beside what ours was on them before."""
+    if there(args.work, part.name):
+        return
+    model, peers = api.load(args.model), peers_of(args, part)
+    head = HEADS[part.task](**part.options)  # type: ignore[arg-type]
+    lineage = model.spec.lineage
+    splits = Splits(lineage.train_split, lineage.validation_split, lineage.holdout)
+    cases = cases_of_split(model, args.manifest, "test", splits, Lines(), None)
+    rows = [row for row in summary(args.ours, part.name)["rows"] if row["method"] == OURS]
+    names = part.options.get("settings", [RICIAN])
+    assert isinstance(names, list)
+    for name, first in product(names, range(0, len(cases), AT_ONCE)):
+        some = cases[first : first + AT_ONCE]
+        for check in as_benchmarked(name, some, model):
+            for each in peers:
+                found = check.estimate(each.solve)
+                rows += measured(found, check.clean, some, check.setting, each.name)
+    table = make_table(head, Benchmarked(rows), [each.name for each in peers])
+    write_json(
+        args.work / part.name / "summary.json",
+        table.rows,
+        table.summaries,
+        table.differences,
+        {"model_digest": model.digest, "ours": "of an earlier run"},
+    )
+    print(table.text)
 
 
 def peers_of(args: argparse.Namespace, part: Part) -> list[Peer]:

@@ -110,15 +110,39 @@ class Task(Protocol):
 class Checked:
     """Some scans, measured."""
 
+    setting: str
+    """As the benchmark calls it."""
     problem: Problem
     given: Sequence[Case]
     clean: Tensor
     region: Tensor
 
+    def estimate(self, solve: Callable[[Problem], Tensor]) -> Tensor:
+        """Of what solves the problem, in the units of `clean`."""
+        return as_the_truth(solve(self.problem), self.problem, self.given)
+
     def psnr(self, solve: Callable[[Problem], Tensor]) -> list[float]:
         """Of what solves the problem, in-head."""
-        found = as_the_truth(solve(self.problem), self.problem, self.given)
+        found = self.estimate(solve)
         return psnr(found, self.clean, data_range=WINDOW, region=self.region).tolist()
+
+
+def as_benchmarked(name: str, cases: Sequence[Case], model: Model) -> Iterator[Checked]:
+    """What the heads' benchmarks measure of the scans: noise of each level (`RICIAN`), or one of
+    the settings of MRI."""
+    clean = torch.stack([case.images for case in cases])
+    region = head_region(clean)
+    if name != RICIAN:
+        setting = setting_of(name, Reconstruction())
+        given = simulated(setting, cases, seed=0)
+        yield Checked(name, setting.head.prepare(given, model), given, clean, region)
+        return
+    noise = KeyedNoise(0, [(f"degradation {noise_key(case)}", 0) for case in cases])
+    for sigma in VALIDATED_SIGMAS:
+        head = Denoising(noise="rician", sigma=sigma)
+        noisy = head.corrupt(clean, cases, noise)
+        given = [replace(case, images=x) for case, x in zip(cases, noisy, strict=True)]
+        yield Checked(f"rician {sigma:g}", head.prepare(given, model), given, clean, region)
 
 
 class Rician:
@@ -134,13 +158,7 @@ class Rician:
         return (error.square() * LEVEL / _column(sigma, error)).mean() / UNIT
 
     def validation(self, cases: Sequence[Case], model: Model) -> Iterator[Checked]:
-        clean = torch.stack([case.images for case in cases])
-        noise = KeyedNoise(0, [(f"degradation {noise_key(case)}", 0) for case in cases])
-        for sigma in VALIDATED_SIGMAS:
-            head = Denoising(noise="rician", sigma=sigma)
-            noisy = head.corrupt(clean, cases, noise)
-            given = [replace(case, images=x) for case, x in zip(cases, noisy, strict=True)]
-            yield Checked(head.prepare(given, model), given, clean, head_region(clean))
+        return as_benchmarked(RICIAN, cases, model)
 
 
 class Scanner:
@@ -161,10 +179,7 @@ class Scanner:
         return ((error / width).abs().square() + (shade / width).square()).mean() / (2 * UNIT)
 
     def validation(self, cases: Sequence[Case], model: Model) -> Iterator[Checked]:
-        setting = setting_of(self.setting, Reconstruction())
-        given = simulated(setting, cases, seed=0)
-        clean = torch.stack([case.images for case in cases])
-        yield Checked(setting.head.prepare(given, model), given, clean, head_region(clean))
+        return as_benchmarked(self.setting, cases, model)
 
 
 def task_of(setting: str, model: Model, device: torch.device) -> Task:

@@ -3,7 +3,8 @@
     python benchmarks/tune_inverse.py MODEL --manifest M --minutes 6 --rounds mean spread methods
 
 Each setting of the heads `reconstruct`, `super_resolution` and `inpaint` is simulated on validation
-subjects, once, and solved by a grid of samplers, all within 100 forward-equivalent calls a result.
+subjects, once, and solved by a grid of samplers, all within 100 forward-equivalent calls a result
+(but for the round `samples`: eight of at most 50 calls each).
 Told are, in the head: PSNR of the mean of as many samples as that allows and of one sample, spread
 over error, coverage of the central 90 %, the residual, cost and seconds. Settings take turns, the
 likeliest samplers first, so that a short budget leaves a row of each. The result is
@@ -49,8 +50,10 @@ FEWEST = 4
 """Samples that spread and coverage are taken from, at least."""
 KINDS = {"x4": "super-resolution", "hole": "inpaint"}
 """What the measurement of a setting is called, where that is not the setting's name."""
-ROUNDS = ("mean", "spread", "methods", "oracle")
+ROUNDS = ("mean", "weights", "spread", "samples", "methods", "oracle")
 """The last: what the true phase would give."""
+SAMPLES = 8
+"""That stand for themselves, in the round of this name: more than 100 calls in all."""
 
 
 @dataclass(frozen=True)
@@ -148,8 +151,12 @@ def grid(turn: str, setting: str) -> Iterator[Posterior]:
     match turn:
         case "mean":
             yield from (within(each) for each in nearest(setting))
+        case "weights":
+            yield from weighted(setting)
         case "spread":
             yield from (replace(each, draws=FEWEST) for each in well_spread(setting))
+        case "samples":
+            yield from (replace(each, draws=SAMPLES) for each in near_and_spread(setting))
         case "methods":
             yield from methods(setting)
         case "oracle":
@@ -194,6 +201,21 @@ def nearest(setting: str) -> Iterator[Posterior]:
         yield replace(pair, slack=1.25)
 
 
+def weighted(setting: str) -> Iterator[Posterior]:
+    """How much the data count beside the estimate, for one result and for samples."""
+    name = KINDS.get(setting.split()[0], setting)
+    one, eight = chosen_for(name), replace(chosen_for(name, SAMPLES), draws=SAMPLES)
+    assert isinstance(one.method, DiffPIR)
+    assert isinstance(eight.method, DiffPIR)
+    of_samples = replace(eight, steps=50, first_ratio=4.0)
+    for weight in (1.0, 0.5, 0.7, 0.3):
+        yield replace(one, method=replace(one.method, weight=weight))
+        share = {1.0: 0.5, 0.5: 0.4, 0.7: 0.3, 0.3: 0.2}[weight]
+        yield replace(of_samples, method=DiffPIR(weight=weight, fresh=share))
+    for weight, last in ((1.0, 0.05), (0.5, 0.02), (0.5, 0.1), (1.5, 0.03)):
+        yield replace(one, method=replace(one.method, weight=weight), last_ratio=last)
+
+
 def well_spread(setting: str) -> Iterator[Posterior]:
     """For samples and maps: how much of the noise is fresh, where levels end."""
     yield chosen_for(KINDS.get(setting.split()[0], setting), FEWEST)
@@ -214,6 +236,28 @@ def well_spread(setting: str) -> Iterator[Posterior]:
     yield replace(spread, method=replace(base.method, fresh=0.6))
     yield replace(spread, steps=16, first_ratio=4.0)
     yield replace(spread, steps=50)
+
+
+def near_and_spread(setting: str) -> Iterator[Posterior]:
+    """For samples and maps: fifty levels from where the measurement has something to say, by how
+    much of the noise is fresh, where the levels end and how much the data count."""
+    name = KINDS.get(setting.split()[0], setting)
+    yield chosen_for(name, SAMPLES)
+    base = replace(plain(setting), steps=50, first_ratio=4.0, last_ratio=None)
+    assert isinstance(base.method, DiffPIR)
+    weight = base.method.weight
+    for share, last, factor in (
+        (1.0, None, 1.0),
+        (0.7, None, 1.0),
+        (1.0, 0.02, 1.0),
+        (0.85, None, 1.0),
+        (0.7, 0.02, 1.0),
+        (1.0, None, 1 / 3),
+        (0.5, None, 1.0),
+        (0.85, 0.02, 1 / 3),
+    ):
+        method = replace(base.method, fresh=share, weight=weight * factor)
+        yield replace(base, method=method, last_ratio=last)
 
 
 def methods(setting: str) -> Iterator[Posterior]:

@@ -44,7 +44,7 @@ from medidiff.tasks.base import Bench, Benchmarked, Measurement, Needs, Problem,
 from medidiff.tasks.calibrated import verdict
 from medidiff.tasks.counted import CountNoise, count_mean
 from medidiff.tasks.defaults import Posterior
-from medidiff.tasks.measured import MOST_AT_ONCE, check_image_space, solved
+from medidiff.tasks.measured import MOST_AT_ONCE, Cost, check_image_space, solved
 from medidiff.tasks.restoration import (
     RESTORATION_METRICS,
     SPREAD,
@@ -129,25 +129,30 @@ class Denoising:
         return Problem(given, tuple(cases), levels)
 
     def solve(self, problem: Problem, model: Model, n: int, seed: int) -> Solution:
-        """The posterior mean for n = 1, by one network call or the few that the noise asks for; the
-        mean of n posterior samples otherwise."""
-        if self.posterior is not None or (self._counted and n > 1):
+        """The posterior mean, by one network call or the few that the noise asks for, whatever n;
+        posterior samples besides for n > 1. Where the options state a sampler, the mean of its
+        samples; where `result` is "sample", the first of them."""
+        if self.posterior is not None:
             found = solved(self, self._as_measured(problem, model), model, n, seed)
             return replace(found, facts={**found.facts, **self._noise_told(problem)})
+        facts, drawn = self._noise_told(problem), n > 1 or self.result == "sample"
         with torch.no_grad(), evaluating(model.network):
             point, calls = self._point(problem, model, seed)
-            facts = self._noise_told(problem)
-            if n <= 1:
+            if not drawn:
                 return Solution(point, calls, facts=facts)
+            if self._counted is not None:
+                known = point, Cost(calls, calls)
+                measured = self._as_measured(problem, model)
+                found = solved(self, measured, model, n, seed, known)
+                return replace(found, facts={**found.facts, **facts})
             starts = self._starts(problem, point, n, seed)
             samples, nfe = self._samples(starts, problem, model, seed)
-        facts |= self._spread_told(problem, model)
         return Solution(
-            samples[0] if self.result == "sample" else samples.mean(0),
+            samples[0] if self.result == "sample" else point,
             calls + nfe * n,
-            samples,
+            samples if n > 1 else None,
             self._sampling(),
-            facts,
+            facts | (self._spread_told(problem, model) if n > 1 else {}),
             kept=self.result,
         )
 

@@ -45,48 +45,80 @@ def check_image_space(model: Model, what: str) -> None:
         )
 
 
-def solved(head: Sampled, problem: Problem, model: Model, n: int, seed: int) -> Solution:
-    """Posterior samples of a problem with a measurement, and what can be said of them.
-
-    With n = 1 the point is the mean of the sampler's own number of draws (`Posterior.draws`), with
-    n > 1 that of the n samples, or the first sample where the head's `result` says so.
-    """
-    assert problem.measurement is not None
-    several = 2 if head.result == "sample" else n  # one sample is drawn as several are
-    how = head.posterior or chosen_for(problem.measurement.kind, several)
-    count = n if n > 1 else (1 if head.result == "sample" else how.draws)
-    with torch.no_grad(), evaluating(model.network):
-        problem, first = piloted(problem, model, how, seed)
-        samples, each = drawn(loosened(problem, how), model, how, count, seed)
-    point = samples[0] if head.result == "sample" else samples.mean(0)
-    problem = settled(problem, how, point)
-    facts = told(problem, model, how, point, n)
-    said = misfit(facts)
-    facts["warning"] = said or "none"
-    if said is not None:
-        warnings.warn(said, stacklevel=2)
-    shown = samples if n > 1 else None
-    return Solution(
-        point,
-        each.calls * count + first.calls,
-        shown,
-        facts=facts,
-        cost=each.equivalents * count + first.equivalents,
-        kept=head.result,
-    )
-
-
-PILOT_WIDTH = 0.1  # of the half window: how far a quick sample is off
-FAR = 2.0  # residuals above it are warned of: samplers leave 0.5 to 1.7 where all is as stated
-FIRST_SLACK = 32.0  # times the noise: what is not right yet is not to be followed to the letter
-
-
 @dataclass(frozen=True)
 class Cost:
     """Of an image."""
 
     calls: int = 0
     equivalents: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.calls + other.calls, self.equivalents + other.equivalents)
+
+
+def solved(
+    head: Sampled,
+    problem: Problem,
+    model: Model,
+    n: int,
+    seed: int,
+    known: tuple[Tensor, Cost] | None = None,
+) -> Solution:
+    """The estimate of a problem with a measurement, samples for n > 1, and what is told of them.
+
+    The point is the same for every n, as near as 100 calls come: the mean of the draws that
+    `defaults.ONE_RESULT` has for one result. Where the head's options state a sampler it is the
+    mean of that one's draws (n = 1) or of its n samples; where `result` is "sample", the first
+    sample. `known` is an estimate that was made already, in the place of the default's.
+    """
+    assert problem.measurement is not None
+    several = n > 1 or head.result == "sample"  # one sample is drawn as several are
+    how = head.posterior or chosen_for(problem.measurement.kind, 2 if several else 1)
+    count = n if n > 1 else (1 if head.result == "sample" else how.draws)
+    with torch.no_grad(), evaluating(model.network):
+        found, samples, cost = _drawn_all(problem, model, how, count, seed)
+        image = how
+        if head.result == "sample":
+            point = samples[0]
+        elif n == 1 or head.posterior is not None:
+            point = samples.mean(0)
+        elif known is not None:
+            point, cost = known[0], cost + known[1]
+        else:
+            image = chosen_for(problem.measurement.kind)
+            found, draws, more = _drawn_all(
+                _called(problem, "estimating"), model, image, image.draws, seed
+            )
+            point, cost = draws.mean(0), cost + more
+    facts = told(settled(found, image, point), model, how, point, n)
+    if image is not how:
+        facts["image_posterior"] = options.tree(image)
+    said = misfit(facts)
+    facts["warning"] = said or "none"
+    if said is not None:
+        warnings.warn(said, stacklevel=2)
+    shown = samples if n > 1 else None
+    return Solution(point, cost.calls, shown, facts=facts, cost=cost.equivalents, kept=head.result)
+
+
+def _drawn_all(
+    problem: Problem, model: Model, how: Posterior, count: int, seed: int
+) -> tuple[Problem, Tensor, Cost]:
+    """The problem as pilots left it, `count` samples of each case, and the cost of them all."""
+    problem, first = piloted(problem, model, how, seed)
+    samples, each = drawn(loosened(problem, how), model, how, count, seed)
+    return problem, samples, first + Cost(each.calls * count, each.equivalents * count)
+
+
+def _called(problem: Problem, what: str) -> Problem:
+    """The problem with its progress told by another name."""
+    told_of = problem.progress
+    return replace(problem, progress=lambda _, done, total: told_of(what, done, total))
+
+
+PILOT_WIDTH = 0.1  # of the half window: how far a quick sample is off
+FAR = 2.0  # residuals above it are warned of: samplers leave 0.5 to 1.7 where all is as stated
+FIRST_SLACK = 32.0  # times the noise: what is not right yet is not to be followed to the letter
 
 
 def piloted(problem: Problem, model: Model, how: Posterior, seed: int) -> tuple[Problem, Cost]:
@@ -107,7 +139,7 @@ def piloted(problem: Problem, model: Model, how: Posterior, seed: int) -> tuple[
         assert measurement is not None
         assert measurement.refined is not None
         problem = replace(problem, measurement=measurement.refined(rough[0], PILOT_WIDTH))
-        total = Cost(total.calls + cost.calls, total.equivalents + cost.equivalents)
+        total += cost
     return problem, total
 
 
