@@ -185,6 +185,7 @@ def run_networks(args: argparse.Namespace, part: Part) -> None:
     splits = Splits(lineage.train_split, lineage.validation_split, lineage.holdout)
     cases = cases_of_split(model, args.manifest, "test", splits, Lines(), None)
     rows = [row for row in summary(args.ours, part.name)["rows"] if row["method"] == OURS]
+    subjects = {row["row"]: row["subject"] for row in rows}  # pseudonyms are a machine's own
     names = part.options.get("settings", [RICIAN])
     assert isinstance(names, list)
     for name, first in product(names, range(0, len(cases), AT_ONCE)):
@@ -192,7 +193,8 @@ def run_networks(args: argparse.Namespace, part: Part) -> None:
         for check in as_benchmarked(name, some, model):
             for each in peers:
                 found = check.estimate(each.solve)
-                rows += measured(found, check.clean, some, check.setting, each.name)
+                new = measured(found, check.clean, some, check.setting, each.name)
+                rows += [row | {"subject": subjects[row["row"]]} for row in new]
     table = make_table(head, Benchmarked(rows), [each.name for each in peers])
     write_json(
         args.work / part.name / "summary.json",
