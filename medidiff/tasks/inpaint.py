@@ -102,11 +102,12 @@ class Inpainting:
         if self.sigma:
             return found
         hole, samples = hole_of(problem), found.samples
+        inside = hole.cpu()
         return replace(
             found,
             point=torch.where(hole, found.point, problem.given),
-            samples=None if samples is None else torch.where(hole, samples, problem.given),
-            filled=tuple(map(filled_in, problem.cases, hole.cpu())),
+            samples=None if samples is None else samples.where(inside, problem.given.cpu()),
+            filled=tuple(map(filled_in, problem.cases, inside)),
         )
 
     def baselines(self) -> tuple[str, ...]:
