@@ -23,6 +23,7 @@ from medidiff.outputs import check_writable
 from medidiff.tasks.base import Head, Problem, Progress, check_fit, finish
 from medidiff.tasks.results import Result, stacked
 from medidiff.tasks.room import check_kept, memory_told
+from medidiff.warned import kept_warnings
 
 AS_IT_IS = Reaching()
 Format = Literal["nifti", "dicom"]
@@ -59,13 +60,18 @@ def run_head(
         raise TaskError(f"the number of samples must be at least 1, found {n}")
     results: list[Result] = []
     for index, files in enumerate(inputs):
-        if head.needs().measurement:
-            parts = on_tiles(model, how)
-            results.append(_measured(head, parts, files, beside or {}, n, seed, index, report))
-        else:
-            fitted = fitted_to(model, files, how, index + 1)
-            case = case_of_files(fitted, files, mismatch, index + 1, head.needs(), beside)
-            results += _solved(head, fitted, [case], 1, n, seed, _digests(files), report.progress)
+        with kept_warnings() as told:
+            if head.needs().measurement:
+                parts = on_tiles(model, how)
+                found = [_measured(head, parts, files, beside or {}, n, seed, index, report)]
+            else:
+                fitted = fitted_to(model, files, how, index + 1)
+                case = case_of_files(fitted, files, mismatch, index + 1, head.needs(), beside)
+                digest = _digests(files)
+                found = _solved(head, fitted, [case], 1, n, seed, digest, report.progress)
+        results += [
+            replace(each, provenance={**each.provenance, "warning": [*told]}) for each in found
+        ]
         report.progress(head.kind, index + 1, len(inputs))
     return results
 

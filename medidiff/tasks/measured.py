@@ -7,7 +7,6 @@ is told: the residual, the cost, whether the spread was ever found to be right.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, cast
@@ -23,6 +22,7 @@ from medidiff.tasks.base import Measurement, Problem, Solution
 from medidiff.tasks.calibrated import verdict
 from medidiff.tasks.defaults import Posterior, chosen_for
 from medidiff.tasks.room import at_once, parts_of
+from medidiff.warned import warn
 
 
 class Sampled(Protocol):
@@ -94,9 +94,8 @@ def solved(
     if image is not how:
         facts["image_posterior"] = options.tree(image)
     said = misfit(facts)
-    facts["warning"] = said or "none"
     if said is not None:
-        warnings.warn(said, stacklevel=2)
+        warn(said, stacklevel=2)
     shown = samples if n > 1 else None
     return Solution(point, cost.calls, shown, facts=facts, cost=cost.equivalents, kept=head.result)
 
