@@ -84,6 +84,7 @@ def sample(
     ] = "nifti",
 ) -> None:  # fmt: skip
     """Draw synthetic images, with their provenance, and a sheet of them."""
+    cli_paths.check_scans(*map(Path, [] if towards_image is None else towards_image.split(",")))
     from medidiff.jobs.sample import sample_to_folder
 
     files, nfe = sample_to_folder(
@@ -173,11 +174,15 @@ def run(
     from medidiff import api
     from medidiff.jobs.run import output_files, save_result
     from medidiff.jobs.to_dicom import patient_of
+    from medidiff.tasks import head_and_beside
 
+    settings = settings_of(setting)
+    beside = head_and_beside(task, settings)[1].values()
+    cli_paths.check_scans(*(Path(each) for each in beside if isinstance(each, str)))
     cases: list[list[str | os.PathLike[str]]] = [[*item.split(",")] for item in inputs]
     targets = output_files(cases, out, task, format, deidentify)
     whose = patient_of(pairs(patient, "--patient"))
-    settings, loaded = settings_of(setting), api.load(model, acceleration=acceleration)
+    loaded = api.load(model, acceleration=acceleration)
     for case, target in zip(cases, targets, strict=True):  # saved one by one: none is lost
         results = api.run(
             task,

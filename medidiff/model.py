@@ -16,7 +16,6 @@ from __future__ import annotations
 import copy
 import math
 import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -103,6 +102,7 @@ from medidiff.steering import (
     towards_class,
     towards_reference,
 )
+from medidiff.warned import kept_warnings, warn, warned_of
 
 Progress = Callable[[int, int], None]
 
@@ -411,6 +411,7 @@ class Model:
                 progress(index + 1, len(levels) - 1)
         return x, denoise.calls - before
 
+    @kept_warnings()
     def sample(
         self,
         n: int = 1,
@@ -456,10 +457,10 @@ class Model:
         if guidance_interval is not None:
             check_guidance_interval(guidance, guidance_interval)
         if self.reach.tiles is not None and not self.spec.coordinates:
-            warnings.warn(
+            warn(
                 f"{self.spec.name} was trained on whole images: by tiles it draws anatomy that "
                 "does not fit together. Draw whole, or train on patches (data.patch)",
-                stacklevel=2,
+                stacklevel=3,  # `kept_warnings` stands between
             )
         sampling = self.spec.sampling
         sampling = replace(
@@ -561,6 +562,7 @@ class Model:
             **sampler,
             **({} if self.reach == Reach() else {"reach": options.tree(self.reach)}),
             "network_calls": nfe,
+            "warning": warned_of(),
         }
 
     def save(

@@ -120,7 +120,7 @@ def modalities(rows: Sequence[Row], name: str) -> dict[int, str | None]:
     """
     known = _Known({row.images[name] for row in rows})
     found = {row.number: known.look(row.images[name], "identical").modality for row in rows}
-    return {row.number: found[row.number] or row.text.get("modality") for row in rows}
+    return {row.number: found[row.number] or row.word("modality") for row in rows}
 
 
 @dataclass(frozen=True)

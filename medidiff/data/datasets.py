@@ -262,7 +262,7 @@ class CaseSet:
                 subject=self.key.pseudonym(row.subject),
                 row=row.number,
                 conditions=row.conditions,
-                modality=row.text.get("modality"),
+                modality=row.word("modality"),
             )
             case = replace(case, slice=number, volume=volume)
             if self.intensity is None:

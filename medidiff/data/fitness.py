@@ -112,11 +112,27 @@ def _view_problems(case: Case, space: Space, view: View | None) -> list[str]:
     if above and (extent >= low * (1 - FIELD_OF_VIEW_TOLERANCE)).all():
         return []
     unit = "voxels" if stored else "mm"
-    wanted = _shown(low) if (low == high).all() else f"{_shown(low)} to {_shown(high)}"
     larger = (extent >= low * (1 - FIELD_OF_VIEW_TOLERANCE)).all()
-    told = f"the field of view is {_shown(extent)} {unit}, the model's {wanted} {unit}"
+    told = f"the field of view is {_shown(extent)} {unit}, {_taken(low, high, unit)}"
     return [f"{told} ({BY_TILES})" if larger else told]
 
 
+def _taken(low: np.ndarray, high: np.ndarray, unit: str) -> str:
+    """In words, the fields of view from `low` to `high`, where an end may be open."""
+    if (low == high).all():
+        return f"the model's {_shown(low)} {unit}"
+    if np.isfinite(high).all():
+        return f"the model's {_shown(low)} to {_shown(high)} {unit}"
+    *most, last = map(_length, low, high)
+    return f"and the model takes {', '.join(most)} and {last} {unit} along its axes"
+
+
+def _length(low: float, high: float) -> str:
+    """Of one axis."""
+    if math.isinf(high):
+        return f"{low:.4g} or more" if low > 0 else "any number of"
+    return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
+
+
 def _shown(values: np.ndarray | tuple[float, ...]) -> str:
-    return " x ".join("any" if math.isinf(value) else f"{float(value):.4g}" for value in values)
+    return " x ".join(f"{float(value):.4g}" for value in values)

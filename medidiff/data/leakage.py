@@ -131,7 +131,7 @@ def _one_study(images: Iterable[Looked]) -> Iterator[Leak]:
     first: dict[str, Looked] = {}
     told: set[int] = set()
     for image in images:
-        study = image.row.text.get("study")
+        study = image.row.word("study")
         if not study:
             continue
         earlier = first.setdefault(study, image)

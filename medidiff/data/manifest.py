@@ -33,6 +33,7 @@ from medidiff.errors import ManifestError
 
 __all__ = ["Column", "Manifest", "Row", "check_manifest", "read_manifest"]
 
+WORDS = ("modality", "study")  # known by name where they are there
 MISSING = ("", "na", "n/a", "nan", "none", "null")
 
 
@@ -154,6 +155,9 @@ def _column_type(name: str, stated: str, problems: list[Problem]) -> ColumnType:
         if stated == known:
             if name in RESERVED and known != usual:
                 text = f"column {name!r} is always of type {usual!r}, not {stated!r}"
+                problems.append(Problem(text))
+            if name in WORDS and known not in ("text", "category"):
+                text = f"column {name!r} holds words: of type 'text' or 'category', not {stated!r}"
                 problems.append(Problem(text))
             return known
     close = difflib.get_close_matches(stated, TYPES, n=1, cutoff=0.5)

@@ -105,7 +105,7 @@ def place_row(
 def stated_modality(row: Row) -> str:
     """What the manifest says in capitals, nothing where it does not: what a volume's foreground
     depends on where the file says no modality."""
-    return row.text.get("modality", "").upper()
+    return (row.word("modality") or "").upper()
 
 
 def _place_stack(

@@ -51,6 +51,11 @@ class Row:
     categories: Mapping[str, str]
     text: Mapping[str, str]
 
+    def word(self, column: str) -> str | None:
+        """What stands in a column of words, whether a model may be conditioned on it (category) or
+        not (text); None where nothing does."""
+        return self.text.get(column) or self.categories.get(column)
+
     @property
     def conditions(self) -> dict[str, str | float]:
         """Numbers and categories together, as a model is conditioned on them."""

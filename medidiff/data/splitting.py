@@ -143,4 +143,4 @@ def _stratum(row: Row, column: str, edges: Sequence[float]) -> str:
 
 
 def _cell(row: Row, column: str) -> str:
-    return row.categories.get(column) or row.text.get(column) or ""
+    return row.word(column) or ""

@@ -97,7 +97,7 @@ def survey(
 
 def _tried(row: Row, images: Sequence[str]) -> Seen | DataError:
     try:
-        return _seen(row.number, [_read(row, name) for name in images], row.text.get("modality"))
+        return _seen(row.number, [_read(row, name) for name in images], row.word("modality"))
     except DataError as error:
         where = ", ".join(str(row.images[name]) for name in images)
         text = str(error) if str(error).startswith("row") else f"row {row.number}: {error}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -18,6 +17,7 @@ from medidiff.inverse.likelihoods import Gaussian
 from medidiff.inverse.problem import Plan, Problem
 from medidiff.physics.operators import per_image
 from medidiff.types import Image, Tensor
+from medidiff.warned import warn
 
 RENOISE, AROUND, MEASURED, INNER = 0, 1, 2, 3
 """Draws of a hop: its new noise, those of the closed form, and the first of the Langevin steps."""
@@ -68,7 +68,7 @@ class DAPS:
         fall = longest_fall(levels)
         if fall > COARSE:
             enough = math.ceil(len(levels) * math.log(fall) / math.log(FINE))
-            warnings.warn(
+            warn(
                 f"daps: the noise ratio falls {fall:.1f}-fold in a step, so that what was not "
                 f"measured keeps noise; take about {enough} steps, or DiffPIR where there are few",
                 stacklevel=2,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +27,7 @@ from medidiff.model import Model
 from medidiff.spec import ModelSpec
 from medidiff.tasks.base import Needs
 from medidiff.tasks.super_resolution import factors
+from medidiff.warned import warn
 
 Mismatch = Literal["refuse", "warn"]
 SCAN = Needs()
@@ -96,7 +96,7 @@ def check_cases(
     )
     if mismatch == "refuse":
         raise DataError(f"{told}\n{ADVICE}")
-    warnings.warn(told, stacklevel=3)
+    warn(told, stacklevel=3)
     return list(misfits)
 
 
@@ -134,7 +134,7 @@ def case_of_files(
             f"input {row} does not fit the model {spec.name}: {'; '.join(problems)}. {ADVICE}"
         )
     for problem in problems:
-        warnings.warn(f"input {row} does not fit the model {spec.name}: {problem}", stacklevel=3)
+        warn(f"input {row} does not fit the model {spec.name}: {problem}", stacklevel=3)
     if not needs.beside:
         return case
     kept = {"scan": torch.cat([load_image(path).as_tensor() for path in paths])}

@@ -14,6 +14,7 @@ from medidiff.data.phantoms import write_population
 from medidiff.diffusion import KeyedNoise
 from medidiff.evaluation.distortion import psnr
 from medidiff.jobs.benchmark import Table, benchmark_head
+from medidiff.jobs.folder import RunFolder, close_interrupted
 from medidiff.jobs.models import load_model, register_model
 from medidiff.jobs.pretrained import SHIPPED, shipped_names
 from medidiff.jobs.reporting import Reporter
@@ -31,6 +32,7 @@ from medidiff.training.stop import Stopped
 
 CONFIG = Path(__file__).with_name("demo.yaml")
 NAME, ALIAS = "medidiff-demo", "champion"
+UNFINISHED = "demo-unfinished"  # a file that only a demo makes, and takes away at its end
 PRIOR = "brain-t1-2d"
 SLICES, CALLS = 2, 10  # few: two cores draw them in half a minute
 SIGMA = 0.1
@@ -50,24 +52,44 @@ class DemoResult:
 
 def run_demo(folder: Path, report: Reporter, shipped: Path = SHIPPED) -> DemoResult:
     """Put the shipped prior to work; then generate scans, train, sample, denoise, register, load
-    back by name.
+    back by name. A demo in `folder` that was stopped goes on.
 
-    Errors: OutputError if `folder` already holds something.
+    Errors: OutputError if `folder` already holds something else, or a whole demo; Stopped, which
+    says how to go on.
     """
-    check_new_folder(folder, "remove it or use --folder")
+    mark = folder / UNFINISHED
+    if not mark.exists():
+        check_new_folder(folder, "remove it or use --folder")
     folder.mkdir(parents=True, exist_ok=True)
-    try_shipped(folder / "shipped", report, shipped)
-    report.say("1/5  drawing a population of head phantoms: anatomy varies, some have lesions")
-    manifest = write_population(folder / "phantoms", HEADS["train"], HEADS["val"], HEADS["test"])
-    config = folder / "demo.yaml"
-    shutil.copyfile(CONFIG, config)
+    mark.touch()
+    try:
+        found = _run(folder, report, shipped)
+    except (KeyboardInterrupt, Stopped):
+        raise Stopped(
+            "the demo was stopped; the same command goes on with it (to begin anew, remove "
+            f"{folder} first)"
+        ) from None
+    mark.unlink()
+    return found
+
+
+def _run(folder: Path, report: Reporter, shipped: Path) -> DemoResult:
+    config = folder / CONFIG.name
+    if not config.exists():
+        shutil.copyfile(CONFIG, config)
+    if not (folder / "shipped" / "sheet.png").exists():
+        try_shipped(_fresh(folder / "shipped"), report, shipped)
+    manifest = folder / "phantoms" / "manifest.csv"
+    if not manifest.exists():
+        report.say("1/5  drawing a population of head phantoms: anatomy varies, some have lesions")
+        write_population(_fresh(manifest.parent), HEADS["train"], HEADS["val"], HEADS["test"])
     report.say("2/5  training a diffusion prior on them")
     run = trained(config, folder, report)
     report.say("3/5  registering it in MLflow and loading it back by its name")
     register_model(run, NAME, ALIAS, report=report)
     model = load_model(f"models:/{NAME}@{ALIAS}")
     report.say("4/5  drawing new heads")
-    draw(model, folder / "samples", report)
+    draw(model, _fresh(folder / "samples"), report)
     report.say(
         f"5/5  denoising the test heads (Rician noise, sigma {SIGMA:g}) beside classical methods"
     )
@@ -77,7 +99,7 @@ def run_demo(folder: Path, report: Reporter, shipped: Path = SHIPPED) -> DemoRes
         manifest,
         split="test",
         splits=Splits(),
-        out=folder / "denoising",
+        out=_fresh(folder / "denoising"),
         n=1,
         seed=0,
         limit=None,
@@ -128,15 +150,21 @@ def try_shipped(folder: Path, report: Reporter, shipped: Path) -> None:
     )
 
 
-def trained(config: Path, folder: Path, report: Reporter) -> Path:
-    """The run's folder.
+def _fresh(place: Path) -> Path:
+    """A folder of the demo without what a stopped one left in it."""
+    if place.exists():
+        shutil.rmtree(place)
+    return place
 
-    Errors: Stopped, which says what to do with a demo: it is not resumed but run anew.
-    """
-    try:
-        return train_model(config, changes=[f"output={folder / 'run'}"], report=report)
-    except Stopped:
-        raise Stopped(f"the demo was stopped; to run it anew, remove {folder} first") from None
+
+def trained(config: Path, folder: Path, report: Reporter) -> Path:
+    """The run's folder, with the model of a training that was begun now or before."""
+    run = RunFolder(folder / "run")
+    if run.model.is_dir():
+        close_interrupted(run.path)
+        return run.path
+    resume = run.config.is_file()
+    return train_model(config, changes=[f"output={run.path}"], resume=resume, report=report)
 
 
 def draw(model: Model, folder: Path, report: Reporter) -> None:

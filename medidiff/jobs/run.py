@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +20,10 @@ from medidiff.jobs.reporting import Reporter
 from medidiff.model import Model
 from medidiff.model_folder import check_free, sidecar, stem
 from medidiff.outputs import check_writable
-from medidiff.tasks.base import Head, Progress, check_fit, finish
+from medidiff.tasks.base import Head, Problem, Progress, check_fit, finish
 from medidiff.tasks.results import Result, stacked
+from medidiff.tasks.room import check_kept, memory_told
+from medidiff.warned import kept_warnings
 
 AS_IT_IS = Reaching()
 Format = Literal["nifti", "dicom"]
@@ -57,26 +60,50 @@ def run_head(
         raise TaskError(f"the number of samples must be at least 1, found {n}")
     results: list[Result] = []
     for index, files in enumerate(inputs):
-        if head.needs().measurement:
-            parts = on_tiles(model, how)
-            results.append(_measured(head, parts, files, beside or {}, n, seed, index, report))
-        else:
-            fitted = fitted_to(model, files, how, index + 1)
-            case = case_of_files(fitted, files, mismatch, index + 1, head.needs(), beside)
-            results += _solved(head, fitted, [case], n, seed, _digests(files), report.progress)
+        with kept_warnings() as told:
+            if head.needs().measurement:
+                parts = on_tiles(model, how)
+                found = [_measured(head, parts, files, beside or {}, n, seed, index, report)]
+            else:
+                fitted = fitted_to(model, files, how, index + 1)
+                case = case_of_files(fitted, files, mismatch, index + 1, head.needs(), beside)
+                digest = _digests(files)
+                found = _solved(head, fitted, [case], 1, n, seed, digest, report.progress)
+        results += [
+            replace(each, provenance={**each.provenance, "warning": [*told]}) for each in found
+        ]
         report.progress(head.kind, index + 1, len(inputs))
     return results
 
 
 def _solved(
-    head: Head, model: Model, cases: Sequence[Case], n: int, seed: int, digest: str, told: Progress
+    head: Head,
+    model: Model,
+    cases: Sequence[Case],
+    count: int,
+    n: int,
+    seed: int,
+    digest: str,
+    told: Progress,
 ) -> list[Result]:
+    """The results of some of the `count` cases of an input."""
     problem = replace(head.prepare(cases, model), progress=told)
-    solution = head.solve(problem, model, n, seed)
+    _check_room(head, problem, count, n)
+    with memory_told():
+        solution = head.solve(problem, model, n, seed)
+        results = finish(head, problem, solution, model, n, seed)
     return [
         replace(result, provenance={**result.provenance, "input_digest": digest})
-        for result in finish(head, problem, solution, model, n, seed)
+        for result in results
     ]
+
+
+def _check_room(head: Head, problem: Problem, count: int, n: int) -> None:
+    """Errors: TaskError for more samples than can be kept, before any is drawn."""
+    image = problem.given[0]
+    on_input = len(image) * math.prod(problem.cases[0].original.shape)
+    every = getattr(head, "result", "all") == "all"
+    check_kept(n, count, image.numel(), on_input, every=every)
 
 
 def _measured(
@@ -97,7 +124,8 @@ def _measured(
     slices: list[Result] = []
     for first in range(0, len(opened.cases), SLICES):
         part = opened.cases[first : first + SLICES]
-        slices += _solved(head, model, part, n, seed, digest, report.progress)
+        count = len(opened.cases)
+        slices += _solved(head, model, part, count, n, seed, digest, report.progress)
         report.progress(f"{head.kind}, slices", len(slices), len(opened.cases))
     return stacked(slices, opened.affine)
 

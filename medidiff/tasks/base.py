@@ -30,6 +30,8 @@ from medidiff.tasks.results import Result
 OURS = "medidiff"
 """Our method's name in every table."""
 
+VALUES = 2**24  # of samples that are sorted for maps at a time
+
 Row = dict[str, str | float]
 """One line of a benchmark: subject (a pseudonym), setting, method, then metrics by name."""
 
@@ -329,11 +331,9 @@ def finish(
         image = image if filled is None else filled(image)
         maps, samples = {}, []
         if solution.samples is not None:
-            drawn = torch.stack([_intensities(case, x) for x in solution.samples[:, index]])
-            maps = _maps(case, drawn, filled)
+            maps = _maps(case, solution.samples[:, index], filled)
             if solution.kept == "all":
-                samples = [restore(case, sample)[0] for sample in drawn]
-                samples = samples if filled is None else [filled(sample) for sample in samples]
+                samples = [_restored(case, x, filled) for x in solution.samples[:, index]]
         made = model.provenance(
             "AI-PROCESSED", seed=seed, nfe=solution.nfe, sampling=solution.sampling
         )
@@ -349,15 +349,32 @@ def finish(
     return results
 
 
+def _restored(case: Case, x: Tensor, filled: Filled | None) -> NDArray[np.float32]:
+    """A sample (channel, *space) on the input's grid."""
+    image, _ = restore(case, _intensities(case, x))
+    return image if filled is None else filled(image)
+
+
 def _maps(case: Case, drawn: Tensor, filled: Filled | None) -> dict[str, NDArray[np.float32]]:
-    """Standard deviation and central 90 % of samples (n, channel, *space), on the input's grid."""
-    # torch's own takes 16 million numbers at most
-    ends = np.quantile(drawn.numpy(), (0.05, 0.95), axis=0).astype(np.float32)
-    low, high = (restore(case, torch.from_numpy(end))[0] for end in ends)
-    std = restore(case, drawn.std(0))[0] * inside(case)
+    """Standard deviation and central 90 % of samples (n, channel, *space) in model units, on the
+    input's grid."""
+    rows = max(1, VALUES // drawn[:, :, :1].numel())
+    parts = [_spread_of(case, part) for part in drawn.split(rows, dim=2)]
+    spread, *ends = (torch.cat(each, 1) for each in zip(*parts, strict=True))
+    low, high = (restore(case, end)[0] for end in ends)
+    std = restore(case, spread)[0] * inside(case)
     if filled is not None:
         std, low, high = std * filled.hole, filled(low), filled(high)
     return {"std": std, "p05": low, "p95": high}
+
+
+def _spread_of(case: Case, drawn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(standard deviation, lower and upper end) of part of the samples, in intensity units."""
+    values = torch.stack([_intensities(case, x) for x in drawn])
+    # torch's own takes 16 million numbers at most
+    ends = np.quantile(values.numpy(), (0.05, 0.95), axis=0).astype(np.float32)
+    low, high = map(torch.from_numpy, ends)
+    return values.std(0), low, high
 
 
 def _intensities(case: Case, x: Tensor) -> Tensor:

@@ -24,11 +24,14 @@ from medidiff.diffusion import (
 )
 from medidiff.diffusion.schedules import Schedule
 from medidiff.inverse import (
+    DPS,
     Alternating,
     AnyLikelihood,
     AnyPosterior,
     DiffPIR,
     Drawn,
+    MomentMatching,
+    PiGDM,
     Refit,
     sample_posterior,
 )
@@ -83,6 +86,11 @@ class Posterior:
             )
         if self.last_ratio is not None and not hasattr(self.spacing, "end"):
             raise ValueError(f"{self.spacing.kind} has levels of its own: leave last_ratio out")
+
+    @property
+    def through_the_network(self) -> bool:
+        """Whether gradients may be taken through the network, whose activations are then kept."""
+        return isinstance(self.method, DPS | PiGDM | MomentMatching)
 
     def levels(self, schedule: Schedule) -> list[NoiseLevel]:
         """From noise to clean."""

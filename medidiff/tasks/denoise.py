@@ -44,7 +44,7 @@ from medidiff.tasks.base import Bench, Benchmarked, Measurement, Needs, Problem,
 from medidiff.tasks.calibrated import verdict
 from medidiff.tasks.counted import CountNoise, count_mean
 from medidiff.tasks.defaults import Posterior
-from medidiff.tasks.measured import MOST_AT_ONCE, Cost, check_image_space, solved
+from medidiff.tasks.measured import Cost, check_image_space, solved
 from medidiff.tasks.restoration import (
     RESTORATION_METRICS,
     SPREAD,
@@ -53,8 +53,10 @@ from medidiff.tasks.restoration import (
     restored,
     signal_zero,
 )
+from medidiff.tasks.room import at_once, parts_of
 
 PHASE_POINTS = 129  # of the table that a von Mises angle is looked up in
+ANGLES = 2**17  # at a time: their tables take a gigabyte
 LEVELS = {
     "gaussian": (0.05, 0.1, 0.2),
     "rician": (0.05, 0.1, 0.2),
@@ -145,10 +147,9 @@ class Denoising:
                 measured = self._as_measured(problem, model)
                 found = solved(self, measured, model, n, seed, known)
                 return replace(found, facts={**found.facts, **facts})
-            starts = self._starts(problem, point, n, seed)
-            samples, nfe = self._samples(starts, problem, model, seed)
+            samples, nfe = self._samples(point, problem, model, n, seed)
         return Solution(
-            samples[0] if self.result == "sample" else point,
+            samples[0].to(point) if self.result == "sample" else point,
             calls + nfe * n,
             samples if n > 1 else None,
             self._sampling(),
@@ -313,34 +314,40 @@ class Denoising:
         total = torch.zeros_like(clean)
         for draw in range(self.phase_draws):
             part = draw / self.phase_draws
-            real = self._real_channel(problem, clean + zero, ("phase", 0), part, seed)
+            noise = [(f"phase {key}", 0) for key in problem.keys]
+            real = self._real_channel(problem, clean + zero, KeyedNoise(seed, noise), part)
             total += self._mean(real, problem, model) - zero
             clean = total / (draw + 1)
         return clean + zero, 1 + self.phase_draws
 
     def _real_channel(
-        self, problem: Problem, clean: Tensor, member: tuple[str, int], part: float, seed: int
+        self, problem: Problem, clean: Tensor, noise: KeyedNoise, part: float
     ) -> Tensor:
         """The given magnitudes with phases drawn as if `clean` were true, in model units; `part` of
         the way around the phase's quantiles from the first draw."""
         zero = signal_zero(problem.cases, problem.given)
         magnitude = (problem.given - zero).clamp_min(0)
         sigma = _column(problem.levels, magnitude) * WINDOW
-        name, sample = member
-        noise = KeyedNoise(seed, [(f"{name} {key}", sample) for key in problem.keys])
         concentration = magnitude * (clean - zero).clamp_min(0) / sigma**2
         unit = further(noise(magnitude, 0), part)
         return magnitude * cos_of_von_mises(concentration, unit) + zero
 
-    def _starts(self, problem: Problem, point: Tensor, n: int, seed: int) -> Tensor:
-        """Where each posterior sample begins: (n, batch, channel, *space) in model units."""
+    def _starts(
+        self, problem: Problem, point: Tensor, members: Sequence[tuple[int, int]], seed: int
+    ) -> Tensor:
+        """Where posterior samples of some (case, sample) begin, in model units."""
+        chosen = [case for case, _ in members]
         if self.noise == "gaussian":
-            return problem.given.expand(n, *problem.given.shape)
-        drawn = [
-            self._real_channel(problem, point, ("sample phase", sample), 0.0, seed)
-            for sample in range(n)
-        ]
-        return torch.stack(drawn)
+            return problem.given[chosen]
+        keys = problem.keys
+        noise = KeyedNoise(seed, [(f"sample phase {keys[case]}", nth) for case, nth in members])
+        some = replace(
+            problem,
+            given=problem.given[chosen],
+            cases=tuple(problem.cases[case] for case in chosen),
+            levels=tuple(problem.levels[case] for case in chosen),
+        )
+        return self._real_channel(some, point[chosen], noise, 0.0)
 
     def _sampling(self) -> SamplingOptions:
         # uniform in time: the one spacing that may start at any level, however clean
@@ -355,29 +362,30 @@ class Denoising:
         return model.codec.decode(clean, given.shape[2:])
 
     def _samples(
-        self, starts: Tensor, problem: Problem, model: Model, seed: int
+        self, point: Tensor, problem: Problem, model: Model, n: int, seed: int
     ) -> tuple[Tensor, int]:
-        """(posterior samples shaped as `starts`, network calls of each)."""
-        levels, keys = self._begin(problem, model), problem.keys
-        members = [(case, sample) for case in range(len(keys)) for sample in range(len(starts))]
-        parts = [
-            members[first : first + MOST_AT_ONCE] for first in range(0, len(members), MOST_AT_ONCE)
-        ]
-        drawn, nfe = [], 0
+        """(n posterior samples of each case in the host's memory, network calls of each);
+        `point`: their estimate."""
+        levels, keys, given = self._begin(problem, model), problem.keys, problem.given
+        members = [(case, sample) for case in range(len(keys)) for sample in range(n)]
+        parts = [*parts_of(members, at_once(model, given[0]))]
+        made = torch.empty((len(members), *given.shape[1:]), dtype=given.dtype)
+        done, nfe = 0, 0
         for index, part in enumerate(parts):
-            cases, samples = (list(each) for each in zip(*part, strict=True))
+            cases = [case for case, _ in part]
             level = NoiseLevel(levels.t[cases], levels.alpha[cases], levels.sigma[cases])
             condition = None if problem.condition is None else problem.condition[cases]
             images, nfe = model.walk_down(
                 model.denoiser(condition),
-                _at(model.codec.encode(starts[samples, cases]), level),
+                _at(model.codec.encode(self._starts(problem, point, part, seed)), level),
                 KeyedNoise(seed, [(keys[case], sample) for case, sample in part]),
                 sampling=self._sampling(),
                 begin=level,
                 progress=_steps_told(problem, index, len(parts)),
             )
-            drawn.append(model.codec.decode(images, starts.shape[3:]))
-        return torch.cat(drawn).unflatten(0, (len(keys), len(starts))).transpose(0, 1), nfe
+            made[done : done + len(part)] = model.codec.decode(images, given.shape[2:]).cpu()
+            done += len(part)
+        return made.unflatten(0, (len(keys), n)).transpose(0, 1), nfe
 
     def _begin(self, problem: Problem, model: Model) -> NoiseLevel:
         """The level of the model's schedule whose noise ratio is that of each image."""
@@ -445,7 +453,12 @@ def cos_of_von_mises(concentration: Tensor, unit: Tensor) -> Tensor:
     Shapes: `concentration` (>= 0) and `unit`, a standard Gaussian field whose quantiles are the
     draws, are alike. Evans et al. 1993, "Statistical distributions", ch. 41, for the density.
     """
-    kappa = concentration.double()
+    pairs = zip(concentration.flatten().split(ANGLES), unit.flatten().split(ANGLES), strict=True)
+    return torch.cat([_cosines(kappa.double(), each) for kappa, each in pairs]).view(unit.shape)
+
+
+def _cosines(kappa: Tensor, unit: Tensor) -> Tensor:
+    """Of angles with so much concentration, whose quantiles are those of `unit`; flat."""
     # beyond ten spreads nothing is left; the grid then is fine enough at any concentration
     reach = (10 / kappa.clamp_min(1e-9).sqrt()).clamp_max(math.pi)[..., None]
     part = torch.linspace(0, 1, PHASE_POINTS, dtype=kappa.dtype, device=kappa.device)

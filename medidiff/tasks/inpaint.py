@@ -6,7 +6,6 @@ the input's grid, and the samples differ inside the hole alone.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -38,6 +37,7 @@ from medidiff.tasks.defaults import Posterior
 from medidiff.tasks.measured import check_image_space, solved
 from medidiff.tasks.restoration import RESTORATION_METRICS, WINDOW
 from medidiff.tasks.settings import Rival, Setting, judged
+from medidiff.warned import warn
 
 QUANTISED = 1e-3  # of the window: what 8 bits leave unknown; less is no use to a sampler
 LARGEST_HOLE = 40  # voxels along each axis of a hole that is not stated
@@ -76,7 +76,7 @@ class Inpainting:
         """
         check_image_space(model, "inpainting")
         if self.hole is None and any("mask" not in case.beside for case in cases):
-            warnings.warn(
+            warn(
                 "no mask says what is missing: a box somewhere in the head is filled in, as a "
                 "test; give the part to fill with mask=FILE (not 0 where the scan is missing), or "
                 "the size of a box to test with hole",
@@ -102,11 +102,12 @@ class Inpainting:
         if self.sigma:
             return found
         hole, samples = hole_of(problem), found.samples
+        inside = hole.cpu()
         return replace(
             found,
             point=torch.where(hole, found.point, problem.given),
-            samples=None if samples is None else torch.where(hole, samples, problem.given),
-            filled=tuple(map(filled_in, problem.cases, hole.cpu())),
+            samples=None if samples is None else samples.where(inside, problem.given.cpu()),
+            filled=tuple(map(filled_in, problem.cases, inside)),
         )
 
     def baselines(self) -> tuple[str, ...]:

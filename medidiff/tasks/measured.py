@@ -7,7 +7,6 @@ is told: the residual, the cost, whether the spread was ever found to be right.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, cast
@@ -22,8 +21,8 @@ from medidiff.model import Model, evaluating
 from medidiff.tasks.base import Measurement, Problem, Solution
 from medidiff.tasks.calibrated import verdict
 from medidiff.tasks.defaults import Posterior, chosen_for
-
-MOST_AT_ONCE = 64  # images in a network call; more are drawn in turns
+from medidiff.tasks.room import at_once, parts_of
+from medidiff.warned import warn
 
 
 class Sampled(Protocol):
@@ -90,13 +89,13 @@ def solved(
                 _called(problem, "estimating"), model, image, image.draws, seed
             )
             point, cost = draws.mean(0), cost + more
+    point = point.to(problem.given)  # samples are kept in the host's memory
     facts = told(settled(found, image, point), model, how, point, n)
     if image is not how:
         facts["image_posterior"] = options.tree(image)
     said = misfit(facts)
-    facts["warning"] = said or "none"
     if said is not None:
-        warnings.warn(said, stacklevel=2)
+        warn(said, stacklevel=2)
     shown = samples if n > 1 else None
     return Solution(point, cost.calls, shown, facts=facts, cost=cost.equivalents, kept=head.result)
 
@@ -135,10 +134,11 @@ def piloted(problem: Problem, model: Model, how: Posterior, seed: int) -> tuple[
         part = pilot / how.pilots
         loose = slackened(problem, FIRST_SLACK ** (1 - part) * how.slack**part)
         rough, cost = drawn(loose, model, quick, 1, seed)
+        better = rough[0].to(problem.given)
         measurement = problem.measurement
         assert measurement is not None
         assert measurement.refined is not None
-        problem = replace(problem, measurement=measurement.refined(rough[0], PILOT_WIDTH))
+        problem = replace(problem, measurement=measurement.refined(better, PILOT_WIDTH))
         total += cost
     return problem, total
 
@@ -170,19 +170,24 @@ def slackened(problem: Problem, factor: float) -> Problem:
 
 
 def drawn(problem: Problem, model: Model, how: Posterior, n: int, seed: int) -> tuple[Tensor, Cost]:
-    """(n, batch, channel, *space) posterior samples, and the cost of each."""
+    """(n, batch, channel, *space) posterior samples in the host's memory, and the cost of each."""
     measurement = problem.measurement
     assert measurement is not None
-    members = [(case, sample) for case in range(len(problem.cases)) for sample in range(n)]
-    made: list[Tensor] = []
-    cost = Cost()
-    for first in range(0, len(members), MOST_AT_ONCE):
-        part = members[first : first + MOST_AT_ONCE]
-        found = _part(problem, measurement, model, how, part, seed, (first, len(members)))
-        made.append(found.images)
-        cost = Cost(found.calls, found.forward_equivalents)
-    batched = torch.cat(made).unflatten(0, (len(problem.cases), n))
-    return batched.transpose(0, 1), cost
+    given, values = problem.given, measurement.values
+    count = at_once(
+        model,
+        given[0],
+        signal=values[0].numel() * values.element_size(),
+        gradient=how.through_the_network,
+    )
+    members = [(case, sample) for case in range(len(given)) for sample in range(n)]
+    made = torch.empty((len(members), *given.shape[1:]), dtype=given.dtype)
+    done, cost = 0, Cost()
+    for part in parts_of(members, count):
+        found = _part(problem, measurement, model, how, part, seed, (done, len(members)))
+        made[done : done + len(part)] = found.images.cpu()
+        done, cost = done + len(part), Cost(found.calls, found.forward_equivalents)
+    return made.unflatten(0, (len(given), n)).transpose(0, 1), cost
 
 
 def _part(

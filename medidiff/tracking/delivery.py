@@ -25,6 +25,7 @@ from medidiff.tracking.store import (
     is_missing,
     is_refusal,
     is_trouble,
+    reason_of,
     redacted,
     store_uri,
 )
@@ -67,7 +68,7 @@ class Courier:
         except Exception as error:
             self._client = None  # look for a sign of life before the next attempt
             if is_trouble(error):
-                raise UnavailableError(redacted(str(error)) or type(error).__name__) from error
+                raise UnavailableError(reason_of(error)) from error
             raise
         return count
 
@@ -156,7 +157,7 @@ class _refusals_warned:  # noqa: N801 a context manager reads as a verb
         log.warning(
             "MLflow refused an event of kind %r (it stays in journal.jsonl): %s",
             self.event.kind,
-            redacted(str(error)).splitlines()[0],
+            reason_of(error),
         )
         return True
 

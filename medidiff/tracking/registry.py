@@ -25,6 +25,7 @@ from medidiff.tracking.store import (
     experiment_id,
     home,
     is_missing,
+    reason_of,
     redacted,
     store_uri,
 )
@@ -270,5 +271,4 @@ def _asked(store: str, what: str, action: Callable[[], Answer]) -> Answer:
     try:
         return action()
     except MlflowException as error:
-        reason = redacted(str(error)).splitlines()[0]
-        raise RegistryError(f"{what}: {redacted(store)} said: {reason}") from error
+        raise RegistryError(f"{what}: {redacted(store)} said: {reason_of(error)}") from error

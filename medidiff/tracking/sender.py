@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 
 from medidiff.tracking.delivery import Courier
-from medidiff.tracking.store import redacted
+from medidiff.tracking.store import reason_of
 
 log = logging.getLogger("medidiff.tracking")
 
@@ -75,7 +75,7 @@ class Sender:
         try:
             self._courier.deliver()
         except Exception as error:  # of any kind: what was not sent stays in the journal
-            reason = redacted(str(error)) or type(error).__name__
+            reason = reason_of(error)
             if self._warned:
                 log.debug("MLflow: %s", reason)
             else:
@@ -83,7 +83,7 @@ class Sender:
                 log.warning(
                     "MLflow cannot be used: %s. The run goes on and is kept in %s; "
                     "`medidiff sync %s` sends it later.",
-                    reason.splitlines()[0],
+                    reason,
                     self._courier.journal.path,
                     self._courier.folder,
                     exc_info=log.isEnabledFor(logging.DEBUG),
@@ -100,7 +100,7 @@ def within(limit_s: float, action: Callable[[], None]) -> bool:
         try:
             action()
         except Exception as error:  # the caller has the journal to fall back on
-            log.debug("MLflow: %s", redacted(str(error)))
+            log.debug("MLflow: %s", reason_of(error))
         else:
             done.set()
 

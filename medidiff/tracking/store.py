@@ -8,6 +8,8 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,9 +64,46 @@ def connect(uri: str) -> MlflowClient:
     if uri.startswith(("http://", "https://")):
         _check_answers(uri)
     try:
-        return MlflowClient(tracking_uri=uri, registry_uri=os.environ.get("MLFLOW_REGISTRY_URI"))
-    except MlflowException as error:
-        raise UnavailableError(redacted(str(error))) from error
+        with _alone(uri):
+            return MlflowClient(uri, registry_uri=os.environ.get("MLFLOW_REGISTRY_URI"))
+    except (MlflowException, *_database_errors()) as error:
+        raise UnavailableError(reason_of(error)) from error
+
+
+@contextmanager
+def _alone(uri: str) -> Iterator[None]:
+    """No other process makes the tables of a local database meanwhile: MLflow's own lock lets a
+    second one see half of them.
+
+    The folder is locked, so that no file is left behind. Where a file system knows no such locks
+    things are as they were without.
+    """
+    with ExitStack() as held:
+        with suppress(OSError, ImportError):  # Windows has no fcntl
+            import fcntl
+
+            if uri.startswith("sqlite:///"):
+                folder = os.open(Path(uri.removeprefix("sqlite:///")).parent, os.O_RDONLY)
+                held.callback(os.close, folder)
+                fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+
+
+def _database_errors() -> tuple[type[Exception], ...]:
+    """What a first connection raises beside MLflow's own errors: it makes the tables."""
+    from alembic.util import CommandError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return CommandError, SQLAlchemyError
+
+
+def reason_of(error: Exception) -> str:
+    """What went wrong, in a line without SQL or passwords."""
+    text = redacted(str(error)).partition("[SQL:")[0].strip()
+    if "database is locked" in text:
+        return "another process is writing the database"
+    first = re.sub(r"\(\w+(\.\w+)+\) ", "", text).partition("\n")[0]
+    return first or type(error).__name__
 
 
 def check_exists(uri: str) -> None:
@@ -149,7 +188,8 @@ def is_trouble(error: Exception) -> bool:
     import requests
     from mlflow.exceptions import MlflowException
 
-    return isinstance(error, MlflowException | requests.RequestException | OSError)
+    trouble = (MlflowException, requests.RequestException, OSError, *_database_errors())
+    return isinstance(error, trouble)
 
 
 def _prepare_environment() -> None:

@@ -167,3 +167,20 @@ def test_numbers_and_splits_that_make_no_sense(
     named = {"MODEL": str(run_2d), "MANIFEST": str(flat), "OUT": str(tmp_path / "out")}
     assert call(*(named.get(word, word) for word in words), monkeypatch=monkeypatch) == 2
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("option", ["--set mask=", "--towards-image ", ""])
+def test_a_file_that_is_not_there_is_named_as_it_was_typed(
+    option: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    typed, scan = tmp_path / "nowhere.nii.gz", tmp_path / "scan.nii.gz"
+    scan.touch()
+    words = ["run", "inpaint", "no-model", str(scan if option else typed)]
+    if option.startswith("--towards"):
+        words = ["sample", "no-model"]
+    words += [*f"{option}{typed}".split()] if option else []
+    assert call(*words, "--out", str(tmp_path / "out"), monkeypatch=monkeypatch) == 2
+    assert f"{typed}: there is no such folder or file" in capsys.readouterr().err

@@ -32,7 +32,7 @@ from medidiff.model import Model
 from medidiff.networks import NetworkShape, UNetOptions, build
 from medidiff.physics import BlockAverage
 from medidiff.spec import ModelSpec, SamplingOptions
-from medidiff.tasks import head, head_classes, restoration
+from medidiff.tasks import head, head_classes, restoration, room
 from medidiff.tasks.base import OURS, Bench, Head, check_fit, finish
 from medidiff.tasks.super_resolution import coarser_affine, factors, finer_affine
 
@@ -151,6 +151,19 @@ def test_a_batch_equals_its_members_one_by_one(pair: tuple[Head, Scene]) -> None
             alone = chosen.solve(chosen.prepare([case], model), model, n, 5)
             assert alone.nfe == together.nfe
             assert torch.allclose(alone.point[0], member, rtol=1e-4, atol=1e-4)
+
+
+def test_samples_do_not_depend_on_how_many_are_drawn_at_once(
+    pair: tuple[Head, Scene], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen, scene = pair
+    problem = chosen.prepare(given(chosen, scene)[:1], scene.model)
+    together = chosen.solve(problem, scene.model, 2, 5)
+    monkeypatch.setattr(room, "MOST_AT_ONCE", 1)
+    alone = chosen.solve(problem, scene.model, 2, 5)
+    assert torch.allclose(alone.point, together.point, rtol=1e-4, atol=1e-4)
+    if together.samples is not None and alone.samples is not None:
+        assert torch.allclose(alone.samples, together.samples, rtol=1e-4, atol=1e-4)
 
 
 def test_the_same_seed_gives_the_same_result_and_another_one_another(

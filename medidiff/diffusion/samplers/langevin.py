@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -15,6 +14,7 @@ from medidiff.diffusion.noise import NoiseSource
 from medidiff.diffusion.samplers.langevin_chain import Chain, chains, least_steps
 from medidiff.diffusion.sampling import Step
 from medidiff.types import Image, Tensor
+from medidiff.warned import warn
 
 TOO_SHORT = 1.1**2 - 1
 """The excess of variance from which on a chain is clearly too short: a tenth of the deviation."""
@@ -108,7 +108,7 @@ class AnnealedLangevin:
 
     def _warn(self, excess: float, enough: int | None) -> None:
         longer = "" if enough is None else f"take steps >= {enough}, or "
-        warnings.warn(
+        warn(
             f"annealed-langevin: {self.steps} steps a level are too few for the hops of this path: "
             f"the images keep noise that makes their standard deviation up to "
             f"{math.sqrt(1 + excess) - 1:.0%} too large; {longer}let the sampler choose "

@@ -227,6 +227,12 @@ def test_padded_training_images_fit_their_own_field_of_view(
     assert field_of_view(case, space) == (36.0, 35.0, 50.0)
     assert len(fits(case, space, fitted, None)) == 1
     assert fits(case, space, fitted, None, view=((36.0, 36.0), (38.0, 40.0), (45.0, 50.0))) == []
+    extent, open_end = "36 x 35 x 50 mm", float("inf")
+    (told,) = fits(case, space, fitted, None, view=((9.0, 9.0), (2.5, 9.0), (0.0, open_end)))
+    said = "and the model takes 9, 2.5 to 9 and any number of mm along its axes"
+    assert told.startswith(f"the field of view is {extent}, {said} (")
+    (told,) = fits(case, space, fitted, None, view=((9.0, open_end), (90.0, open_end), (1.0, 99.0)))
+    assert "the model takes 9 or more, 90 or more and 1 to 99 mm" in told
 
 
 def test_spacing_is_compared_along_the_body_not_along_the_array(

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medidiff.data.checks import modalities
 from medidiff.data.decode import decode
 from medidiff.data.manifest import check_manifest, read_manifest
+from medidiff.data.placing import stated_modality
 from medidiff.errors import ManifestError
 
 
@@ -62,6 +64,22 @@ def test_columns_are_typed_by_header_and_by_reserved_name(folder: Path) -> None:
     assert first.text == {"modality": "MR"}
     assert [row.subject for row in manifest.split("val")] == ["b"]
     assert (first.number, second.number) == (2, 3)
+
+
+@pytest.mark.parametrize("stated", ["", ":text", ":category"])
+def test_a_modality_is_read_whether_text_or_category(folder: Path, stated: str) -> None:
+    path = written(folder, f"subject,image,modality{stated}", "a,0.png,ct", "b,1.png,")
+    first, second = read_manifest(path).rows
+    assert modalities([first, second], "image") == {2: "ct", 3: None}
+    assert (stated_modality(first), stated_modality(second)) == ("CT", "")
+    assert bool(first.conditions) == (stated == ":category")
+
+
+@pytest.mark.parametrize("stated", ["number", "image", "label"])
+def test_a_modality_of_another_type_is_refused(folder: Path, stated: str) -> None:
+    path = written(folder, f"subject,image,modality:{stated}", "a,0.png,1")
+    with pytest.raises(ManifestError, match="'modality' holds words: of type 'text' or 'category'"):
+        read_manifest(path)
 
 
 def test_json_says_the_same_as_csv(folder: Path) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from medidiff.diffusion import training_noise
 from medidiff.networks import NetworkShape, NumberCondition, UNetOptions, build
+from medidiff.networks.bounds import call_bytes
 from medidiff.networks.kernels import plain
 from medidiff.networks.memory import (
     BLOCK,
@@ -123,6 +124,25 @@ def test_a_call_without_a_gradient_keeps_no_activations() -> None:
     assert inference < 0.5 * counted().peak
     half = inference_memory(SMALL, SHAPE, dataclasses.replace(CALL, number="bf16"))
     assert half < 0.65 * inference
+
+
+@pytest.mark.parametrize(
+    ("options", "shape", "space"),
+    [
+        (SMALL, SHAPE, (64, 64)),
+        (UNetOptions(channels=(8,), blocks=3, attention=(False,), groups=4), SHAPE, (48, 64)),
+        (dataclasses.replace(SMALL, blocks=2), NetworkShape(dims=3), (16, 16, 16)),
+    ],
+)
+def test_the_quick_bound_is_above_what_is_counted(
+    options: UNetOptions, shape: NetworkShape, space: tuple[int, ...]
+) -> None:
+    call = CallKind(1, space, "fp32", fused=False)
+    counted = inference_memory(options, shape, call)
+    assert counted < call_bytes(options, space, 4, gradient=False) < 3 * counted
+    with_gradient = training_memory(options, shape, call)
+    kept = with_gradient.peak - with_gradient.gradients
+    assert kept < call_bytes(options, space, 4, gradient=True) < 3 * kept
 
 
 def test_counting_leaves_nothing_switched_on() -> None:

@@ -15,7 +15,7 @@ from medidiff.data.options import Space
 from medidiff.model import Model
 from medidiff.networks import NetworkShape, UNetOptions, build
 from medidiff.spec import ModelSpec
-from medidiff.tasks import denoise
+from medidiff.tasks import room
 from medidiff.tasks.denoise import Denoising, cos_of_von_mises, further
 
 
@@ -63,7 +63,7 @@ def test_options_out_of_range_are_refused(options: dict[str, float]) -> None:
 
 
 def test_the_steps_of_samples_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(denoise, "MOST_AT_ONCE", 2)  # the samples of a case
+    monkeypatch.setattr(room, "MOST_AT_ONCE", 2)  # the samples of a case
     network = UNetOptions(channels=(4,), blocks=1, attention=(False,), groups=2)
     shape, space = NetworkShape(dims=2), Space(2, (8, 8), (1.0, 1.0))
     intensity = FittedIntensity((0.0,), (1.0,), "train", None, (-1.0, 1.0))

@@ -324,6 +324,31 @@ def test_a_forgotten_mask_is_told(model: Model, tmp_path: Path) -> None:
     assert not [each for each in told if said in str(each.message)]
 
 
+def test_every_warning_of_a_run_is_in_its_provenance_once(model: Model, tmp_path: Path) -> None:
+    for name, affine in (("wide", 1.5), ("scan", 1.0)):
+        image = nibabel.Nifti1Image(blob(), np.diag([affine, affine, 1.0, 1.0]))
+        nibabel.save(image, tmp_path / f"{name}.nii.gz")
+    few = {"steps": 4, "draws": 1, "method": {"kind": "daps"}}
+    with pytest.warns(UserWarning, match="daps: the noise ratio falls"):
+        wide, scan = medidiff.run(
+            "inpaint", model, [tmp_path / "wide.nii.gz", tmp_path / "scan.nii.gz"],
+            posterior=few, mismatch="warn",
+        )  # fmt: skip
+    told = [str(each) for each in wide.provenance["warning"]]  # type: ignore[attr-defined]
+    begun = [each[:24] for each in told]
+    assert len(begun) == len(set(told))
+    for start in (
+        "input 1 does not fit the",
+        "no mask says what is mis",
+        "daps: the noise ratio fa",
+    ):
+        assert start in begun
+    assert not [each for each in scan.provenance["warning"] if "input 1" in each]  # type: ignore[attr-defined]
+    with pytest.warns(UserWarning, match="does not fit together"):
+        drawn = model.tiled(12).sample(1, steps=1)
+    assert len(drawn.provenance["warning"]) == 1  # type: ignore[arg-type]
+
+
 def test_super_resolution_gives_a_finer_grid_over_the_same_field(
     model: Model, tmp_path: Path
 ) -> None:
@@ -371,7 +396,8 @@ def test_a_result_that_does_not_explain_its_measurement_is_warned_of(model: Mode
     given, mask = kspace_of(blob()) * lines(SIZE), lines(SIZE)
     with pytest.warns(UserWarning, match="of 1 images leave up to .* Check the model's modality"):
         found = medidiff.run("reconstruct", model, noisy(given) * mask, mask=mask, posterior=LOOSE)
-    assert str(found.provenance["warning"]).startswith("mri 1 coil R=2")
+    (told,) = found.provenance["warning"]  # type: ignore[misc]
+    assert str(told).startswith("mri 1 coil R=2")
     fits = {"measurement": "inpaint", "residual": [1.2, 0.0]}
     assert misfit(fits) is None
     assert misfit({"measurement": "rician noise"}) is None
