@@ -133,7 +133,8 @@ class Radon:
         found = torch.stack([detector_noise(each) for each in sinogram])
         if not bool((found > 0).all()):
             raise TaskError("this sinogram shows no noise; state it with measurement.sigma")
-        return per_image(found, sinogram).expand_as(sinogram)
+        # laid out in memory: the median of an expanded tensor is undefined in PyTorch 2.13
+        return per_image(found, sinogram).expand_as(sinogram).contiguous()
 
     def _scaled(
         self, cases: Sequence[Case], model: Model, projector: Tomography, sinogram: Tensor
