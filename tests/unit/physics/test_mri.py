@@ -97,6 +97,7 @@ def test_images_stop_by_themselves():
         lambda: CartesianMRI(torch.ones(4, 4), birdcage(2, 4), smooth_phase(5)),
         lambda: NonCartesianMRI(torch.zeros(3, 9), birdcage(2, 4)),
         lambda: ESPIRiT().maps(torch.zeros(1, 2, 5, 5, dtype=torch.complex64)),
+        lambda: ESPIRiT().maps(torch.zeros(1, 2, 9, 9, dtype=torch.complex64)),
     ],
 )
 def test_what_does_not_fit_is_refused(wrong):
