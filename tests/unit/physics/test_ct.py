@@ -132,7 +132,8 @@ def test_agrees_with_scikit_image_s_radon():
 
 @pytest.mark.parametrize("kind", ["parallel", "fan"])
 def test_agrees_with_astra(kind):
-    astra = pytest.importorskip("astra")
+    # its wheels fail to load, too, where CUDA's libraries are absent
+    astra = pytest.importorskip("astra", exc_type=ImportError)
     angles = even_angles(30, 180.0 if kind == "parallel" else 360.0, 3.0)
     radians = [math.radians(angle) for angle in angles]
     if kind == "parallel":
