@@ -61,7 +61,7 @@ def parse_change(change: str) -> tuple[str, Any]:
     return key, parse_value(text, change, "--change")
 
 
-def put(tree: dict[str, Any], key: str, value: Any, change: str) -> None:
+def put(tree: dict[str, Any], key: str, value: Any, change: str, option: str = "--change") -> None:
     """Write `value` at the dotted `key` of a tree, making sections that are left out.
 
     Errors: ConfigError if a part of the key is a value and no section.
@@ -73,5 +73,5 @@ def put(tree: dict[str, Any], key: str, value: Any, change: str) -> None:
             place[parent] = {}
         place = place[parent]
         if not isinstance(place, dict):
-            raise ConfigError(f"--change {change}: {parent!r} is not a section")
+            raise ConfigError(f"{option} {change}: {parent!r} is not a section")
     place[last] = value

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from medidiff.changes import pairs, parse_value
+from medidiff.changes import pairs, parse_value, put
 from medidiff.errors import ConfigError
 
 RESERVED = {"task", "model", "input", "n", "seed", "mismatch", "progress", "limit", "out"}
@@ -28,7 +28,11 @@ ModelName = Annotated[
 ]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", "-s", help="An option of the task, e.g. sigma=0.1; repeat for more"),
+    typer.Option(
+        "--set",
+        "-s",
+        help="An option of the task, e.g. sigma=0.1 or posterior.steps=50; repeat for more",
+    ),
 ]
 Seed = Annotated[int, typer.Option(help="Seed: the same one gives the same result")]
 ValidationSplit = Annotated[
@@ -58,10 +62,11 @@ Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the re
 
 
 def settings_of(items: list[str] | None) -> dict[str, Any]:
-    """Options of a task; their values are YAML."""
+    """Options of a task by their dotted keys; their values are YAML."""
     found: dict[str, Any] = {}
     for key, text in pairs(items, "--set").items():
-        if key in RESERVED:
-            raise ConfigError(f"--set {key}={text}: this is no option of a task (see --help)")
-        found[key] = parse_value(text, f"{key}={text}", "--set")
+        item = f"{key}={text}"
+        if key.partition(".")[0] in RESERVED:
+            raise ConfigError(f"--set {item}: this is no option of a task (see --help)")
+        put(found, key, parse_value(text, item, "--set"), item, "--set")
     return found

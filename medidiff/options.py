@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, TypeVar
 
@@ -57,9 +58,25 @@ def read(kind: type[T] | Any, tree: object) -> T:
     Errors: OptionError with every problem found.
     """
     try:
-        return typing.cast(Any, _reader(kind)(value=tree)).value
+        found = typing.cast(Any, _reader(kind)(value=tree)).value
     except pydantic.ValidationError as error:
         raise OptionError(problems_of(kind, error.errors())) from None
+    if nowhere := [OptionProblem(key, "must be a number (found nan)") for key in _nans(found)]:
+        raise OptionError(nowhere)
+    return found
+
+
+def _nans(value: object, key: str = "") -> Iterator[str]:
+    """The dotted keys of numbers that are none: no comparison of an option's own refuses them."""
+    if isinstance(value, float) and math.isnan(value):
+        yield key
+    if isinstance(value, list | tuple):
+        value = dict(enumerate(value))
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _nans(item, f"{key}.{name}" if key else str(name))
 
 
 def tree(value: object) -> Any:

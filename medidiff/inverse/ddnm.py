@@ -47,7 +47,7 @@ class DDNM:
 
     def __post_init__(self) -> None:
         check_jumps(self.kind, self.jump_length, self.repeats)
-        if not 0 <= self.eta <= 1 or self.ridge < 0:
+        if not (0 <= self.eta <= 1 and self.ridge >= 0):
             raise ValueError(f"ddnm needs 0 <= eta <= 1, ridge >= 0, got {self.eta}, {self.ridge}")
         if self.form == "noisy" and self.eta == 0:
             raise ValueError(

@@ -48,7 +48,7 @@ class DDRM:
 
     def __post_init__(self) -> None:
         shares = [share for share in (self.eta, self.eta_b, self.eta_missing) if share is not None]
-        if min(shares) < 0 or max(shares) > 1:
+        if not all(0 <= share <= 1 for share in shares):
             raise ValueError(
                 "ddrm needs its etas within 0 to 1, got "
                 f"{self.eta}, {self.eta_b}, {self.eta_missing}"

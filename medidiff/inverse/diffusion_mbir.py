@@ -50,7 +50,7 @@ class DiffusionMBIR:
     """The predictor and the corrector."""
 
     def __post_init__(self) -> None:
-        if self.weight < 0 or not self.rho > 0 or self.axis < 0:
+        if not (self.weight >= 0 and self.rho > 0 and self.axis >= 0):
             raise ValueError(
                 "diffusion-mbir needs weight >= 0, rho > 0 and axis >= 0, got "
                 f"{self.weight}, {self.rho}, {self.axis}"
@@ -96,8 +96,16 @@ class DiffusionMBIRSampler:
         return self.joined(x, to, memory)
 
     def joined(self, x: Image, level: NoiseLevel, memory: Split | None) -> tuple[Image, Split]:
-        """One iteration of ADMM. Boyd et al. 2011, section 3.1.1 (scaled form)."""
+        """One iteration of ADMM. Boyd et al. 2011, section 3.1.1 (scaled form).
+
+        Errors: ValueError for an axis that the images do not have.
+        """
         axis, rho = 2 + self.options.axis, self.options.rho
+        if axis >= x.ndim:
+            raise ValueError(
+                f"diffusion-mbir's axis is {self.options.axis}, and the images have the axes 0 to "
+                f"{x.ndim - 3}"
+            )
         if memory is None:
             nothing = torch.zeros_like(differences(x, axis))
             memory = Split(nothing, nothing.clone())

@@ -63,6 +63,10 @@ class MomentMatching:
     sampler: AnySampler = field(default_factory=DPMSolverPP)
     """What walks along the guided estimates."""
 
+    def __post_init__(self) -> None:
+        if not self.below >= 0:
+            raise ValueError(f"moment-matching needs below >= 0, got {self.below}")
+
     def plan(self, problem: Problem, denoise: Denoise, levels: Sequence[NoiseLevel]) -> Plan:
         """The sampler's steps along guided estimates."""
         return Plan(moment_matched(denoise, problem, self), self.sampler, levels)

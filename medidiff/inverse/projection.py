@@ -50,7 +50,7 @@ class Projection:
     """The predictor and the corrector."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.strength <= 1 or self.ridge < 0:
+        if not (0 < self.strength <= 1 and self.ridge >= 0):
             raise ValueError(
                 "projection needs 0 < strength <= 1 and ridge >= 0, got "
                 f"{self.strength}, {self.ridge}"

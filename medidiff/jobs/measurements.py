@@ -46,6 +46,7 @@ def open_measurement(given: object, beside: Mapping[str, object], model: Model, 
     spacing = _spacing(raw, more, space)
     affine = _affine(more.pop("affine", None), spacing)
     try:
+        _check_finite({"measurement": raw.values, **more})
         values = torch.from_numpy(np.ascontiguousarray(raw.values))
         if values.is_complex():
             measured = tuple(values.shape[2:])
@@ -63,6 +64,18 @@ def open_measurement(given: object, beside: Mapping[str, object], model: Model, 
         raise DataError(f"measurement {row}: {error}") from None
     grid_affine = _model_affine(affine, shape, ratio, space.size, away)
     return Opened(_cases(slices, shape, affine, grid_affine, model, raw.content), affine)
+
+
+def _check_finite(arrays: Mapping[str, NDArray[Any]]) -> None:
+    for name, values in arrays.items():
+        missing = int(np.count_nonzero(~np.isfinite(values)))
+        if missing:
+            raise DataError(
+                f"{missing} of the {values.size} values of the {name} are not finite numbers "
+                "(NaN or infinite): leave them out by the mask, with 0 in their place"
+                if name == "measurement"
+                else f"{missing} of the {values.size} values of {name} are not finite numbers"
+            )
 
 
 def _spacing(raw: Raw, more: dict[str, NDArray[Any]], space: Space) -> tuple[float, ...]:

@@ -59,7 +59,7 @@ class FanBeam:
 
     def __post_init__(self) -> None:
         _check(self.angles, self.detectors, self.pitch_mm)
-        if self.source_mm <= 0 or self.detector_mm < 0:
+        if not (0 < self.source_mm < math.inf and 0 <= self.detector_mm < math.inf):
             raise ValueError(
                 "a fan's source lies at a distance and its detector not before the centre; "
                 f"found source_mm {self.source_mm}, detector_mm {self.detector_mm}"
@@ -107,8 +107,10 @@ def _offsets(detectors: int, pitch_mm: float, shift_mm: float) -> Tensor:
 
 
 def _check(angles: tuple[float, ...], detectors: int, pitch_mm: float) -> None:
-    if not angles or detectors < 1 or pitch_mm <= 0:
+    if not angles or detectors < 1 or not 0 < pitch_mm < math.inf:
         raise ValueError(
             "a beam needs angles, detectors and a pitch above 0; "
             f"found {len(angles)} angles, {detectors} detectors, pitch_mm {pitch_mm}"
         )
+    if not all(map(math.isfinite, angles)):
+        raise ValueError("a beam's angles are finite numbers of degrees")

@@ -22,7 +22,7 @@ class CircularBlur(SpectralOperator):
     Shapes: a kernel of odd sides, one an axis of `shape`; images (batch, channel, *shape).
     The discrete Hartley transform diagonalises A* A and keeps real images real; what the kernel
     does to phases belongs to U.
-    Errors: ValueError for another kernel.
+    Errors: ValueError for another kernel, and for images of another size.
     """
 
     kernel: Tensor
@@ -46,10 +46,12 @@ class CircularBlur(SpectralOperator):
 
     def forward(self, x: Image) -> Tensor:
         """The blurred images."""
+        _check_size(x, self.shape)
         return _filtered(x, self._response)
 
     def adjoint(self, y: Tensor) -> Image:
         """Blurred with the kernel turned around."""
+        _check_size(y, self.shape)
         return _filtered(y, self._response.conj())
 
     def spectrum(self, x: Image) -> Tensor:
@@ -101,6 +103,7 @@ class ZeroPaddedBlur(IterativeOperator):
         return self._cut(_filtered(self._padded(y), self._response.conj()))
 
     def _padded(self, x: Tensor) -> Tensor:
+        _check_size(x, self.shape)
         reach = [each // 2 for each in reversed(self.kernel.shape)]
         return torch.nn.functional.pad(x, [side for each in reach for side in (0, each)])
 
@@ -129,6 +132,11 @@ def _hartley(x: Tensor) -> Tensor:
         return torch.complex(_hartley(x.real), _hartley(x.imag))
     frequencies = torch.fft.fftn(x, dim=tuple(range(2, x.ndim)), norm="ortho")
     return frequencies.real - frequencies.imag
+
+
+def _check_size(x: Tensor, shape: tuple[int, ...]) -> None:
+    if tuple(x.shape[2:]) != tuple(shape):
+        raise ValueError(f"a blur of images of {tuple(shape)} met one of {tuple(x.shape[2:])}")
 
 
 def _check(kernel: Tensor, shape: tuple[int, ...]) -> None:

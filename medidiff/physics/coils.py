@@ -33,13 +33,15 @@ class ESPIRiT:
         """The sensitivities; their squares sum to 1 over coils, and the first coil's is real.
 
         Shapes: (batch, coil, *space) in and out; the calibration region fully sampled.
-        Errors: ValueError if the region is smaller than a kernel.
+        Errors: ValueError if the region is smaller than a kernel, or without signal.
         """
         return torch.stack([self._of_one(each) for each in kspace])
 
     def _of_one(self, kspace: Tensor) -> Tensor:
         space = tuple(kspace.shape[1:])
         width = tuple(min(self.calibration, size) for size in space)
+        if not bool((kspace != 0).any()):
+            raise ValueError("k-space without signal tells nothing of the coils")
         if min(width) < self.kernel:
             raise ValueError(
                 f"calibration with kernels of {self.kernel} needs as many samples on each axis; "

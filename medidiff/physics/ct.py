@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from medidiff.physics.beams import Beam
+from medidiff.physics.beams import Beam, FanBeam
 from medidiff.physics.iterative import ConjugateGradients, IterativeOperator
 from medidiff.types import Image, Tensor
 
@@ -26,6 +26,8 @@ class Tomography(IterativeOperator):
     The rays' weights are a sparse matrix that is made at first use and kept with its transpose, for
     each precision and device: in single precision 32 bytes a ray and pixel of the longer side at
     most (60 views of 208 x 176 pixels: .06 GB; 720 of 512 x 512: 6 GB).
+    Errors: ValueError for pixels without a size, for a fan whose source turns within the image, and
+    for images and sinograms of another size.
     Source: Joseph 1982 (doi:10.1109/TMI.1982.4307572): a ray's sum of linear interpolations on each
     row, or column, that it crosses.
     """
@@ -35,6 +37,17 @@ class Tomography(IterativeOperator):
     spacing_mm: tuple[float, float] = (1.0, 1.0)
     solver: ConjugateGradients = CT_SOLVER
     _made: dict[Any, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        sides = [n * mm for n, mm in zip(self.shape, self.spacing_mm, strict=True)]
+        if not (min(sides) > 0 and math.isfinite(max(sides))):
+            raise ValueError(f"pixels have sides above 0, found {self.spacing_mm} mm")
+        reach = math.hypot(*sides) / 2
+        if isinstance(self.beam, FanBeam) and self.beam.source_mm <= reach:
+            raise ValueError(
+                f"the fan's source turns within the image: source_mm is {self.beam.source_mm:g}, "
+                f"and the image's corners lie {reach:g} mm from its middle"
+            )
 
     @property
     def template(self) -> Image:
@@ -50,8 +63,17 @@ class Tomography(IterativeOperator):
 
     def adjoint(self, y: Tensor) -> Image:
         """Each ray's value put back along it with the same weights."""
+        self.check_sinogram(y)
         matrix, transpose = self._matrices(y)
         return self._columns(y, transpose, matrix, self.shape)
+
+    def check_sinogram(self, y: Tensor) -> None:
+        """Errors: ValueError for other views or detectors than the beam's."""
+        expected = (len(self.beam.angles), self.beam.detectors)
+        if tuple(y.shape[-2:]) != expected:
+            raise ValueError(
+                f"a beam of {expected} views and detectors met a sinogram of {tuple(y.shape[-2:])}"
+            )
 
     def _columns(self, x: Tensor, matrix: Tensor, back: Tensor, size: tuple[int, int]) -> Tensor:
         """The matrix on the last two axes of x, for all others at once."""

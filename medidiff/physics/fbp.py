@@ -24,10 +24,17 @@ def filtered_back_projection(
     there is no exact inverse by formula, and the result has the streaks of what was not seen.
     Shapes: sinogram (batch, channel, *depth, views, detectors).
     Units: the window ends at `cutoff` times the detector's highest frequency.
+    Errors: ValueError for a sinogram of another beam, a single detector and a cutoff not above 0.
     Source: Kak and Slaney 1988, sections 3.3 (parallel) and 3.4.2 (equispaced fan); Parker 1982
     (doi:10.1118/1.595078) for short scans.
     """
     beam = operator.beam
+    operator.check_sinogram(sinogram)
+    if beam.detectors < 2 or not cutoff > 0:
+        raise ValueError(
+            "filtered back-projection needs at least two detectors and a cutoff above 0, "
+            f"found {beam.detectors} and {cutoff}"
+        )
     offsets = beam.offsets().to(sinogram)
     if isinstance(beam, FanBeam):
         offsets = offsets / beam.magnification

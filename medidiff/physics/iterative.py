@@ -23,6 +23,13 @@ class ConjugateGradients:
     tolerance: float = 1e-6
     steps: int = 100
 
+    def __post_init__(self) -> None:
+        if not (self.tolerance >= 0 and self.steps >= 0):
+            raise ValueError(
+                "conjugate gradients need tolerance >= 0 and steps >= 0, got "
+                f"{self.tolerance}, {self.steps}"
+            )
+
     def solve(
         self,
         normal: Callable[[Image], Image],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias, get_args
 
 import torch
 from torch.nn import functional
@@ -16,6 +16,8 @@ DISC_GROWTH = 3.0  # a Poisson disc at the end of k-space over one in the middle
 BISECTIONS = 14
 FEWEST = 12  # samples outside of the middle that tell an even pattern from an uneven one
 APART = 2.0  # samples by which parts of an even pattern differ from its mean, its gaps being whole
+
+SamplingKind: TypeAlias = Literal["gaussian", "uniform", "equispaced", "poisson-disc"]
 
 
 @dataclass(frozen=True)
@@ -29,21 +31,28 @@ class Sampling:
     Errors: ValueError for options that contradict each other, also when a mask is drawn.
     """
 
-    kind: Literal["gaussian", "uniform", "equispaced", "poisson-disc"] = "gaussian"
+    kind: SamplingKind = "gaussian"
     acceleration: float = 4.0
     centre_fraction: float = 0.08
     axes: tuple[int, ...] = (-1,)
 
     def __post_init__(self) -> None:
-        if self.acceleration < 1 or not 0 <= self.centre_fraction <= 1 or not self.axes:
+        known = self.kind in get_args(SamplingKind)
+        if not (known and self.acceleration >= 1 and 0 <= self.centre_fraction <= 1 and self.axes):
             raise ValueError(
-                "a sampling needs an acceleration of at least 1, a centre fraction in [0, 1] and "
-                f"an axis; found {self.acceleration}, {self.centre_fraction}, {self.axes}"
+                f"a sampling needs a kind of {', '.join(get_args(SamplingKind))}, an acceleration "
+                "of at least 1, a centre fraction in [0, 1] and an axis; found "
+                f"{self.kind}, {self.acceleration}, {self.centre_fraction}, {self.axes}"
             )
 
     def mask(self, shape: tuple[int, ...], seed: int = 0) -> Tensor:
         """0 and 1 over the space `shape`, on the CPU; the same seed gives the same mask."""
-        axes = sorted(axis % len(shape) for axis in self.axes)
+        axes = sorted({axis % len(shape) for axis in self.axes})
+        if len(axes) != len(self.axes) or not all(-len(shape) <= a < len(shape) for a in self.axes):
+            raise ValueError(
+                f"the axes of a mask over {len(shape)} axes are each one of them, once; "
+                f"found {self.axes}"
+            )
         sizes = tuple(shape[axis] for axis in axes)
         drawn = self._drawn(sizes, torch.Generator().manual_seed(seed))
         placed = [size if axis in axes else 1 for axis, size in enumerate(shape)]

@@ -139,7 +139,10 @@ class Cartesian:
         found = []
         for y, box in zip(kspace, boxes, strict=True):  # a calibration region each
             width = min(min(box), method.calibration)
-            found.append(replace(method, calibration=width).maps(y[None]))
+            try:
+                found.append(replace(method, calibration=width).maps(y[None]))
+            except ValueError as error:
+                raise TaskError(str(error)) from None
         return torch.cat(found)
 
 

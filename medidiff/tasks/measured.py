@@ -16,7 +16,7 @@ from torch import Tensor
 
 from medidiff import options
 from medidiff.errors import TaskError
-from medidiff.inverse import Drawn
+from medidiff.inverse import DiffusionMBIR, Drawn
 from medidiff.model import Model, evaluating
 from medidiff.tasks.base import Measurement, Problem, Solution
 from medidiff.tasks.calibrated import verdict
@@ -41,6 +41,16 @@ def check_image_space(model: Model, what: str) -> None:
         raise TaskError(
             f"{what} compares images with what was measured at every step, and {model.spec.name} "
             f"works behind a codec ({model.spec.codec.kind}): use a model of images"
+        )
+
+
+def check_across(how: Posterior, model: Model) -> None:
+    """Errors: TaskError for total variation within the slices of a volume, not across them."""
+    across, method = model.reach.slices, how.method
+    if across and isinstance(method, DiffusionMBIR) and method.axis not in across:
+        raise TaskError(
+            f"diffusion-mbir ties neighbouring slices, which lie across axis {across[0]} of this "
+            f"volume, not {method.axis}: set posterior.method.axis={across[0]}"
         )
 
 
@@ -73,6 +83,7 @@ def solved(
     assert problem.measurement is not None
     several = n > 1 or head.result == "sample"  # one sample is drawn as several are
     how = head.posterior or chosen_for(problem.measurement.kind, 2 if several else 1)
+    check_across(how, model)
     count = n if n > 1 else (1 if head.result == "sample" else how.draws)
     with torch.no_grad(), evaluating(model.network):
         found, samples, cost = _drawn_all(problem, model, how, count, seed)

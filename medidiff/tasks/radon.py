@@ -66,6 +66,8 @@ class Radon:
     def __post_init__(self) -> None:
         if self.pitch_mm <= 0 or not 0 < self.span <= 360 or self.water <= 0:
             raise ValueError("pitch_mm and water are above 0, span above 0 and at most 360")
+        if self.source_mm is not None and not (self.source_mm > 0 and self.detector_mm >= 0):
+            raise ValueError("source_mm must be above 0 and detector_mm 0 or more")
         if self.photons is not None and not self.photons > 0:
             raise ValueError("photons must be above 0, or be left out")
         if self.sigma != "estimate" and not float(self.sigma) > 0:
@@ -76,15 +78,18 @@ class Radon:
     def problem(self, cases: Sequence[Case], model: Model) -> Problem:
         """The cases' sinograms as one measurement in model units.
 
-        Errors: TaskError for cases of other views or pixels than each other's.
+        Errors: TaskError for cases of other views or pixels than each other's, and for a fan that
+        does not turn around the image.
         """
         size, stated = model.spec.space.size, model.spec.space.spacing_mm
         spacing = plane_spacing(cases) if isinstance(stated, str) else (stated[-2], stated[-1])
         sinogram = stacked(cases, "sinogram", model)
         angles = self._angles(cases, sinogram.shape[-2])
-        projector = projector_of(
-            self._beam(angles, sinogram.shape[-1]), (size[-2], size[-1]), spacing
-        )
+        beam, plane = self._beam(angles, sinogram.shape[-1]), (size[-2], size[-1])
+        try:
+            projector = projector_of(beam, plane, spacing)
+        except ValueError as error:  # a source within the image
+            raise TaskError(str(error)) from None
         deviation = self._deviation(sinogram)
         scaled = self._scaled(cases, model, projector, sinogram)
         blank = torch.zeros((len(cases), 1, *size), device=sinogram.device)
@@ -133,7 +138,8 @@ class Radon:
         found = torch.stack([detector_noise(each) for each in sinogram])
         if not bool((found > 0).all()):
             raise TaskError("this sinogram shows no noise; state it with measurement.sigma")
-        return per_image(found, sinogram).expand_as(sinogram)
+        # laid out in memory: the median of an expanded tensor is undefined in PyTorch 2.13
+        return per_image(found, sinogram).expand_as(sinogram).contiguous()
 
     def _scaled(
         self, cases: Sequence[Case], model: Model, projector: Tomography, sinogram: Tensor

@@ -292,8 +292,10 @@ def test_a_block_average_is_each_block_s_mean() -> None:
         lambda: BlockAverage((3, 2)).forward(torch.zeros(1, 1, 4, 4)),
         lambda: BlockAverage((2,)).forward(torch.zeros(1, 1, 4, 4)),
         lambda: DenseOperator(torch.zeros(3, 5), (2, 2)),
+        lambda: CircularBlur(torch.ones(3, 3), (4, 4)).forward(torch.zeros(1, 1, 4, 5)),
+        lambda: ZeroPaddedBlur(torch.ones(3, 3), (4, 4)).adjoint(torch.zeros(1, 1, 3, 4)),
     ],
 )
 def test_operators_that_do_not_fit_are_refused(wrong: Any) -> None:
-    with pytest.raises(ValueError, match=r"mask|weights|block|matrix"):
+    with pytest.raises(ValueError, match=r"mask|weights|block|matrix|blur"):
         wrong()

@@ -479,6 +479,12 @@ def test_ddnm_takes_over_no_more_noise_that_a_hop_covers() -> None:
         lambda: CSGMLangevin(step=2.5),
         lambda: RePaint(jump_length=0),
         lambda: DiffusionMBIR(rho=0.0),
+        lambda: MomentMatching(below=-1.0),
+        lambda: ConjugateGradients(steps=-1),
+        lambda: DDRM(eta=math.nan),
+        lambda: DDNM(ridge=math.nan),
+        lambda: Projection(ridge=math.nan),
+        lambda: DiffusionMBIR(weight=math.nan),
         lambda: Rician(0.0),
         lambda: Gaussian(torch.tensor([0.1, -0.1])),
         lambda: PoissonTransmission(photons=0.0),
@@ -486,8 +492,14 @@ def test_ddnm_takes_over_no_more_noise_that_a_hop_covers() -> None:
     ],
 )
 def test_options_that_mean_nothing_are_refused(wrong: Any) -> None:
-    with pytest.raises(ValueError, match="needs"):
+    with pytest.raises(ValueError, match=r"needs?"):
         wrong()
+
+
+def test_an_axis_that_images_do_not_have_is_refused() -> None:
+    y = MASK.forward(images(1))
+    with pytest.raises(ValueError, match="axis is 2, and the images have the axes 0 to 1"):
+        drawn(DiffusionMBIR(axis=2), MASK, y, Gaussian(0.1))
 
 
 # likelihoods

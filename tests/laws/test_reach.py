@@ -207,6 +207,20 @@ def test_a_model_of_slices_takes_a_volume_slice_by_slice(tmp_path: Path) -> None
         )
 
 
+def test_total_variation_lies_across_the_slices_of_a_volume(tmp_path: Path) -> None:
+    model = prior(2, (16, 12), spacing_mm=(1.0, 1.0), orientation="PL")
+    scan = written(tmp_path / "v.nii.gz", noisy(12, 16, 5))
+
+    def steps_across(**method: object) -> float:
+        how = {"method": {"kind": "diffusion-mbir", **method}, "steps": 3, "draws": 1}
+        result = medidiff.run("denoise", model, scan, sigma=0.1, posterior=how)
+        return float(np.abs(np.diff(result.image[0], axis=-1)).mean())
+
+    assert steps_across(axis=2, weight=100.0) < 0.7 * steps_across(axis=2, weight=0.0)
+    with pytest.raises(TaskError, match=r"posterior\.method\.axis=2"):
+        steps_across()
+
+
 def test_slices_of_a_model_that_does_not_say_how_they_lie_are_those_of_pictures(
     tmp_path: Path,
 ) -> None:

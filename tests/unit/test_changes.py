@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from medidiff.changes import pairs, parse_change, put
+from medidiff.cli_options import settings_of
 from medidiff.errors import ConfigError
 
 
@@ -33,3 +34,22 @@ def test_a_change_makes_the_sections_that_are_left_out_but_no_value_into_one() -
     assert tree == {"train": {"ema": {"kind": "power"}}, "name": "a"}
     with pytest.raises(ConfigError, match="'name' is not a section"):
         put(tree, "name.first", 1, "name.first=1")
+
+
+def test_options_of_a_task_have_dotted_keys_as_their_errors_do() -> None:
+    typed = [
+        "sigma=0.1",
+        "posterior.method.kind=ddrm",
+        "posterior.steps=9",
+        "posterior.method.eta=1",
+    ]
+    found = settings_of(typed)
+    assert found["posterior"] == {"method": {"kind": "ddrm", "eta": 1}, "steps": 9}
+    assert found["sigma"] == 0.1
+    assert settings_of(["posterior={steps: 3, draws: 1}", "posterior.steps=4"]) == {
+        "posterior": {"steps": 4, "draws": 1}
+    }
+    with pytest.raises(ConfigError, match=r"--set sigma\.low=1: 'sigma' is not a section"):
+        settings_of(["sigma=0.1", "sigma.low=1"])
+    with pytest.raises(ConfigError, match="no option of a task"):
+        settings_of(["seed.low=1"])

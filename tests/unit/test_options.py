@@ -54,6 +54,15 @@ def test_a_tree_reads_back_to_what_was_written() -> None:
     assert options.read(Drawing, options.tree(drawing)) == drawing
 
 
+@pytest.mark.parametrize("nothing", [float("nan"), "nan"])
+def test_what_is_no_number_is_an_error_wherever_it_stands(nothing: object) -> None:
+    tree = {"name": "a", "shape": {"kind": "circle", "radius_mm": nothing}}
+    found = problems({**tree, "spacing_mm": [1.0, nothing]})
+    assert found == dict.fromkeys(
+        ("shape.radius_mm", "spacing_mm.1"), "must be a number (found nan)"
+    )
+
+
 def test_an_unknown_key_is_an_error_that_suggests_the_nearest_one() -> None:
     found = problems({"name": "a", "shape": {"kind": "circle", "radus_mm": 1}})
     assert found == {"shape.radus_mm": "unknown key; did you mean 'radius_mm'?"}

@@ -11,7 +11,8 @@ KINDS = ("gaussian", "uniform", "equispaced", "poisson-disc")
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
-    ("shape", "axes"), [((12, 64), (-1,)), ((30, 26), (0, 1)), ((3, 20, 24), (1, 2))]
+    ("shape", "axes"),
+    [((12, 64), (-1,)), ((30, 26), (0, 1)), ((3, 20, 24), (1, 2)), ((8, 9, 10), (0, 1, 2))],
 )
 @pytest.mark.parametrize("acceleration", [2, 5.5])
 def test_the_stated_acceleration_is_met(kind, shape, axes, acceleration):
@@ -88,8 +89,12 @@ def test_a_gaussian_density_falls_from_the_middle():
         lambda: Sampling("gaussian", 4, 1.5),
         lambda: Sampling("gaussian", 4, axes=()),
         lambda: Sampling("gaussian", 8, 0.5).mask((8, 64)),
+        lambda: Sampling("gaussian", math.nan),
+        lambda: Sampling("gauss"),
+        lambda: Sampling(axes=(-1, 1)).mask((8, 64)),
+        lambda: Sampling(axes=(2,)).mask((8, 64)),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(wrong):
-    with pytest.raises(ValueError, match="acceleration"):
+    with pytest.raises(ValueError, match=r"acceleration|each one of them, once"):
         wrong()

@@ -97,6 +97,7 @@ def test_images_stop_by_themselves():
         lambda: CartesianMRI(torch.ones(4, 4), birdcage(2, 4), smooth_phase(5)),
         lambda: NonCartesianMRI(torch.zeros(3, 9), birdcage(2, 4)),
         lambda: ESPIRiT().maps(torch.zeros(1, 2, 5, 5, dtype=torch.complex64)),
+        lambda: ESPIRiT().maps(torch.zeros(1, 2, 9, 9, dtype=torch.complex64)),
     ],
 )
 def test_what_does_not_fit_is_refused(wrong):
@@ -161,6 +162,42 @@ def test_the_middle_of_k_space_has_the_phase(coils):
     inside = image > 0.2
     error = torch.remainder(found - phase + math.pi, 2 * math.pi) - math.pi
     assert float(error[inside].abs().mean()) < 0.1
+
+
+@pytest.mark.parametrize("shape", [(10, 9), (4, 6, 5)])
+def test_agrees_with_sigpy_on_several_coils(shape):
+    linop = pytest.importorskip("sigpy.mri.linop")
+    generator = torch.Generator().manual_seed(0)
+    maps, image = (
+        torch.randn(count, *shape, dtype=torch.complex128, generator=generator) for count in (3, 1)
+    )
+    mask = Sampling("poisson-disc", 3, 0.2, (-2, -1)).mask(shape, seed=1)
+    theirs = linop.Sense(maps.numpy(), weights=mask.double().numpy())
+    ours = CartesianMRI(mask, maps[None])
+    y = ours.forward(image[None])
+    torch.testing.assert_close(y[0], torch.from_numpy(theirs * image[0].numpy()))
+    back = torch.from_numpy(theirs.H * y[0].numpy())
+    torch.testing.assert_close(ours.adjoint(y)[0, 0], back)
+
+
+@pytest.mark.parametrize("shape", [(20, 18), (8, 10, 9)])
+def test_agrees_with_sigpy_and_the_sum_itself_on_other_trajectories(shape):
+    linop = pytest.importorskip("sigpy.mri.linop")
+    pytest.importorskip("torchkbnufft")
+    generator = torch.Generator().manual_seed(0)
+    maps, image = (
+        torch.randn(count, *shape, dtype=torch.complex128, generator=generator) for count in (2, 1)
+    )
+    size = torch.tensor(shape, dtype=torch.float64)
+    points = (torch.rand(len(shape), 60, dtype=torch.float64, generator=generator) - 0.5) * 6
+    ours = NonCartesianMRI(points, maps[None]).forward(image[None])[0]
+    coordinates = (points * size[:, None] / (2 * math.pi)).T.numpy()
+    theirs = torch.from_numpy(linop.Sense(maps.numpy(), coord=coordinates) * image[0].numpy())
+    grid = torch.stack(torch.meshgrid(*[torch.arange(n) - n // 2 for n in shape], indexing="ij"))
+    waves = torch.polar(torch.ones(()).double(), -(points.T @ grid.flatten(1).double()))
+    exact = (maps * image).flatten(1) @ waves.T / size.prod().sqrt()
+    assert float((ours - exact).norm() / exact.norm()) < 2e-3
+    assert float((ours - theirs).norm() / exact.norm()) < 0.02
 
 
 def radial(spokes: int, points: int) -> torch.Tensor:

@@ -144,6 +144,39 @@ def test_a_measurement_without_signal_is_refused() -> None:
             Radon(photons=1e5).problem([dark], model)
 
 
+def test_the_noise_of_each_sinogram_is_told_by_its_neighbouring_detectors() -> None:
+    model, noise = model_of(), torch.randn(2, 1, 40, 60, generator=torch.Generator().manual_seed(0))
+    smooth = torch.linspace(-2, 2, 60).square().neg().exp()
+    given = [
+        case_of(np.eye(4), sinogram=smooth + level * each)
+        for level, each in zip((0.01, 0.04), noise, strict=True)
+    ]
+    measurement = Radon(attenuation=(0.0, 0.02)).problem(given, model).measurement
+    assert measurement is not None
+    # 2 / 0.02 model units for each 1/mm
+    expected = torch.tensor([1.0, 4.0], dtype=torch.float64)
+    torch.testing.assert_close(measurement.noise_std, expected, rtol=0.05, atol=0)
+
+
+@pytest.mark.parametrize("name", ["kspace", "sinogram", "angles"])
+def test_values_that_are_no_numbers_are_refused(name: str) -> None:
+    beside, given = {}, (KSPACE if name == "kspace" else SINOGRAM).copy()
+    if name == "angles":
+        beside = {"angles": np.full(len(SINOGRAM), np.inf)}
+    else:
+        given[3, 5] = np.nan
+    with pytest.raises(DataError, match="not finite numbers"):
+        stated(given, **beside)
+
+
+def test_a_fan_that_does_not_turn_around_the_image_is_refused() -> None:
+    case = case_of(np.eye(4), sinogram=torch.ones(1, 8, 40))
+    with pytest.raises(TaskError, match="source turns within the image"):
+        Radon(source_mm=5.0, photons=1e5).problem([case], model_of())
+    with pytest.raises(ValueError, match="source_mm must be above 0"):
+        Radon(source_mm=-5.0)
+
+
 def off_middle(space: tuple[int, int], middle: tuple[int, int]) -> np.ndarray:
     """A head whose middle lies somewhere; its brightest voxel is there."""
     rows, columns = np.indices(space)
