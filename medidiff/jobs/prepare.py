@@ -411,11 +411,7 @@ def make_spec(
     if isinstance(objective, Alignment):
         check_encoder(spec, parent)
         return dataclasses.replace(spec, intensity=parent.spec.intensity)
-    for name in (
-        "coordinates",
-        "shape",
-        "label",
-    ):  # all else was compared before
+    for name in ("coordinates", "shape", "label"):  # all else was compared by `check_parent`
         ours, theirs = getattr(spec, name), getattr(parent.spec, name)
         if ours != theirs:
             raise ModelError(
