@@ -85,11 +85,20 @@ class Posterior:
             raise ValueError(f"{self.spacing.kind} has levels of its own: leave last_ratio out")
 
     def levels(self, schedule: Schedule) -> list[NoiseLevel]:
-        """From noise to clean."""
+        """From noise to clean.
+
+        Errors: ValueError for a `first_ratio` above that of the schedule's beginning.
+        """
         spacing, start = self.spacing, None
         if self.last_ratio is not None:
             spacing = replace(spacing, end=float(_time(schedule, self.last_ratio)))  # type: ignore[call-arg]
         if self.first_ratio is not None:
+            noisiest = schedule(torch.tensor(schedule.t_max, dtype=torch.float64)).noise_ratio
+            if self.first_ratio > noisiest:
+                raise ValueError(
+                    f"the model's schedule begins at a noise ratio of {float(noisiest):.4g}: a "
+                    f"first_ratio of {self.first_ratio:g} lies above all that it was trained on"
+                )
             start = schedule(_time(schedule, self.first_ratio))
         return path(spacing, schedule, self.steps, start)
 
