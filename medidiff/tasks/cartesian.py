@@ -108,8 +108,8 @@ class Cartesian:
         if self.fine == 0:
             return made, torch.zeros(len(made.cases))
         found, magnitude = refuted(made.fit, made.mask, made.coils, phase)
-        fine = torch.full_like(made.fine, float(self.fine)) if self.fine != "estimate" else None
-        fine = FINE * found.to(made.fine) if fine is None else fine
+        stated = None if self.fine == "estimate" else torch.full_like(made.fine, float(self.fine))
+        fine = FINE * found.to(made.fine) if stated is None else stated
         top = torch.stack([_quantile(each.abs().flatten(), BRIGHTEST) for each in magnitude])
         return replace(made, fine=fine), torch.where(fine > 0, top, 0.0)
 
@@ -165,7 +165,6 @@ class _Made:
     def with_phase(self, phase: Tensor, known: bool) -> Measurement:
         """In model units; a phase that is not known can be fitted."""
         everyone = range(len(self.cases))
-        kind = kind_of(self.mask, self.kspace.shape[1])
 
         def operator(members: Sequence[int]) -> LinearOperator:
             return self.operator(members, phase[[*members]])
@@ -175,20 +174,21 @@ class _Made:
             self.values(everyone, operator(everyone)),
             lines(self.cases)[0] * self.sigma,
             2 * self.mask.flatten(1).sum(1).cpu().double() * self.kspace.shape[1],
-            kind + self._said_of_phase(known, everyone),
+            tuple(self._kind(known, index) for index in everyone),
             Signal(self.complex_images, self.kspace, self.sigma),
             None
             if known
             else lambda images, width: self.with_phase(self.refined(images, width, phase), False),
             refit=None if known else lambda members: self.refit(members, phase),
             brightness="estimated",
-            kinds=tuple(kind + self._said_of_phase(known, [index]) for index in everyone),
         )
 
-    def _said_of_phase(self, known: bool, members: Sequence[int]) -> str:
+    def _kind(self, known: bool, member: int) -> str:
+        """Of an image's measurement, with what is said of its phase."""
+        kind = kind_of(self.mask[member, 0], self.kspace.shape[1])
         if known:
-            return ", phase given"
-        return ", phase not smooth" if bool((self.fine[[*members]] > 0).any()) else ""
+            return f"{kind}, phase given"
+        return f"{kind}, phase not smooth" if self.fine[member] > 0 else kind
 
     def operator(self, members: Sequence[int], phase: Tensor) -> LinearOperator:
         """On real images of the model's grid; a phase for each of the members."""
@@ -326,23 +326,22 @@ def even(like: Tensor) -> Tensor:
 def kind_of(mask: Tensor, coils: int) -> str:
     """Such as "mri 8 coils R=4, 1-D mask": what is measured, at which acceleration to the nearest
     whole, left out along how many axes, and by which pattern of lines if they are evenly spaced or
-    nothing but the middle. Of a batch whose masks are of several kinds, all of them."""
-    found = dict.fromkeys(_pattern(each[0]) for each in mask.cpu())
-    return f"mri {coils} {'coil' if coils == 1 else 'coils'} {' and '.join(found)}"
+    nothing but the middle.
 
-
-def _pattern(mask: Tensor) -> str:
-    seen = mask > 0
+    Shapes: mask (*space).
+    """
+    seen = mask.cpu() > 0
     acceleration = seen.numel() / max(int(seen.sum()), 1)
     axes = [axis for axis in range(seen.ndim) if (seen != seen.narrow(axis, 0, 1)).any()]
-    box = calibration_box(mask)
+    box = calibration_box(seen)
     law = "mask"
     if math.prod(box) == int(seen.sum()) and axes:
         law = "middle"
     elif len(axes) == 1:
         line = seen.movedim(axes[0], -1).flatten(0, -2)[0]
         law = "equispaced mask" if is_equispaced(line, box[axes[0]]) else law
-    return f"R={round(acceleration)}, {len(axes)}-D {law}"
+    number = f"{coils} {'coil' if coils == 1 else 'coils'}"
+    return f"mri {number} R={round(acceleration)}, {len(axes)}-D {law}"
 
 
 def _box(mask: Tensor) -> tuple[int, ...]:

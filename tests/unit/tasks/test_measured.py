@@ -15,10 +15,12 @@ import pytest
 import torch
 
 import medidiff
-from medidiff.data.intensity import FittedIntensity
+from medidiff.data.datasets import Case
+from medidiff.data.images import Original
+from medidiff.data.intensity import FittedIntensity, unscaled
 from medidiff.data.options import Space
 from medidiff.data.raw import read_raw
-from medidiff.diffusion import EDM
+from medidiff.diffusion import EDM, Flow
 from medidiff.errors import DataError, MedidiffError, TaskError
 from medidiff.evaluation.calibration import Calibration, bootstrap_interval
 from medidiff.jobs.benchmark import goals_of, keep_verdicts, verdict_of
@@ -30,12 +32,13 @@ from medidiff.networks import NetworkShape, UNetOptions, build
 from medidiff.physics import Sampling, to_kspace
 from medidiff.physics.window import Placed, Weighted, Window, centred_on
 from medidiff.spec import ModelSpec
-from medidiff.tasks import Reconstruction, SuperResolution
+from medidiff.tasks import Inpainting, Reconstruction, SuperResolution
 from medidiff.tasks.base import OURS, Benchmarked, Calibrated, Target
 from medidiff.tasks.calibrated import keep, verdict
 from medidiff.tasks.cartesian import Cartesian, kind_of, noise_level
 from medidiff.tasks.defaults import Posterior, chosen_for
-from medidiff.tasks.measured import misfit
+from medidiff.tasks.measured import misfit, told
+from medidiff.tasks.radon import Radon
 from medidiff.tasks.simulate import FINER, ring_of_coils
 
 SIZE = (24, 32)
@@ -384,18 +387,64 @@ def test_the_noise_level_is_that_of_the_outer_samples() -> None:
 
 def test_a_measured_mask_is_known_by_its_own_pattern() -> None:
     random, even = (
-        Sampling(kind, 4, 0.08).mask((24, 176), seed=1)[None, None]
-        for kind in ("gaussian", "equispaced")
+        Sampling(kind, 4, 0.08).mask((24, 176), seed=1) for kind in ("gaussian", "equispaced")
     )
     middle = torch.zeros_like(random)
-    middle[..., 66:110] = 1
+    middle[:, 66:110] = 1
     assert kind_of(random, 1) == "mri 1 coil R=4, 1-D mask"
     assert kind_of(even, 8) == "mri 8 coils R=4, 1-D equispaced mask"
     assert kind_of(even.mT, 1) == "mri 1 coil R=4, 1-D equispaced mask"
     assert kind_of(middle, 1) == "mri 1 coil R=4, 1-D middle"
-    assert kind_of(torch.cat([random, random]), 1) == kind_of(random, 1)
-    both = "mri 1 coil R=4, 1-D mask and R=4, 1-D equispaced mask"  # which nothing is judged of
-    assert kind_of(torch.cat([random, even]), 1) == both
+
+
+def test_each_image_of_a_batch_has_the_kind_that_it_has_by_itself(model: Model) -> None:
+    opened = [
+        open_measurement(noisy(kspace_of(blob(LARGE))) * mask, {"mask": mask}, larger(model), 1)
+        for mask in (lines(LARGE, 12), lines(LARGE, 12) * (np.indices(LARGE)[1] % 16 < 13))
+    ]
+    cases = [case for each in opened for case in each.cases]
+
+    def kinds(cases: list[Case]) -> tuple[str, ...]:
+        measurement = Cartesian(sigma=0.5).problem(cases, larger(model)).measurement
+        assert measurement is not None
+        return measurement.kinds
+
+    assert kinds(cases) == (*kinds(cases[:1]), *kinds(cases[1:]))
+    assert len(set(kinds(cases))) == 2
+
+
+def test_each_hole_of_a_batch_is_judged_by_its_own_size(model: Model, tmp_path: Path) -> None:
+    """A verdict on large holes is none on the small one beside them."""
+    own, how, right = Model.load(model.save(tmp_path / "own")), Posterior(), [0.9] * 20
+    found = Calibration(bootstrap_interval(right), bootstrap_interval(right), (0.1,) * 10, 8)
+    large = Calibrated("a", "inpaint, 20 % missing", 0.0, medidiff_tree(how), found)
+    keep(own, [verdict_of(large, "test")])
+    holes = torch.zeros(2, 1, *SIZE, dtype=torch.bool)
+    holes[0, :, :11, :11] = holes[1, :, :2, :2] = True
+    image, original = torch.from_numpy(blob())[None], Original(SIZE, np.eye(4), True, "MR", (0.0,))
+    cases = [
+        Case("a", row, image, {}, None, unscaled(1), np.eye(4), original, "", {"mask": hole})
+        for row, hole in enumerate(holes)
+    ]
+
+    def uncertainty(cases: list[Case]) -> object:
+        problem = Inpainting().prepare(cases, own)
+        return told(problem, own, how, problem.given, 2)["uncertainty"]
+
+    assert uncertainty(cases[:1]) == "calibrated"
+    assert uncertainty(cases[1:]) == uncertainty(cases) == "uncalibrated"
+
+
+def test_a_fan_is_another_measurement_than_parallel_rays_and_has_its_own_verdict(
+    model: Model,
+) -> None:
+    views = np.ones((6, 24), np.float32)
+    case = open_measurement(views, {}, model, 1).cases[0]
+    fan = Radon(source_mm=100.0, detector_mm=100.0, sigma=0.1, attenuation=(0.0, 0.02))
+    for how, kind in ((fan, "radon 6 views over 180, fan"), (replace(fan, source_mm=None), "180")):
+        measurement = how.problem([case], model).measurement
+        assert measurement is not None
+        assert measurement.kind.endswith(kind)
 
 
 @pytest.mark.parametrize("grid", [(7, 12), (12, 7), (8, 8), (10, 9)])
@@ -432,24 +481,24 @@ def test_maps_are_calibrated_only_by_a_verdict_on_these_weights(
     found = Calibrated(
         "a", "mri 1 coil R=4", 0.01, medidiff_tree(how), Calibration(right, right, (0.1,) * 10, 8)
     )
-    assert verdict(own, "mri 1 coil R=4", [0.01], how) == "uncalibrated"
+    assert verdict(own, ["mri 1 coil R=4"], [0.01], how) == "uncalibrated"
     few = replace(found.found, coverage=bootstrap_interval([0.9] * 5))
     keep(own, [verdict_of(replace(found, found=few), "test")])
-    assert verdict(own, "mri 1 coil R=4", [0.01], how) == "uncalibrated"
+    assert verdict(own, ["mri 1 coil R=4"], [0.01], how) == "uncalibrated"
     keep(own, [verdict_of(found, "test")])
-    assert verdict(own, "mri 1 coil R=4", [0.011], how) == "calibrated"
+    assert verdict(own, ["mri 1 coil R=4"], [0.011], how) == "calibrated"
     half = export_model(tmp_path / "own", tmp_path / "a", "bfloat16")
     copy = Model.load(export_model(half, tmp_path / "b", "float32"))
-    assert verdict(copy, "mri 1 coil R=4", [0.01], how) == "calibrated"
+    assert verdict(copy, ["mri 1 coil R=4"], [0.01], how) == "calibrated"
     (carried,) = json.loads((tmp_path / "b" / "calibration.json").read_text())["verdicts"]
     assert carried["judged_weights"] == digest(tmp_path / "own" / "model.safetensors")
-    assert verdict(own, "mri 1 coil R=4", [0.01, 0.05], how) == "uncalibrated"
-    assert verdict(own, "mri 1 coil R=8", [0.01], how) == "uncalibrated"
-    assert verdict(own, "mri 1 coil R=4", [0.01], replace(how, steps=9)) == "uncalibrated"
+    assert verdict(own, ["mri 1 coil R=4"] * 2, [0.01, 0.05], how) == "uncalibrated"
+    assert verdict(own, ["mri 1 coil R=8"], [0.01], how) == "uncalibrated"
+    assert verdict(own, ["mri 1 coil R=4"], [0.01], replace(how, steps=9)) == "uncalibrated"
     file = tmp_path / "own" / "calibration.json"
     other = json.loads(file.read_text()) | {"weights": "0"}
     file.write_text(json.dumps(other))
-    assert verdict(own, "mri 1 coil R=4", [0.01], how) == "uncalibrated"
+    assert verdict(own, ["mri 1 coil R=4"], [0.01], how) == "uncalibrated"
 
 
 def test_a_verdict_is_of_the_network_that_sees_images_whole(model: Model, tmp_path: Path) -> None:
@@ -461,8 +510,8 @@ def test_a_verdict_is_of_the_network_that_sees_images_whole(model: Model, tmp_pa
     keep_verdicts(tiled, Benchmarked([], [], calibrated=[found]), "test")
     assert not (tmp_path / "own" / "calibration.json").exists()
     keep_verdicts(own, Benchmarked([], [], calibrated=[found]), "test")
-    assert verdict(own, "mri 1 coil R=4", [0.01], how) == "calibrated"
-    assert verdict(tiled, "mri 1 coil R=4", [0.01], how) == "uncalibrated"
+    assert verdict(own, ["mri 1 coil R=4"], [0.01], how) == "calibrated"
+    assert verdict(tiled, ["mri 1 coil R=4"], [0.01], how) == "uncalibrated"
 
 
 def test_a_benchmark_is_not_lost_for_verdicts_that_cannot_be_kept(
@@ -494,6 +543,12 @@ def test_levels_lie_between_the_ratios_that_are_asked_for() -> None:
     assert ratios[-1] == pytest.approx(0.1)
     assert len(ratios) == 6
     assert float(replace(how, first_ratio=None).levels(schedule)[0].noise_ratio) == 80.0
+
+
+def test_no_level_lies_above_those_that_the_model_knows() -> None:
+    with pytest.raises(ValueError, match="begins at a noise ratio of 80: a first_ratio of 81 lies"):
+        Posterior(first_ratio=81.0).levels(EDM())
+    assert float(Posterior(first_ratio=1e6).levels(Flow())[0].noise_ratio) == pytest.approx(1e6)
 
 
 @pytest.mark.parametrize(
