@@ -79,7 +79,7 @@ class Cartesian:
         boxes = [_box(each[0]) for each in mask.cpu()]
         coils = self._coils(cases, kspace, boxes, model)
         sigma = torch.tensor([*map(self._level, cases, kspace, mask)], dtype=torch.float64)
-        known = "phase" in cases[0].beside
+        known = is_stated(cases, "phase")
         ramp, phase = _phases(cases, kspace, boxes, coils, model)
         made = _Made(kspace, mask, coils, sigma, tuple(cases), size, ramp, torch.zeros_like(sigma))
         bright = _brightness(kspace, boxes, coils)
@@ -117,7 +117,7 @@ class Cartesian:
         self, cases: Sequence[Case], kspace: Tensor, boxes: Sequence[tuple[int, ...]], model: Model
     ) -> Tensor | None:
         """(batch, coil, *grid), their squares summing to 1 where there is signal; None for one."""
-        if "coils" in cases[0].beside:
+        if is_stated(cases, "coils"):
             given = stacked(cases, "coils", model).to(kspace.dtype)
             if given.shape != kspace.shape:
                 raise TaskError(
@@ -259,6 +259,11 @@ class _Made:
         )
 
 
+def is_stated(cases: Sequence[Case], name: str) -> bool:
+    """Whether it lies beside any of the cases; `stacked` then asks for it of all."""
+    return any(name in case.beside for case in cases)
+
+
 def stacked(cases: Sequence[Case], name: str, model: Model) -> Tensor:
     """What lies beside each case, on the model's device.
 
@@ -363,7 +368,7 @@ def _phases(
 ) -> tuple[Tensor, Tensor]:
     """Of each case its phase's ramp and the whole phase, (batch, 1, *grid): the given one, or a
     smooth one from the middle of k-space."""
-    if "phase" in cases[0].beside:
+    if is_stated(cases, "phase"):
         given = stacked(cases, "phase", model).to(kspace.real.dtype)
         return given, given
     found = []

@@ -112,7 +112,8 @@ class Radon:
         given = [case.beside["angles"] for case in cases if "angles" in case.beside]
         if not given:
             return even_angles(views, self.span, self.start)
-        if any(len(each) != views or not torch.equal(each, given[0]) for each in given):
+        same = len(given) == len(cases) and all(torch.equal(each, given[0]) for each in given)
+        if not same or len(given[0]) != views:
             raise TaskError(f"the sinograms of a batch have {views} views of the same angles each")
         return tuple(given[0].double().tolist())
 

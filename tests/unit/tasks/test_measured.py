@@ -435,16 +435,30 @@ def test_each_hole_of_a_batch_is_judged_by_its_own_size(model: Model, tmp_path: 
     assert uncertainty(cases[1:]) == uncertainty(cases) == "uncalibrated"
 
 
+@pytest.mark.parametrize("name", ["phase", "coils"])
+def test_what_only_some_images_of_a_batch_are_given_is_not_ignored(model: Model, name: str) -> None:
+    given, one = noisy(kspace_of(blob())), np.ones((1, *SIZE), np.float32)
+    plain, known = (
+        open_measurement(given, beside, model, 1).cases[0] for beside in ({}, {name: one})
+    )
+    for cases in ([plain, known], [known, plain]):
+        with pytest.raises(TaskError, match=f"the cases of a batch need {name}"):
+            Cartesian(sigma=0.5).problem(cases, model)
+
+
 def test_a_fan_is_another_measurement_than_parallel_rays_and_has_its_own_verdict(
     model: Model,
 ) -> None:
     views = np.ones((6, 24), np.float32)
     case = open_measurement(views, {}, model, 1).cases[0]
+    angles = open_measurement(views, {"angles": np.arange(6) * 30.0}, model, 1).cases[0]
     fan = Radon(source_mm=100.0, detector_mm=100.0, sigma=0.1, attenuation=(0.0, 0.02))
     for how, kind in ((fan, "radon 6 views over 180, fan"), (replace(fan, source_mm=None), "180")):
         measurement = how.problem([case], model).measurement
         assert measurement is not None
         assert measurement.kind.endswith(kind)
+    with pytest.raises(TaskError, match="6 views of the same angles each"):
+        fan.problem([case, angles], model)
 
 
 @pytest.mark.parametrize("grid", [(7, 12), (12, 7), (8, 8), (10, 9)])
