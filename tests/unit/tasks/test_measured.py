@@ -37,8 +37,7 @@ from medidiff.tasks.base import OURS, Benchmarked, Calibrated, Target
 from medidiff.tasks.calibrated import keep, verdict
 from medidiff.tasks.cartesian import Cartesian, kind_of, noise_level
 from medidiff.tasks.defaults import Posterior, chosen_for
-from medidiff.tasks.measured import misfit, told
-from medidiff.tasks.radon import Radon
+from medidiff.tasks.measured import misfit
 from medidiff.tasks.simulate import FINER, ring_of_coils
 
 SIZE = (24, 32)
@@ -415,7 +414,8 @@ def test_each_image_of_a_batch_has_the_kind_that_it_has_by_itself(model: Model) 
 
 def test_each_hole_of_a_batch_is_judged_by_its_own_size(model: Model, tmp_path: Path) -> None:
     """A verdict on large holes is none on the small one beside them."""
-    own, how, right = Model.load(model.save(tmp_path / "own")), Posterior(), [0.9] * 20
+    own, right = Model.load(model.save(tmp_path / "own")), [0.9] * 20
+    how = Posterior(steps=2)
     found = Calibration(bootstrap_interval(right), bootstrap_interval(right), (0.1,) * 10, 8)
     large = Calibrated("a", "inpaint, 20 % missing", 0.0, medidiff_tree(how), found)
     keep(own, [verdict_of(large, "test")])
@@ -428,8 +428,8 @@ def test_each_hole_of_a_batch_is_judged_by_its_own_size(model: Model, tmp_path: 
     ]
 
     def uncertainty(cases: list[Case]) -> object:
-        problem = Inpainting().prepare(cases, own)
-        return told(problem, own, how, problem.given, 2)["uncertainty"]
+        head = Inpainting(posterior=how)
+        return head.solve(head.prepare(cases, own), own, 2, 0).facts["uncertainty"]
 
     assert uncertainty(cases[:1]) == "calibrated"
     assert uncertainty(cases[1:]) == uncertainty(cases) == "uncalibrated"
@@ -444,21 +444,6 @@ def test_what_only_some_images_of_a_batch_are_given_is_not_ignored(model: Model,
     for cases in ([plain, known], [known, plain]):
         with pytest.raises(TaskError, match=f"the cases of a batch need {name}"):
             Cartesian(sigma=0.5).problem(cases, model)
-
-
-def test_a_fan_is_another_measurement_than_parallel_rays_and_has_its_own_verdict(
-    model: Model,
-) -> None:
-    views = np.ones((6, 24), np.float32)
-    case = open_measurement(views, {}, model, 1).cases[0]
-    angles = open_measurement(views, {"angles": np.arange(6) * 30.0}, model, 1).cases[0]
-    fan = Radon(source_mm=100.0, detector_mm=100.0, sigma=0.1, attenuation=(0.0, 0.02))
-    for how, kind in ((fan, "radon 6 views over 180, fan"), (replace(fan, source_mm=None), "180")):
-        measurement = how.problem([case], model).measurement
-        assert measurement is not None
-        assert measurement.kind.endswith(kind)
-    with pytest.raises(TaskError, match="6 views of the same angles each"):
-        fan.problem([case, angles], model)
 
 
 @pytest.mark.parametrize("grid", [(7, 12), (12, 7), (8, 8), (10, 9)])
