@@ -15,12 +15,10 @@ import pytest
 import torch
 
 import medidiff
-from medidiff.data.datasets import Case
-from medidiff.data.images import Original
-from medidiff.data.intensity import FittedIntensity, unscaled
+from medidiff.data.intensity import FittedIntensity
 from medidiff.data.options import Space
 from medidiff.data.raw import read_raw
-from medidiff.diffusion import EDM, Flow
+from medidiff.diffusion import EDM
 from medidiff.errors import DataError, MedidiffError, TaskError
 from medidiff.evaluation.calibration import Calibration, bootstrap_interval
 from medidiff.jobs.benchmark import goals_of, keep_verdicts, verdict_of
@@ -32,7 +30,7 @@ from medidiff.networks import NetworkShape, UNetOptions, build
 from medidiff.physics import Sampling, to_kspace
 from medidiff.physics.window import Placed, Weighted, Window, centred_on
 from medidiff.spec import ModelSpec
-from medidiff.tasks import Inpainting, Reconstruction, SuperResolution
+from medidiff.tasks import Reconstruction, SuperResolution
 from medidiff.tasks.base import OURS, Benchmarked, Calibrated, Target
 from medidiff.tasks.calibrated import keep, verdict
 from medidiff.tasks.cartesian import Cartesian, kind_of, noise_level
@@ -396,56 +394,6 @@ def test_a_measured_mask_is_known_by_its_own_pattern() -> None:
     assert kind_of(middle, 1) == "mri 1 coil R=4, 1-D middle"
 
 
-def test_each_image_of_a_batch_has_the_kind_that_it_has_by_itself(model: Model) -> None:
-    opened = [
-        open_measurement(noisy(kspace_of(blob(LARGE))) * mask, {"mask": mask}, larger(model), 1)
-        for mask in (lines(LARGE, 12), lines(LARGE, 12) * (np.indices(LARGE)[1] % 16 < 13))
-    ]
-    cases = [case for each in opened for case in each.cases]
-
-    def kinds(cases: list[Case]) -> tuple[str, ...]:
-        measurement = Cartesian(sigma=0.5).problem(cases, larger(model)).measurement
-        assert measurement is not None
-        return measurement.kinds
-
-    assert kinds(cases) == (*kinds(cases[:1]), *kinds(cases[1:]))
-    assert len(set(kinds(cases))) == 2
-
-
-def test_each_hole_of_a_batch_is_judged_by_its_own_size(model: Model, tmp_path: Path) -> None:
-    """A verdict on large holes is none on the small one beside them."""
-    own, right = Model.load(model.save(tmp_path / "own")), [0.9] * 20
-    how = Posterior(steps=2)
-    found = Calibration(bootstrap_interval(right), bootstrap_interval(right), (0.1,) * 10, 8)
-    large = Calibrated("a", "inpaint, 20 % missing", 0.0, medidiff_tree(how), found)
-    keep(own, [verdict_of(large, "test")])
-    holes = torch.zeros(2, 1, *SIZE, dtype=torch.bool)
-    holes[0, :, :11, :11] = holes[1, :, :2, :2] = True
-    image, original = torch.from_numpy(blob())[None], Original(SIZE, np.eye(4), True, "MR", (0.0,))
-    cases = [
-        Case("a", row, image, {}, None, unscaled(1), np.eye(4), original, "", {"mask": hole})
-        for row, hole in enumerate(holes)
-    ]
-
-    def uncertainty(cases: list[Case]) -> object:
-        head = Inpainting(posterior=how)
-        return head.solve(head.prepare(cases, own), own, 2, 0).facts["uncertainty"]
-
-    assert uncertainty(cases[:1]) == "calibrated"
-    assert uncertainty(cases[1:]) == uncertainty(cases) == "uncalibrated"
-
-
-@pytest.mark.parametrize("name", ["phase", "coils"])
-def test_what_only_some_images_of_a_batch_are_given_is_not_ignored(model: Model, name: str) -> None:
-    given, one = noisy(kspace_of(blob())), np.ones((1, *SIZE), np.float32)
-    plain, known = (
-        open_measurement(given, beside, model, 1).cases[0] for beside in ({}, {name: one})
-    )
-    for cases in ([plain, known], [known, plain]):
-        with pytest.raises(TaskError, match=f"the cases of a batch need {name}"):
-            Cartesian(sigma=0.5).problem(cases, model)
-
-
 @pytest.mark.parametrize("grid", [(7, 12), (12, 7), (8, 8), (10, 9)])
 def test_placed_and_weighted_operators_have_exact_adjoints(grid: tuple[int, int]) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -542,11 +490,6 @@ def test_levels_lie_between_the_ratios_that_are_asked_for() -> None:
     assert ratios[-1] == pytest.approx(0.1)
     assert len(ratios) == 6
     assert float(replace(how, first_ratio=None).levels(schedule)[0].noise_ratio) == 80.0
-
-
-def test_no_level_lies_above_those_that_the_model_knows() -> None:
-    assert float(Posterior(first_ratio=500.0).levels(EDM())[0].noise_ratio) == pytest.approx(80.0)
-    assert float(Posterior(first_ratio=1e6).levels(Flow())[0].noise_ratio) == pytest.approx(1e6)
 
 
 @pytest.mark.parametrize(
