@@ -92,8 +92,8 @@ def check(
         with reporting(progress) as report:
             found = fit_config(loaded.config, shape, gpu_memory, report)
     notes = (*data.notes, *parent_notes(loaded.config))
-    found_rows = (len(data.train), len(data.validation))
-    return Checked(loaded, *found_rows, count, found, data.slices, notes)
+    train, validation = len(data.train), len(data.validation)
+    return Checked(loaded, train, validation, count, found, data.slices, notes)
 
 
 def train(
