@@ -10,20 +10,16 @@ one of them. Rows are written as they are made, until the time is up.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import product
-from pathlib import Path
 
 from record import Measured, write_result
+from validation import parser_of, validation_cases
 
 from medidiff import api
 from medidiff.data.datasets import Case
-from medidiff.jobs.cases import cases_of_split
-from medidiff.jobs.reporting import Lines
-from medidiff.jobs.splits import Splits
 from medidiff.model import Model
 from medidiff.tasks.base import OURS, Bench
 from medidiff.tasks.denoise import Denoising
@@ -40,19 +36,13 @@ SAMPLERS = (  # steps, the variance of each
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("model")
-    parser.add_argument("--manifest", type=Path, required=True)
-    parser.add_argument("--out", type=Path, help="a folder; benchmarks/results unless told")
+    parser = parser_of(__doc__)
     parser.add_argument("--split", default="val")
     parser.add_argument("--subjects", type=int, default=16)
     parser.add_argument("--minutes", type=float, default=6.0)
     args = parser.parse_args()
     model = api.load(args.model)
-    splits = Splits(model.spec.lineage.train_split, args.split, model.spec.lineage.holdout)
-    cases = cases_of_split(model, args.manifest, args.split, splits, Lines(), args.subjects)
+    cases = validation_cases(model, args.manifest, args.split, args.subjects)
     facts: dict[str, object] = {
         "subjects": f"{len(cases)} of the split {args.split}",
         "model_digest": model.digest,

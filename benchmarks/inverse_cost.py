@@ -11,24 +11,20 @@ counts two.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import product
-from pathlib import Path
 
 import torch
 from record import Measured, write_result
 from tune_inverse import settings
+from validation import parser_of, validation_cases
 
 from medidiff import api
 from medidiff.data.datasets import Case
 from medidiff.diffusion import KeyedNoise
-from medidiff.jobs.cases import cases_of_split
-from medidiff.jobs.reporting import Lines
-from medidiff.jobs.splits import Splits
 from medidiff.model import Model
 from medidiff.tasks.base import Head, Problem, noise_key
 from medidiff.tasks.denoise import Denoising
@@ -46,18 +42,12 @@ NOISY = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("model")
-    parser.add_argument("--manifest", type=Path, required=True)
-    parser.add_argument("--out", type=Path, help="a folder; benchmarks/results unless told")
+    parser = parser_of(__doc__)
     parser.add_argument("--slices", type=int, default=SLICES)
     parser.add_argument("--minutes", type=float, default=8.0)
     args = parser.parse_args()
     model = api.load(args.model)
-    splits = Splits(model.spec.lineage.train_split, "val", model.spec.lineage.holdout)
-    cases = cases_of_split(model, args.manifest, "val", splits, Lines(), args.slices)
+    cases = validation_cases(model, args.manifest, "val", args.slices)
     facts: dict[str, object] = {
         "slices": len(cases),
         "grid": list(model.spec.space.size),

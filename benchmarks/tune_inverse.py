@@ -13,16 +13,15 @@ benchmarks/results/tune_inverse.json, or in the folder that --out names, written
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
-from pathlib import Path
 
 import torch
 from record import Measured, write_result
 from torch import Tensor
+from validation import parser_of, validation_cases
 
 from medidiff import api, options
 from medidiff.data.datasets import Case
@@ -31,9 +30,6 @@ from medidiff.evaluation.calibration import coverage, spread_and_error
 from medidiff.evaluation.distortion import psnr
 from medidiff.evaluation.regions import head_region
 from medidiff.inverse import DAPS, DDNM, DDRM, DPS, DiffPIR, MomentMatching, PiGDM, REDDiff
-from medidiff.jobs.cases import cases_of_split
-from medidiff.jobs.reporting import Lines
-from medidiff.jobs.splits import Splits
 from medidiff.model import Model, evaluating
 from medidiff.tasks.base import Bench, Problem
 from medidiff.tasks.defaults import Posterior, chosen_for
@@ -86,12 +82,7 @@ class Row:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("model")
-    parser.add_argument("--manifest", type=Path, required=True)
-    parser.add_argument("--out", type=Path, help="a folder; benchmarks/results unless told")
+    parser = parser_of(__doc__)
     parser.add_argument("--split", default="val")
     parser.add_argument("--subjects", type=int, default=8)
     parser.add_argument("--minutes", type=float, default=6.0)
@@ -100,8 +91,7 @@ def main() -> None:
     args = parser.parse_args()
 
     model = api.load(args.model)
-    splits = Splits(model.spec.lineage.train_split, args.split, model.spec.lineage.holdout)
-    cases = cases_of_split(model, args.manifest, args.split, splits, Lines(), args.subjects)
+    cases = validation_cases(model, args.manifest, args.split, args.subjects)
     facts: dict[str, object] = {
         "subjects": f"{len(cases)} of the split {args.split}",
         "model_digest": model.digest,

@@ -18,19 +18,14 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from typing import Literal, cast
 
-import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from medidiff import options
 from medidiff.data.fitness import View
-from medidiff.data.images import save_image
 from medidiff.data.options import Space, letter_across
 from medidiff.diffusion import (
     AnySampler,
@@ -58,13 +53,12 @@ from medidiff.model_folder import (
     FILES,
     HEADS,
     check_folder,
-    check_free,
     digest,
     folder_digest,
     read_spec,
-    sidecar,
     write_json,
 )
+from medidiff.model_weights import load_weights, save_weights
 from medidiff.networks import (
     Acceleration,
     Autoencoder,
@@ -81,9 +75,9 @@ from medidiff.networks import (
     build_head,
     codec_of,
     encode_batch,
-    has_bf16,
 )
 from medidiff.outputs import check_new_folder
+from medidiff.samples import Samples
 from medidiff.spec import (
     AnyNoise,
     ModelSpec,
@@ -121,55 +115,6 @@ class CountedDenoise:
     def calls(self) -> int:
         """Network calls an image so far; guidance takes two a step."""
         return sum(network.calls for network in self.networks)
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Images drawn from a model, in its intensity units, on its own grid."""
-
-    images: Tensor
-    """(n, channel, *space)"""
-    affine: np.ndarray
-    nfe: int
-    """Network calls per image."""
-    provenance: Mapping[str, object]
-
-    def save(self, folder: str | os.PathLike[str]) -> list[Path]:
-        """Write each image as NIfTI with a provenance sidecar; returns the image files.
-
-        Errors: OutputError if a file is already there (nothing is overwritten).
-        """
-        place = Path(folder)
-        files = [place / f"sample-{index:04d}.nii.gz" for index in range(len(self.images))]
-        check_free([*files, *map(sidecar, files)])
-        place.mkdir(parents=True, exist_ok=True)
-        for index, (file, image) in enumerate(zip(files, self.images, strict=True)):
-            save_image(file, image, self.affine, description="SYNTHETIC medidiff")
-            write_json(sidecar(file), {**self.provenance, "index": index})
-        return files
-
-    def save_dicom(
-        self, folder: str | os.PathLike[str], modality: str, when: datetime | None = None
-    ) -> list[Path]:
-        """Write each image as a DICOM series of a synthetic patient of its own, several channels
-        as several series; returns the files. `when`: the time that is stamped (default: now).
-
-        Errors: OutputError if a folder is already there; DataError for a modality that DICOM does
-        not write volumes of.
-        """
-        from medidiff.data.dicom_out import channels
-        from medidiff.data.dicom_out_files import written
-        from medidiff.data.dicom_out_modules import Making, now
-
-        files: list[Path] = []
-        targets = [Path(folder) / f"sample-{index:04d}" for index in range(len(self.images))]
-        check_free(targets)
-        for index, (target, image) in enumerate(zip(targets, self.images, strict=True)):
-            said = {**self.provenance, "index": index}
-            made = Making("SYNTHETIC", "sample", said, when or now())
-            for name, objects in channels(image.numpy(), self.affine, modality, made).items():
-                files += written(objects, target / name)
-        return files
 
 
 class Model:
@@ -580,12 +525,12 @@ class Model:
         part = place.with_name(place.name + ".part")
         part.mkdir(parents=True, exist_ok=True)
         files = [*FILES]
-        save_file(_stored(self.network, dtype), part / "model.safetensors")
+        save_weights(self.network, part / "model.safetensors", dtype)
         if self.heads:
-            save_file(_stored(nn.ModuleDict(self.heads), dtype), part / HEADS)
+            save_weights(nn.ModuleDict(self.heads), part / HEADS, dtype)
             files.append(HEADS)
         if self.autoencoder is not None:
-            save_file(_stored(self.autoencoder, dtype), part / CODEC)
+            save_weights(self.autoencoder, part / CODEC, dtype)
             files.append(CODEC)
         write_json(part / "model.json", options.tree(self.spec))
         (part / "card.md").write_text(card or describe(self.spec), encoding="utf-8")
@@ -621,10 +566,10 @@ class Model:
         autoencoder = None
         if isinstance(spec.codec, FittedAutoencoder):
             autoencoder = build(spec.codec.network, spec.codec.shape)
-            _ready(autoencoder, place, CODEC, device, acceleration)
+            load_weights(autoencoder, place / CODEC, device, acceleration)
         if spec.heads:
-            _ready(heads, place, HEADS, device, acceleration)
-        _ready(network, place, "model.safetensors", device, acceleration)
+            load_weights(heads, place / HEADS, device, acceleration)
+        load_weights(network, place / "model.safetensors", device, acceleration)
         return cls(
             spec,
             network,
@@ -634,34 +579,6 @@ class Model:
             acceleration=acceleration,
             autoencoder=autoencoder,
         )
-
-
-def _stored(network: nn.Module, dtype: str) -> dict[str, Tensor]:
-    """A network's weights as a file holds them."""
-    return {
-        name: value.detach().cpu().to(getattr(torch, dtype)).contiguous()
-        for name, value in network.state_dict().items()
-    }
-
-
-def _ready(
-    network: nn.Module, place: Path, file: str, device: torch.device, acceleration: Acceleration
-) -> None:
-    """Give a network the weights of a file in a model folder, and bring it to where it runs.
-
-    Errors: ModelError if they do not fit.
-    """
-    try:
-        network.load_state_dict(load_file(place / file))
-    except (RuntimeError, SafetensorError, FileNotFoundError) as error:
-        raise ModelError(
-            f"{place.name}: the weights do not fit the network that model.json describes "
-            f"({str(error).splitlines()[0]})"
-        ) from None
-    network.eval().requires_grad_(False)
-    network.to(device)
-    if acceleration == "auto" and has_bf16(device):
-        network.to(torch.bfloat16)
 
 
 def check_reach(spec: ModelSpec, reach: Reach) -> None:

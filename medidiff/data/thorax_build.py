@@ -9,13 +9,7 @@ import numpy as np
 from medidiff.data.boxes import Axes, Box, box
 from medidiff.data.shapes import SATURATED, Points
 
-AIR, LUNG, FAT, SOFT_TISSUE, BLOOD = (
-    -1000.0,
-    -850.0,
-    -100.0,
-    40.0,
-    45.0,
-)
+AIR, LUNG, FAT, SOFT_TISSUE, BLOOD = -1000.0, -850.0, -100.0, 40.0, 45.0
 BORDER_MM = 0.9
 MARGIN_MM = SATURATED * BORDER_MM  # further from a border there is all of a thing or nothing
 

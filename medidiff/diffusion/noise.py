@@ -133,6 +133,7 @@ class AntitheticNoise:
     Errors: as `KeyedNoise`.
     Source: Hammersley & Morton 1956, antithetic variates; in diffusion sampling Jia et al. 2025
     (arXiv:2506.06185).
+    Differs: they negate the noise that sampling begins with, here that of each step is, too.
     """
 
     seed: int

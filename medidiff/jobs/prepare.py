@@ -143,10 +143,9 @@ def check_data(loaded: Loaded, parent: Model | None, report: Reporter) -> Checke
     space, slices = data.space, data.slices
     if slices is not None:
         space, slices = resolved(space, slices, grids([*train, *validation], data.images[0]))
-    notes = modality_notes(modalities([*train, *validation], data.images[0]), config.modality)
-    notes += slab_notes(config)
-    given = (manifest, train, validation, conditions, label, space, slices, tuple(notes))
-    checked = CheckedData(*given)
+    stated = modalities([*train, *validation], data.images[0])
+    notes = (*modality_notes(stated, config.modality), *slab_notes(config))
+    checked = CheckedData(manifest, train, validation, conditions, label, space, slices, notes)
     for rows in (train, validation):
         encode_rows(manifest, rows, checked.told)
     return checked
@@ -411,11 +410,7 @@ def make_spec(
     if isinstance(objective, Alignment):
         check_encoder(spec, parent)
         return dataclasses.replace(spec, intensity=parent.spec.intensity)
-    for name in (
-        "coordinates",
-        "shape",
-        "label",
-    ):  # all else was compared before
+    for name in ("coordinates", "shape", "label"):  # all else was compared by `check_parent`
         ours, theirs = getattr(spec, name), getattr(parent.spec, name)
         if ours != theirs:
             raise ModelError(

@@ -82,8 +82,9 @@ class Measurement:
     """Of each real number; of complex values, of the real and of the imaginary part."""
     count: Tensor
     """Real numbers that were measured of each image."""
-    kind: str
-    """What was measured how, such as "mri 8 coils R=4, 1-D mask": what a calibration is of."""
+    kinds: tuple[str, ...]
+    """What was measured how, of each image, such as "mri 8 coils R=4, 1-D mask": what a calibration
+    is of."""
     signal: Signal | None = None
     refined: Callable[[Tensor, float], Measurement] | None = None
     """(images, how far they may be off) -> the measurement with what was estimated of it (a phase)
@@ -95,8 +96,11 @@ class Measurement:
     brightness: Literal["known", "estimated"] = "known"
     """Estimated: what is brightest may lie above the model's range, and estimates are not held
     below its upper end."""
-    kinds: tuple[str, ...] = ()
-    """Of each image by itself, where they may differ."""
+
+    @property
+    def kind(self) -> str:
+        """Of the batch: that of its images, or all that there are."""
+        return " and ".join(dict.fromkeys(self.kinds))
 
     def law(self, members: Sequence[int]) -> AnyLikelihood:
         """Of the noise of some members."""

@@ -66,21 +66,24 @@ def spread(setting: str, judged: Sequence[Judged]) -> Calibrated:
     return Calibrated(setting, kind, noise, judged[0].posterior, found)
 
 
-def verdict(model: Model, kind: str, levels: Sequence[float], how: How) -> Uncertainty:
-    """Calibrated if a verdict on these weights says so of this measurement, at the noise level of
-    every image, for this sampler; never of a network called by tiles or averaged over orientations,
+def verdict(model: Model, kinds: Sequence[str], levels: Sequence[float], how: How) -> Uncertainty:
+    """Calibrated if verdicts on these weights say so of the measurement of every image, at its
+    noise level, for this sampler; never of a network called by tiles or averaged over orientations,
     which is another prior than the one that was judged."""
-    if not _as_judged(model):
+    if not levels or not _as_judged(model):
         return "uncalibrated"
-    judged = [
-        item["noise"]
-        for item in _verdicts(model.folder)
-        if item["calibrated"]
-        and item["kind"] == kind
-        and _sampler(kind, item["posterior"]) == _sampler(kind, _tree(how))
-    ]
-    known = levels and all(any(_near(level, noise) for noise in judged) for level in levels)
-    return "calibrated" if known else "uncalibrated"
+    judged = [item for item in _verdicts(model.folder) if item["calibrated"]]
+
+    def known(kind: str, level: float) -> bool:
+        return any(
+            item["kind"] == kind
+            and _near(level, item["noise"])
+            and _sampler(kind, item["posterior"]) == _sampler(kind, _tree(how))
+            for item in judged
+        )
+
+    images = zip(kinds, levels, strict=True)
+    return "calibrated" if all(known(*each) for each in images) else "uncalibrated"
 
 
 def keep(model: Model, found: Sequence[Mapping[str, object]]) -> Path | None:

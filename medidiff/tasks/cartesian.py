@@ -79,7 +79,7 @@ class Cartesian:
         boxes = [_box(each[0]) for each in mask.cpu()]
         coils = self._coils(cases, kspace, boxes, model)
         sigma = torch.tensor([*map(self._level, cases, kspace, mask)], dtype=torch.float64)
-        known = "phase" in cases[0].beside
+        known = is_stated(cases, "phase")
         ramp, phase = _phases(cases, kspace, boxes, coils, model)
         made = _Made(kspace, mask, coils, sigma, tuple(cases), size, ramp, torch.zeros_like(sigma))
         bright = _brightness(kspace, boxes, coils)
@@ -108,8 +108,8 @@ class Cartesian:
         if self.fine == 0:
             return made, torch.zeros(len(made.cases))
         found, magnitude = refuted(made.fit, made.mask, made.coils, phase)
-        fine = torch.full_like(made.fine, float(self.fine)) if self.fine != "estimate" else None
-        fine = FINE * found.to(made.fine) if fine is None else fine
+        stated = None if self.fine == "estimate" else torch.full_like(made.fine, float(self.fine))
+        fine = FINE * found.to(made.fine) if stated is None else stated
         top = torch.stack([_quantile(each.abs().flatten(), BRIGHTEST) for each in magnitude])
         return replace(made, fine=fine), torch.where(fine > 0, top, 0.0)
 
@@ -117,7 +117,7 @@ class Cartesian:
         self, cases: Sequence[Case], kspace: Tensor, boxes: Sequence[tuple[int, ...]], model: Model
     ) -> Tensor | None:
         """(batch, coil, *grid), their squares summing to 1 where there is signal; None for one."""
-        if "coils" in cases[0].beside:
+        if is_stated(cases, "coils"):
             given = stacked(cases, "coils", model).to(kspace.dtype)
             if given.shape != kspace.shape:
                 raise TaskError(
@@ -168,7 +168,6 @@ class _Made:
     def with_phase(self, phase: Tensor, known: bool) -> Measurement:
         """In model units; a phase that is not known can be fitted."""
         everyone = range(len(self.cases))
-        kind = kind_of(self.mask, self.kspace.shape[1])
 
         def operator(members: Sequence[int]) -> LinearOperator:
             return self.operator(members, phase[[*members]])
@@ -178,20 +177,21 @@ class _Made:
             self.values(everyone, operator(everyone)),
             lines(self.cases)[0] * self.sigma,
             2 * self.mask.flatten(1).sum(1).cpu().double() * self.kspace.shape[1],
-            kind + self._said_of_phase(known, everyone),
+            tuple(self._kind(known, index) for index in everyone),
             Signal(self.complex_images, self.kspace, self.sigma),
             None
             if known
             else lambda images, width: self.with_phase(self.refined(images, width, phase), False),
             refit=None if known else lambda members: self.refit(members, phase),
             brightness="estimated",
-            kinds=tuple(kind + self._said_of_phase(known, [index]) for index in everyone),
         )
 
-    def _said_of_phase(self, known: bool, members: Sequence[int]) -> str:
+    def _kind(self, known: bool, member: int) -> str:
+        """Of an image's measurement, with what is said of its phase."""
+        kind = kind_of(self.mask[member, 0], self.kspace.shape[1])
         if known:
-            return ", phase given"
-        return ", phase not smooth" if bool((self.fine[[*members]] > 0).any()) else ""
+            return f"{kind}, phase given"
+        return f"{kind}, phase not smooth" if self.fine[member] > 0 else kind
 
     def operator(self, members: Sequence[int], phase: Tensor) -> LinearOperator:
         """On real images of the model's grid; a phase for each of the members."""
@@ -262,6 +262,11 @@ class _Made:
         )
 
 
+def is_stated(cases: Sequence[Case], name: str) -> bool:
+    """Whether it lies beside any of the cases; `stacked` then asks for it of all."""
+    return any(name in case.beside for case in cases)
+
+
 def stacked(cases: Sequence[Case], name: str, model: Model) -> Tensor:
     """What lies beside each case, on the model's device.
 
@@ -329,23 +334,22 @@ def even(like: Tensor) -> Tensor:
 def kind_of(mask: Tensor, coils: int) -> str:
     """Such as "mri 8 coils R=4, 1-D mask": what is measured, at which acceleration to the nearest
     whole, left out along how many axes, and by which pattern of lines if they are evenly spaced or
-    nothing but the middle. Of a batch whose masks are of several kinds, all of them."""
-    found = dict.fromkeys(_pattern(each[0]) for each in mask.cpu())
-    return f"mri {coils} {'coil' if coils == 1 else 'coils'} {' and '.join(found)}"
+    nothing but the middle.
 
-
-def _pattern(mask: Tensor) -> str:
-    seen = mask > 0
+    Shapes: mask (*space).
+    """
+    seen = mask.cpu() > 0
     acceleration = seen.numel() / max(int(seen.sum()), 1)
     axes = [axis for axis in range(seen.ndim) if (seen != seen.narrow(axis, 0, 1)).any()]
-    box = calibration_box(mask)
+    box = calibration_box(seen)
     law = "mask"
     if math.prod(box) == int(seen.sum()) and axes:
         law = "middle"
     elif len(axes) == 1:
         line = seen.movedim(axes[0], -1).flatten(0, -2)[0]
         law = "equispaced mask" if is_equispaced(line, box[axes[0]]) else law
-    return f"R={round(acceleration)}, {len(axes)}-D {law}"
+    number = f"{coils} {'coil' if coils == 1 else 'coils'}"
+    return f"mri {number} R={round(acceleration)}, {len(axes)}-D {law}"
 
 
 def _box(mask: Tensor) -> tuple[int, ...]:
@@ -367,7 +371,7 @@ def _phases(
 ) -> tuple[Tensor, Tensor]:
     """Of each case its phase's ramp and the whole phase, (batch, 1, *grid): the given one, or a
     smooth one from the middle of k-space."""
-    if "phase" in cases[0].beside:
+    if is_stated(cases, "phase"):
         given = stacked(cases, "phase", model).to(kspace.real.dtype)
         return given, given
     found = []

@@ -96,7 +96,7 @@ class CountNoise:
             values,
             WINDOW * torch.tensor(problem.levels, dtype=torch.float64),
             torch.full((len(counts),), float(signal[0].numel()), dtype=torch.float64),
-            f"{self.name} noise",
+            (f"{self.name} noise",) * len(counts),
             likelihood=law,
         )
 

@@ -56,7 +56,7 @@ class Posterior:
     first_ratio: float | None = None
     """The noise ratio of the first level. A measurement tells so much that levels far above the
     image's own spread, where the estimate is the population's mean, cost calls and tell nothing.
-    None: where the schedule begins."""
+    None, or one above where the schedule begins: there, for noisier levels no network knows."""
     antithetic: bool = False
     """Draws in pairs whose noise is each other's, negated: what moves them apart cancels in their
     mean. For results that are a mean; samples that stand for themselves are better independent."""
@@ -98,7 +98,8 @@ class Posterior:
         if self.last_ratio is not None:
             spacing = replace(spacing, end=float(_time(schedule, self.last_ratio)))  # type: ignore[call-arg]
         if self.first_ratio is not None:
-            start = schedule(_time(schedule, self.first_ratio))
+            noisiest = torch.tensor(schedule.t_max, dtype=torch.float64)
+            start = schedule(_time(schedule, self.first_ratio).minimum(noisiest))
         return path(spacing, schedule, self.steps, start)
 
     def noise(self, seed: int, members: Sequence[tuple[str, int]]) -> NoiseSource:

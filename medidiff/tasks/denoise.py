@@ -245,7 +245,8 @@ class Denoising:
 
     def _spread_told(self, problem: Problem, model: Model) -> dict[str, object]:
         """What the provenance says of such samples."""
-        uncertainty = verdict(model, self._kind, problem.levels, self._how)
+        kinds = (self._kind,) * len(problem.levels)
+        uncertainty = verdict(model, kinds, problem.levels, self._how)
         return {"measurement": self._kind, "posterior": self._how, "uncertainty": uncertainty}
 
     def _as_measured(self, problem: Problem, model: Model) -> Problem:
@@ -266,7 +267,7 @@ class Denoising:
             magnitude if rician else given,
             spread,
             torch.full((len(given),), count, dtype=torch.float64),
-            self._kind,
+            (self._kind,) * len(given),
             likelihood=(
                 (lambda members: Rician(spread[[*members]], -zero[[*members]])) if rician else None
             ),

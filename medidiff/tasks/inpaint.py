@@ -91,7 +91,7 @@ class Inpainting:
             known * given,
             torch.full((len(cases),), WINDOW * spread, dtype=torch.float64),
             known.expand_as(given).flatten(1).sum(1).cpu().double(),
-            f"inpaint, {_missing(holes):.1g} % missing",
+            tuple(f"inpaint, {_missing(hole):g} % missing" for hole in holes),
         )
         levels = (self.sigma,) * len(cases)
         return Problem(given, tuple(cases), levels, measurement=measurement)
@@ -196,9 +196,9 @@ def filled_in(case: Case, hole: Tensor) -> Filled | None:
     return Filled(scan.numpy(), (back > 0) & inside(case))
 
 
-def _missing(holes: Tensor) -> float:
-    """Per cent of the voxels that the largest of some holes takes."""
-    return 100 * float(holes.flatten(1).double().mean(1).max())
+def _missing(hole: Tensor) -> float:
+    """Per cent of the voxels, to one digit."""
+    return float(f"{100 * float(hole.double().mean()):.1g}")
 
 
 def drawn_hole(case: Case, size: tuple[int, ...]) -> Tensor:

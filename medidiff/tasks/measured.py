@@ -253,7 +253,7 @@ def told(
         "sigma": list(problem.levels),
     }
     if n > 1:
-        found["uncertainty"] = verdict(model, measurement.kind, problem.levels, how)
+        found["uncertainty"] = verdict(model, measurement.kinds, problem.levels, how)
     return found
 
 

@@ -107,7 +107,7 @@ class Radon:
             weight * (per_image(gain, sinogram) * sinogram + shift),
             gain * level,
             torch.full((len(cases),), float(sinogram[0].numel()), dtype=torch.float64),
-            f"radon {len(angles)} views over {spanned(angles):.0f}",
+            (self._kind(angles),) * len(cases),
             Signal(lambda members: projector, sinogram, level),
         )
         levels = tuple((gain * level / WINDOW).tolist())
@@ -117,9 +117,14 @@ class Radon:
         given = [case.beside["angles"] for case in cases if "angles" in case.beside]
         if not given:
             return even_angles(views, self.span, self.start)
-        if any(len(each) != views or not torch.equal(each, given[0]) for each in given):
+        same = len(given) == len(cases) and all(torch.equal(each, given[0]) for each in given)
+        if not same or len(given[0]) != views:
             raise TaskError(f"the sinograms of a batch have {views} views of the same angles each")
         return tuple(given[0].double().tolist())
+
+    def _kind(self, angles: Sequence[float]) -> str:
+        seen = f"radon {len(angles)} views over {spanned(angles):.0f}"
+        return seen if self.source_mm is None else f"{seen}, fan"
 
     def _beam(self, angles: tuple[float, ...], detectors: int) -> ParallelBeam | FanBeam:
         if self.source_mm is None:

@@ -226,9 +226,8 @@ def _judged(each: _Solved) -> Judged:
     assert each.samples is not None
     measurement, levels = each.problem.measurement, each.problem.levels
     assert measurement is not None
-    kinds = measurement.kinds or (measurement.kind,) * len(levels)
     how = cast(Mapping[str, object], each.solution.facts["posterior"])
-    return Judged(each.samples, each.clean, each.region, levels, kinds, how)
+    return Judged(each.samples, each.clean, each.region, levels, measurement.kinds, how)
 
 
 def _told(drawn: Sequence[_Solved]) -> Mapping[str, object]:

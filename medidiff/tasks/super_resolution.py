@@ -84,7 +84,7 @@ class SuperResolution:
             coarse,
             torch.full((len(cases),), WINDOW * self.sigma, dtype=torch.float64),
             torch.full((len(cases),), float(coarse[0].numel()), dtype=torch.float64),
-            "super-resolution x" + "x".join(map(str, factor)),
+            ("super-resolution x" + "x".join(map(str, factor)),) * len(cases),
         )
         blank = torch.zeros((*coarse.shape[:2], *size), dtype=coarse.dtype, device=coarse.device)
         fine = tuple(refined(case, factor) for case in cases)

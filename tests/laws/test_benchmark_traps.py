@@ -133,7 +133,7 @@ def test_the_residual_is_over_the_noise_that_was_told() -> None:
         2 + noise,
         torch.tensor([0.3], dtype=torch.float64),
         torch.tensor([2500.0], dtype=torch.float64),
-        "k",
+        ("k",),
     )
     assert float(measurement.residual(torch.full((1, 1, 50, 50), 2.0), [0])) == pytest.approx(
         1, abs=0.05

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -109,6 +110,19 @@ def test_simulated_pixels_are_as_large_as_those_that_are_solved_for(spacing: obj
     assert float(apart) < 0.05
     wide = np.hypot(SIZE[0] * mm[0], SIZE[1] * mm[1])  # type: ignore[index, operator]
     assert signal.values.shape[-1] == np.ceil(wide) + 2
+
+
+def test_a_fan_is_another_measurement_than_parallel_rays_and_has_its_own_verdict() -> None:
+    case = case_of(np.eye(4), sinogram=torch.ones(1, 6, 24))
+    other = case_of(np.eye(4), sinogram=torch.ones(1, 6, 24), angles=30.0 * torch.arange(6))
+    fan = Radon(source_mm=100.0, detector_mm=100.0, sigma=0.1, attenuation=(0.0, 0.02))
+    for how, kind in ((fan, "6 views over 180, fan"), (replace(fan, source_mm=None), "over 180")):
+        measurement = how.problem([case], model_of()).measurement
+        assert measurement is not None
+        assert measurement.kind.endswith(kind)
+    for cases in ([case, other], [other, case]):
+        with pytest.raises(TaskError, match="6 views of the same angles each"):
+            fan.problem(cases, model_of())
 
 
 def test_pixels_of_several_sizes_are_no_batch() -> None:

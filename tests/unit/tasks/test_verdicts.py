@@ -81,7 +81,7 @@ def test_each_setting_of_the_benchmarks_finds_its_verdict(
     current = [each for each in stored if calibrated._sampler(kind, each["posterior"]) == today]
     assert current, f"{name} is drawn by another sampler now: judge it again (--n 8)"
     right = any(each["calibrated"] for each in current)
-    found = verdict(model, kind, [current[0]["noise"]], how)
+    found = verdict(model, [kind], [current[0]["noise"]], how)
     assert found == ("calibrated" if right else "uncalibrated")
     ours = json.loads(OF_THE_SHIPPED.read_text(encoding="utf-8"))["verdicts"]
     assert today in [
