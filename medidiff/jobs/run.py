@@ -92,7 +92,8 @@ def _measured(
     """The image of one measurement: its slices, some at a time, as one volume."""
     if len(given) != 1:
         raise TaskError(f"a measurement is one file or array; {len(given)} given")
-    opened = open_measurement(given[0], beside, model, index + 1)
+    kind = head.needs().measurement or "cartesian"
+    opened = open_measurement(given[0], beside, model, index + 1, kind)
     digest = opened.cases[0].content.split()[0]
     slices: list[Result] = []
     for first in range(0, len(opened.cases), SLICES):

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from medidiff import options
 from medidiff.data.datasets import Case, inside, restore
+from medidiff.data.raw_checks import Kind
 from medidiff.errors import TaskError
 from medidiff.evaluation.bootstrap import Interval
 from medidiff.evaluation.calibration import Calibration
@@ -49,8 +50,8 @@ class Needs:
     """What may be given with a scan, by name: files or arrays, such as a mask."""
     coarser: int | tuple[int, ...] = 1
     """How many times larger than the model's the voxels of the given scan are, along each axis."""
-    measurement: bool = False
-    """Whether what is given is no image but what a scanner measures (k-space, a sinogram)."""
+    measurement: Kind | None = None
+    """What is given where it is no image but what a scanner measures: k-space, or sinograms."""
 
 
 @dataclass(frozen=True, eq=False)
