@@ -240,7 +240,7 @@ def without_oversampling(
     spacing = (x_mm / read, y_mm / lines, z_mm)
     kept = (shown, min(header.shown[1], lines))
     if not _read_fully(values, beside.get("mask")):
-        return Raw(values, beside, spacing, kept)
+        return Raw(values, _with_seen(values, beside), spacing, kept)
     axis = values.ndim - 2
     images = _transformed(values, axis, np.fft.ifft)
     start = read // 2 - shown // 2
@@ -251,6 +251,16 @@ def without_oversampling(
         for name, each in beside.items()
     }
     return Raw(_transformed(cut, axis, np.fft.fft).astype(values.dtype), mine, spacing, kept)
+
+
+def _with_seen(
+    values: NDArray[Any], beside: Mapping[str, NDArray[Any]]
+) -> Mapping[str, NDArray[Any]]:
+    """A mask of lines says nothing of places along them: what is 0 in all coils was not taken."""
+    mask = beside.get("mask")
+    if mask is None or mask.ndim > 1 or len(mask) != values.shape[-1]:
+        return beside
+    return {**beside, "mask": (values != 0).any(axis=(0, 1)) & (mask != 0)}
 
 
 def _as_long(name: str, each: NDArray[Any], read: int) -> bool:

@@ -190,6 +190,9 @@ def test_a_read_out_of_which_part_is_missing_is_not_cut(tmp_path: Path) -> None:
         assert raw.kept == SIZE
         assert raw.spacing_mm == (2.0, 3.0, 5.0)
         (tmp_path / "scan.h5").unlink()
+    raw = read_raw(scan(tmp_path, partial, mask=np.ones(16, np.float32)), 2)
+    assert not raw.beside["mask"][:7].any()  # what a mask of lines says nothing of
+    assert raw.beside["mask"][7:].all()
 
 
 def test_the_command_line_says_it_in_one_line_and_writes_nothing(
