@@ -345,8 +345,11 @@ def finish(
             "uncertainty": "uncalibrated" if maps else "none",
             **solution.facts,
         }
-        modality, known = case.original.modality or model.spec.modality, case.original.known
-        results.append(Result(image, affine, provenance, maps, samples, modality, known))
+        came = case.original
+        modality = came.modality or model.spec.modality
+        results.append(
+            Result(image, affine, provenance, maps, samples, modality, came.known, came.sized)
+        )
     return results
 
 

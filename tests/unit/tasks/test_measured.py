@@ -36,6 +36,7 @@ from medidiff.tasks.calibrated import keep, verdict
 from medidiff.tasks.cartesian import Cartesian, kind_of, noise_level
 from medidiff.tasks.defaults import Posterior, chosen_for
 from medidiff.tasks.measured import misfit
+from medidiff.tasks.results import Result, stacked
 from medidiff.tasks.simulate import FINER, ring_of_coils
 
 SIZE = (24, 32)
@@ -365,6 +366,31 @@ def test_a_scan_is_denoised_by_a_posterior_sampler(
     assert set(result.maps) == {"std", "p05", "p95"}
     assert not result.samples
     assert np.abs(result.image[0] - blob()).mean() < 0.1 * 180
+
+
+def test_a_volume_says_of_all_its_slices_what_each_batch_said() -> None:
+    """A batch that is as noisy as the one before is not left out."""
+    good, bad = ([0.1] * 2, "calibrated", "none"), ([0.1] * 2, "uncalibrated", "1 of 2 images")
+
+    def slices(*batches: tuple[list[float], str, str]) -> list[Result]:
+        return [
+            Result(
+                np.zeros((1, 2, 2), np.float32),
+                np.eye(4),
+                {"sigma": levels, "uncertainty": verdict, "warning": warning, "samples": 2},
+            )
+            for levels, verdict, warning in batches
+            for _ in levels
+        ]
+
+    said = stacked(slices(good, (list(good[0]), *bad[1:])), np.eye(4)).provenance
+    assert said == {
+        "sigma": [0.1] * 4,
+        "uncertainty": "uncalibrated",
+        "warning": "1 of 2 images",
+        "samples": 2,
+    }
+    assert stacked(slices(good, good), np.eye(4)).provenance["uncertainty"] == "calibrated"
 
 
 def test_a_result_that_does_not_explain_its_measurement_is_warned_of(model: Model) -> None:
