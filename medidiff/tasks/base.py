@@ -21,7 +21,7 @@ from medidiff.data.datasets import Case, inside, restore
 from medidiff.data.raw_checks import Kind
 from medidiff.errors import TaskError
 from medidiff.evaluation.bootstrap import Interval
-from medidiff.evaluation.calibration import Calibration
+from medidiff.evaluation.calibration import Calibration, central_interval, interval_share
 from medidiff.inverse import AnyLikelihood, Gaussian, Refit
 from medidiff.model import Model
 from medidiff.physics import LinearOperator
@@ -343,6 +343,7 @@ def finish(
             "samples": n,
             "forward_equivalents": solution.nfe if solution.cost is None else solution.cost,
             "uncertainty": "uncalibrated" if maps else "none",
+            **({"interval": round(interval_share(n), 4)} if maps else {}),
             **solution.facts,
         }
         came = case.original
@@ -355,9 +356,10 @@ def finish(
 
 def _maps(case: Case, drawn: Tensor, filled: Filled | None) -> dict[str, NDArray[np.float32]]:
     """Standard deviation and central 90 % of samples (n, channel, *space), on the input's grid."""
-    # torch's own takes 16 million numbers at most
-    ends = np.quantile(drawn.numpy(), (0.05, 0.95), axis=0).astype(np.float32)
-    low, high = (restore(case, torch.from_numpy(end))[0] for end in ends)
+    low, high = (
+        restore(case, torch.from_numpy(end.astype(np.float32)))[0]
+        for end in central_interval(drawn.numpy())
+    )
     std = restore(case, drawn.std(0))[0] * inside(case)
     if filled is not None:
         std, low, high = std * filled.hole, filled(low), filled(high)

@@ -187,10 +187,16 @@ def test_slices_of_a_measurement_become_a_volume(tmp_path: Path, placed: bool) -
     corner = np.zeros((1, 5, 4), np.float32)
     corner[0, 0, 3] = 9
     slices = [
-        Result((corner + level).astype(np.float32), np.eye(4), {"kind": "AI-PROCESSED"}, modality="MR", placed=placed,
-               sized=not placed)
+        Result(
+            (corner + level).astype(np.float32),
+            np.eye(4),
+            {"kind": "AI-PROCESSED"},
+            modality="MR",
+            placed=placed,
+            sized=not placed,
+        )
         for level in (1, 2, 3)
-    ]  # fmt: skip
+    ]
     volume = stacked(slices, np.diag([1.0, 2.0, 3.0, 1.0]))
     save_result(volume, [file], tmp_path / "out", "dicom", Patient("77"), "none")
     read = [dcmread(tmp_path / "out" / "image" / f"000{number}.dcm") for number in (1, 2, 3)]

@@ -95,6 +95,8 @@ def test_kspace_is_reconstructed_from_an_array_in_its_own_units(model: Model) ->
     assert np.abs(result.image[0] - image).mean() < 0.15 * image.max()
     said = result.provenance
     assert said["uncertainty"] == "uncalibrated"
+    assert said["interval"] == pytest.approx(1 / 3, abs=1e-4)  # between two samples
+    assert np.array_equal(result.maps["p05"], np.minimum(*result.samples))
     assert said["measurement"] == "mri 4 coils R=1, 1-D mask"
     assert said["forward_equivalents"] == 2 * 3 + 2
     assert float(said["sigma"][0]) == pytest.approx(0.5 / 200, rel=0.4)  # type: ignore[index]
