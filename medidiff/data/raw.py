@@ -63,7 +63,7 @@ def read_raw(given: object, dims: int, beside: Mapping[str, NDArray[Any]] = NOTH
     Errors: DataError without the file's name in its text.
     """
     if not isinstance(given, str | os.PathLike):
-        return Raw(_shaped(to_array(given), dims, None), beside)
+        return Raw(_shaped(_numbers(given), dims, None), beside)
     place = Path(given)
     try:
         if place.suffix.lower() in (".h5", ".hdf5"):
@@ -84,7 +84,7 @@ def read_array(name: str, given: object) -> NDArray[Any]:
     """What belongs to a measurement and is called `name`, such as a mask: from a .npy file, from
     the array of that name (or the only one) in a .npz file, or an array.
 
-    Errors: DataError without the file's name in its text.
+    Errors: DataError without the file's name in its text, to be read after the array's name.
     """
     if not isinstance(given, str | os.PathLike):
         return to_array(given)
@@ -93,8 +93,8 @@ def read_array(name: str, given: object) -> NDArray[Any]:
         return to_array(loaded if isinstance(loaded, np.ndarray) else _of_that_name(loaded, name))
     except UNREADABLE as error:
         raise DataError(
-            f"the {name} cannot be read ({_reason(error)}); it is a .npy file, or a .npz file with "
-            f"an array called {name}",
+            f"cannot be read ({_reason(error)}); it is a .npy file, or a .npz file with an array "
+            f"called {name}",
             private=f"{given}: {error}",
         ) from None
 
@@ -122,8 +122,15 @@ def to_array(given: Any) -> NDArray[Any]:
         given = given.detach().cpu()
     found = np.asarray(given)
     if found.dtype.kind not in "fciub" or found.ndim == 0:
-        raise DataError(f"expected an array of numbers, found {found.dtype} of {found.shape}")
+        raise DataError(f"is no array of numbers: found {found.dtype} of {found.shape}")
     return found
+
+
+def _numbers(given: Any) -> NDArray[Any]:
+    try:
+        return to_array(given)
+    except DataError as error:
+        raise DataError(f"the measurement {error}") from None
 
 
 def _shaped(values: NDArray[Any], dims: int, single_coil: bool | None) -> NDArray[Any]:
@@ -144,7 +151,7 @@ def _shaped(values: NDArray[Any], dims: int, single_coil: bool | None) -> NDArra
 def _numpy(place: Path, dims: int, beside: Mapping[str, NDArray[Any]]) -> Raw:
     loaded = np.load(place, allow_pickle=False)
     if isinstance(loaded, np.ndarray):
-        return Raw(_shaped(to_array(loaded), dims, None), beside)
+        return Raw(_shaped(_numbers(loaded), dims, None), beside)
     with loaded as file:
         names = {name: file[name] for name in file.files}
     values = names.pop("kspace", names.pop("sinogram", None))
@@ -155,7 +162,7 @@ def _numpy(place: Path, dims: int, beside: Mapping[str, NDArray[Any]]) -> Raw:
             private=str(place),
         )
     known = {name: to_array(each) for name, each in names.items() if name in BESIDE}
-    return Raw(_shaped(to_array(values), dims, None), _together(known, beside))
+    return Raw(_shaped(_numbers(values), dims, None), _together(known, beside))
 
 
 def _hdf5(place: Path, dims: int, beside: Mapping[str, NDArray[Any]]) -> Raw:
@@ -168,7 +175,7 @@ def _hdf5(place: Path, dims: int, beside: Mapping[str, NDArray[Any]]) -> Raw:
         kspace = file.get("kspace")
         if not isinstance(kspace, h5py.Dataset):
             raise DataError("the file holds no data set named kspace", private=str(place))
-        values = to_array(np.asarray(kspace))
+        values = _numbers(np.asarray(kspace))
         known = {name: np.asarray(file[name]) for name in BESIDE if name in file}
         header = np.asarray(file.get("ismrmrd_header")).item() if "ismrmrd_header" in file else None
     values = _shaped(values, dims, single_coil=True)

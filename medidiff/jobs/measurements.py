@@ -62,7 +62,7 @@ def open_measurement(
 
 def _opened(given: object, beside: Mapping[str, object], model: Model, kind: Kind) -> Opened:
     space = model.spec.space
-    mine = {name: read_array(name, each) for name, each in beside.items()}
+    mine = {name: _beside(name, each) for name, each in beside.items()}
     raw = read_raw(given, space.dims, mine)
     check_values(raw.values, kind)
     check_places(raw.beside)
@@ -86,6 +86,13 @@ def _opened(given: object, beside: Mapping[str, object], model: Model, kind: Kin
         shape, ratio, away = space.size, (1.0,) * space.dims, (0,) * space.dims
     grid_affine = _model_affine(affine, shape, ratio, space.size, away)
     return Opened(_cases(slices, shape, affine, grid_affine, model, raw.content, located), affine)
+
+
+def _beside(name: str, given: object) -> NDArray[Any]:
+    try:
+        return read_array(name, given)
+    except DataError as error:
+        raise DataError(f"{name} {error}", private=error.private) from None
 
 
 def _spacing(raw: Raw, more: dict[str, NDArray[Any]], space: Space) -> tuple[float, ...]:

@@ -316,6 +316,40 @@ def test_inpainting_leaves_the_scan_as_it_is_outside_of_the_hole(
         medidiff.run("inpaint", model, tmp_path / "scan.nii.gz", mask=hole[:-1], mismatch="warn")
 
 
+def test_a_mask_lies_where_its_affine_says(model: Model, tmp_path: Path) -> None:
+    """A mask that was saved with its first axis the other way round names the same voxels."""
+    scan, hole = blob() + 3.3, np.zeros(SIZE, np.uint8)
+    hole[4:9, 15:22] = 1
+    back = np.diag([-1.0, 1, 1, 1])
+    back[0, 3] = SIZE[0] - 1
+    moved = np.eye(4)
+    moved[0, 3] = 2.0
+    files = {"scan": (scan, np.eye(4)), "back": (hole[::-1], back), "moved": (hole, moved)}
+    files |= {"nothing": (0 * hole, np.eye(4))}
+    for name, (values, affine) in files.items():
+        nibabel.save(nibabel.Nifti1Image(values, affine), tmp_path / f"{name}.nii.gz")
+
+    def filled(mask: object) -> np.ndarray:
+        return medidiff.run(
+            "inpaint", model, tmp_path / "scan.nii.gz", mask=mask, posterior=FEW
+        ).image[0]
+
+    assert np.array_equal(filled(tmp_path / "back.nii.gz") != scan, hole > 0)
+    np.save(tmp_path / "hole.npy", hole)
+    assert np.array_equal(filled(tmp_path / "hole.npy") != scan, hole > 0)
+    for mask, said in {
+        tmp_path / "moved.nii.gz": "the mask lies elsewhere than the scan",
+        tmp_path / "nothing.nii.gz": "the mask is 0 everywhere",
+        tmp_path / "no.nii.gz": "the mask cannot be read: there is no such file",
+        tmp_path / "no.npy": "the mask cannot be read .there is no such file",
+        "masks": "the mask cannot be read",
+    }.items():
+        with pytest.raises(DataError, match=f"input 1: {said}"):
+            filled(mask)
+    with pytest.raises(DataError, match="the mask holds NaN"):
+        filled(np.full(SIZE, np.nan))
+
+
 def test_a_forgotten_mask_is_told(model: Model, tmp_path: Path) -> None:
     nibabel.save(nibabel.Nifti1Image(blob(), np.eye(4)), tmp_path / "scan.nii.gz")
     said = "no mask says what is missing"

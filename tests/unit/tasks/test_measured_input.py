@@ -142,7 +142,7 @@ def test_files_that_cannot_be_read_are_refused_without_their_names(
     assert "DOE" not in str(told.value)
     assert "DOE" in str(told.value.private)
     if suffix != ".h5":
-        with pytest.raises(DataError, match="the mask cannot be read") as told:
+        with pytest.raises(DataError, match="measurement 1: mask cannot be read") as told:
             open_measurement(GOOD, {"mask": file}, model(), 1)
         assert "DOE" not in str(told.value)
 
