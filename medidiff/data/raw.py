@@ -44,8 +44,9 @@ class Raw:
 
     @property
     def content(self) -> str:
-        """SHA-256 of the values."""
-        return hashlib.sha256(np.ascontiguousarray(self.values).tobytes()).hexdigest()
+        """SHA-256 of the values in single precision, in which they are used."""
+        number = np.complex64 if self.values.dtype.kind == "c" else np.float32
+        return hashlib.sha256(np.ascontiguousarray(self.values, number).tobytes()).hexdigest()
 
 
 NOTHING: Mapping[str, NDArray[Any]] = {}

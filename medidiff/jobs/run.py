@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 from medidiff.data.datasets import Case
 from medidiff.data.decode import is_dicom
@@ -53,19 +56,31 @@ def run_head(
         raise TaskError(
             f"{head.kind} takes no input image; use `medidiff sample` or model.sample(...)"
         )
-    if n < 1:
-        raise TaskError(f"the number of samples must be at least 1, found {n}")
+    if not isinstance(n, int | np.integer) or n < 1:
+        raise TaskError(f"the number of samples is a whole number of at least 1, found {n!r}")
     results: list[Result] = []
     for index, files in enumerate(inputs):
         if head.needs().measurement:
             parts = on_tiles(model, how)
             results.append(_measured(head, parts, files, beside or {}, n, seed, index, report))
         else:
+            check_files(head, files)
             fitted = fitted_to(model, files, how, index + 1)
             case = case_of_files(fitted, files, mismatch, index + 1, head.needs(), beside)
             results += _solved(head, fitted, [case], n, seed, _digests(files), report.progress)
         report.progress(head.kind, index + 1, len(inputs))
     return results
+
+
+def check_files(head: Head, files: Files) -> None:
+    """Errors: TaskError for an array, which would not say where the scan lies."""
+    for file in files:
+        if not isinstance(file, str | os.PathLike):
+            raise TaskError(
+                f"{head.kind} takes a scan's file (NIfTI, DICOM, PNG and others), found "
+                f"{type(file).__name__}; only reconstruct takes arrays. Save it with its affine "
+                "first (nibabel.Nifti1Image)"
+            )
 
 
 def _solved(

@@ -376,6 +376,22 @@ def test_super_resolution_gives_a_finer_grid_over_the_same_field(
     assert np.abs(means - coarse).max() < 0.1 * coarse.max()
 
 
+def test_the_same_numbers_in_another_precision_give_the_same_image(model: Model) -> None:
+    given = noisy(kspace_of(blob())) * lines(SIZE)
+    one, other = (
+        medidiff.run("reconstruct", model, values, posterior=FEW).image
+        for values in (given, given.astype(np.complex128))
+    )
+    assert np.array_equal(one, other)
+
+
+def test_an_array_where_a_scan_is_asked_for_and_half_a_sample_are_refused(model: Model) -> None:
+    with pytest.raises(TaskError, match=r"denoise takes a scan's file .* found ndarray"):
+        medidiff.run("denoise", model, blob())
+    with pytest.raises(TaskError, match=r"a whole number of at least 1, found 2\.5"):
+        medidiff.run("reconstruct", model, blob(), n=2.5)  # type: ignore[call-overload]
+
+
 def test_one_sample_or_the_mean_alone(model: Model, tmp_path: Path) -> None:
     given = noisy(kspace_of(blob())) * lines(SIZE)
     every, mean, one = (
