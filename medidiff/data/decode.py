@@ -87,7 +87,7 @@ def told_without_names(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise DataError("there is no such file", private=str(error)) from None
-    except UnusableError as error:
+    except (UnusableError, DataError) as error:
         raise DataError(str(error), private=f"{path}: {error}") from None
     except (
         Exception

@@ -50,11 +50,13 @@ def images(
     origin: Origin,
     made: Making,
     index: int = 1,
+    sides_mm: NDArray[np.floating] | None = None,
 ) -> list[Dataset]:
     """The objects of one series, the `index`-th of its result.
 
     Shapes: `array` is (*space) with two or three axes. Units: `affine` 4 x 4, RAS+, mm; None where
-    nothing is known of where it lies.
+    nothing is known of where it lies: then it is shown as it is, the third axis across the planes,
+    and `sides_mm` may say how far its rows and columns lie apart.
     Errors: DataError for values or a geometry that DICOM cannot hold, and for an image that does
     not lie on its source's voxels (see `Origin.place`).
     """
@@ -78,6 +80,8 @@ def images(
         put(data, facts_of(kind, frame, planes.on_source) | shared | {"InstanceNumber": number})
         data.ImageType = image_type(kind, frame)
         put(data, _place(planes, plane, under[plane], kind))
+        if planes.affine is None and sides_mm is not None:
+            data.PixelSpacing = [decimal(side) for side in sides_mm]
         put(data, _pixels(pixels, plane, kind, frame))
         same_units = source is not None and modality == source.modality
         shown = source_windows(frame) if frame and same_units else {}

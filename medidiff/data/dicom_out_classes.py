@@ -78,7 +78,7 @@ def class_of(modality: str, source: SourceSeries | None, planes: int, placed: bo
     """
     if placed and modality in PLACED and (modality != "PT" or _is_pet(source)):
         return PLACED[modality]
-    if planes > 1:
+    if planes > 1 and placed:
         raise DataError(
             f"a volume of modality {modality} cannot be written: CT and MR can, and PET that was "
             "made from a PET series; state the modality that its values are of"

@@ -88,7 +88,7 @@ def planes_of(array: NDArray[Any], affine: Matrix | None, source: SourceSeries |
         same = volume.shape == (len(source.frames), *source.first.frame.shape)
         return Planes(volume, None, same)
     if affine is None:
-        return Planes(volume, None)
+        return Planes(np.moveaxis(volume, -1, 0) if array.ndim == 3 else volume, None)
     # a slice's third column says what lies across it, which here comes first
     stated = affine if array.ndim == 3 else affine[:, [2, 0, 1, 3]]
     lps = to_ras(stated)  # the same two signs lead back

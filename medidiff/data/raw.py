@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,9 @@ from numpy.typing import NDArray
 from medidiff.errors import DataError
 
 SUFFIXES = (".h5", ".hdf5", ".npy", ".npz")
+BESIDE = ("mask", "coils", "phase", "angles", "affine", "spacing_mm")
+"""What a file may say beside its measurement, by these names."""
+BY_CHANCE = 1e-3  # of the samples that were taken, some may be exactly 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,12 +44,19 @@ class Raw:
 
     @property
     def content(self) -> str:
-        """SHA-256 of the values."""
-        return hashlib.sha256(np.ascontiguousarray(self.values).tobytes()).hexdigest()
+        """SHA-256 of the values in single precision, in which they are used."""
+        number = np.complex64 if self.values.dtype.kind == "c" else np.float32
+        return hashlib.sha256(np.ascontiguousarray(self.values, number).tobytes()).hexdigest()
 
 
-def read_raw(given: object, dims: int) -> Raw:
+NOTHING: Mapping[str, NDArray[Any]] = {}
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+
+
+def read_raw(given: object, dims: int, beside: Mapping[str, NDArray[Any]] = NOTHING) -> Raw:
     """Measurements from a file (.h5, .npy, .npz) or an array, for images of `dims` dimensions.
+
+    `beside`: what belongs to them and is not in the file, or is to stand for what is there.
 
     A single slice and a single coil may be left out of the shape; an array of one axis more than a
     coil's picture is coils, of two more slices and coils. fastMRI's single-coil files have slices
@@ -53,16 +64,16 @@ def read_raw(given: object, dims: int) -> Raw:
     Errors: DataError without the file's name in its text.
     """
     if not isinstance(given, str | os.PathLike):
-        return Raw(_shaped(to_array(given), dims, None))
+        return Raw(_shaped(_numbers(given), dims, None), beside)
     place = Path(given)
     try:
-        if place.suffix in (".h5", ".hdf5"):
-            return _hdf5(place, dims)
-        if place.suffix in (".npy", ".npz"):
-            return _numpy(place, dims)
-    except (OSError, ValueError, KeyError, EOFError, ElementTree.ParseError) as error:
+        if place.suffix.lower() in (".h5", ".hdf5"):
+            return _hdf5(place, dims, beside)
+        if place.suffix.lower() in (".npy", ".npz"):
+            return _numpy(place, dims, beside)
+    except UNREADABLE as error:
         raise DataError(
-            f"the measurement cannot be read ({type(error).__name__})", private=f"{place}: {error}"
+            f"the measurement cannot be read ({_reason(error)})", private=f"{place}: {error}"
         ) from None
     raise DataError(
         f"measurements are read from {', '.join(SUFFIXES)}, not {place.suffix or 'a folder'}",
@@ -70,21 +81,40 @@ def read_raw(given: object, dims: int) -> Raw:
     )
 
 
-def read_array(given: object) -> NDArray[Any]:
-    """What belongs to a measurement, such as a mask, from a .npy file or an array.
+def read_array(name: str, given: object) -> NDArray[Any]:
+    """What belongs to a measurement and is called `name`, such as a mask: from a .npy file, from
+    the array of that name (or the only one) in a .npz file, or an array.
 
-    Errors: DataError without the file's name in its text.
+    Errors: DataError without the file's name in its text, to be read after the array's name.
     """
     if not isinstance(given, str | os.PathLike):
         return to_array(given)
     try:
-        return np.load(Path(given), allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        loaded = np.load(Path(given), allow_pickle=False)
+        return to_array(loaded if isinstance(loaded, np.ndarray) else _of_that_name(loaded, name))
+    except UNREADABLE as error:
         raise DataError(
-            f"an array beside the measurement cannot be read ({type(error).__name__}); it is a "
-            ".npy file",
+            f"cannot be read ({_reason(error)}); it is a .npy file, or a .npz file with an array "
+            f"called {name}",
             private=f"{given}: {error}",
         ) from None
+
+
+def _of_that_name(file: Any, name: str) -> NDArray[Any]:
+    with file:
+        return file[file.files[0] if len(file.files) == 1 else name]
+
+
+def _reason(error: BaseException) -> str:
+    """In a user's words, without a file's name."""
+    match error:
+        case FileNotFoundError():
+            return "there is no such file"
+        case PermissionError() | IsADirectoryError():
+            return str(error.strerror).lower()
+        case ValueError() if "pickle" in str(error):
+            return "it holds no plain array of numbers, and nothing pickled is opened"
+    return f"{type(error).__name__}: it is damaged, cut short or of another kind"
 
 
 def to_array(given: Any) -> NDArray[Any]:
@@ -93,8 +123,15 @@ def to_array(given: Any) -> NDArray[Any]:
         given = given.detach().cpu()
     found = np.asarray(given)
     if found.dtype.kind not in "fciub" or found.ndim == 0:
-        raise DataError(f"expected an array of numbers, found {found.dtype} of {found.shape}")
+        raise DataError(f"is no array of numbers: found {found.dtype} of {found.shape}")
     return found
+
+
+def _numbers(given: Any) -> NDArray[Any]:
+    try:
+        return to_array(given)
+    except DataError as error:
+        raise DataError(f"the measurement {error}") from None
 
 
 def _shaped(values: NDArray[Any], dims: int, single_coil: bool | None) -> NDArray[Any]:
@@ -112,10 +149,10 @@ def _shaped(values: NDArray[Any], dims: int, single_coil: bool | None) -> NDArra
     )
 
 
-def _numpy(place: Path, dims: int) -> Raw:
+def _numpy(place: Path, dims: int, beside: Mapping[str, NDArray[Any]]) -> Raw:
     loaded = np.load(place, allow_pickle=False)
     if isinstance(loaded, np.ndarray):
-        return Raw(_shaped(loaded, dims, None))
+        return Raw(_shaped(_numbers(loaded), dims, None), beside)
     with loaded as file:
         names = {name: file[name] for name in file.files}
     values = names.pop("kspace", names.pop("sinogram", None))
@@ -125,12 +162,11 @@ def _numpy(place: Path, dims: int) -> Raw:
             "kspace or sinogram",
             private=str(place),
         )
-    spacing = names.pop("spacing_mm", None)
-    given = None if spacing is None else tuple(float(mm) for mm in np.ravel(spacing))
-    return Raw(_shaped(values, dims, None), names, given)
+    known = {name: to_array(each) for name, each in names.items() if name in BESIDE}
+    return Raw(_shaped(_numbers(values), dims, None), _together(known, beside))
 
 
-def _hdf5(place: Path, dims: int) -> Raw:
+def _hdf5(place: Path, dims: int, beside: Mapping[str, NDArray[Any]]) -> Raw:
     """fastMRI's layout: kspace (slice[, coil], *space), mask along the last axis, a header.
 
     Voxels of `spacing_mm` count where there is no header."""
@@ -140,16 +176,23 @@ def _hdf5(place: Path, dims: int) -> Raw:
         kspace = file.get("kspace")
         if not isinstance(kspace, h5py.Dataset):
             raise DataError("the file holds no data set named kspace", private=str(place))
-        values = np.asarray(kspace)
-        known = ("mask", "coils", "spacing_mm")
-        beside = {name: np.asarray(file[name]) for name in known if name in file}
+        values = _numbers(np.asarray(kspace))
+        known = {name: np.asarray(file[name]) for name in BESIDE if name in file}
         header = np.asarray(file.get("ismrmrd_header")).item() if "ismrmrd_header" in file else None
     values = _shaped(values, dims, single_coil=True)
-    spacing = beside.pop("spacing_mm", None)
     if header is None or dims == 3:
-        stated = None if spacing is None else tuple(float(mm) for mm in np.ravel(spacing))
-        return Raw(values, beside, stated)
-    return without_oversampling(values, beside, header_of(header))
+        return Raw(values, _together(known, beside))
+    known.pop("spacing_mm", None)
+    return without_oversampling(values, _together(known, beside), header_of(header))
+
+
+def _together(
+    known: Mapping[str, NDArray[Any]], beside: Mapping[str, NDArray[Any]]
+) -> dict[str, NDArray[Any]]:
+    """What a file says, but where the caller says otherwise; of the grid one of them says all."""
+    grid = {"affine", "spacing_mm"}
+    dropped = grid if grid & set(beside) else set()
+    return {**{name: each for name, each in known.items() if name not in dropped}, **beside}
 
 
 @dataclass(frozen=True)
@@ -162,15 +205,28 @@ class Header:
 
 
 def header_of(text: bytes | str) -> Header:
-    """The encoded matrix, its field of view and the matrix of the images. x is read out."""
-    root = ElementTree.fromstring(text)
+    """The encoded matrix, its field of view and the matrix of the images. x is read out.
+
+    Errors: DataError for a header that does not say them.
+    """
+    try:
+        root = ElementTree.fromstring(text)
+    except ElementTree.ParseError:
+        raise DataError("the file's ismrmrd_header is no XML") from None
     space = root.tag.partition("}")[0] + "}" if root.tag.startswith("{") else ""
 
     def numbers(of: str, what: str) -> list[float]:
         found = root.find(f"{space}encoding/{space}{of}/{space}{what}")
-        if found is None:
-            raise KeyError(f"{of}/{what}")
-        return [float(found.findtext(f"{space}{axis}") or 0) for axis in "xyz"]
+        said = [] if found is None else [found.findtext(f"{space}{axis}") or "" for axis in "xyz"]
+        try:
+            sides = [float(side) for side in said]
+        except ValueError:
+            sides = []
+        if not sides or min(sides) <= 0:
+            raise DataError(
+                f"the file's ismrmrd_header does not say the {of}'s {what}: x, y and z above 0"
+            )
+        return sides
 
     encoded, shown = numbers("encodedSpace", "matrixSize"), numbers("reconSpace", "matrixSize")
     x, y, z = numbers("encodedSpace", "fieldOfView_mm")
@@ -180,29 +236,54 @@ def header_of(text: bytes | str) -> Header:
 def without_oversampling(
     values: NDArray[Any], beside: Mapping[str, NDArray[Any]], header: Header
 ) -> Raw:
-    """The read-out axis (the first of space), which is sampled fully, cut to what is shown.
+    """The read-out axis (the first of space), where it is sampled fully, cut to what is shown.
 
     Its k-space is brought to as many samples as the images have, which takes away what lies
-    outside of them and changes nothing inside.
+    outside of them and changes nothing inside; maps beside it that are as long are cut. A read-out
+    of which part is missing (a partial echo, a mask that varies along it) stays as it is.
     """
     read, lines = values.shape[-2:]
     shown = min(header.shown[0], read)
+    x_mm, y_mm, z_mm = header.encoded_mm
+    spacing = (x_mm / read, y_mm / lines, z_mm)
+    kept = (shown, min(header.shown[1], lines))
+    if not _read_fully(values, beside.get("mask")):
+        return Raw(values, _with_seen(values, beside), spacing, kept)
     axis = values.ndim - 2
     images = _transformed(values, axis, np.fft.ifft)
     start = read // 2 - shown // 2
-    cut = np.take(images, range(start, start + shown), axis=axis)
-    beside = {
-        name: np.take(each, range(start, start + shown), axis=-2) if name == "coils" else each
+    window = range(start, start + shown)
+    cut = np.take(images, window, axis=axis)
+    mine = {
+        name: np.take(each, window, axis=-2) if _as_long(name, each, read) else each
         for name, each in beside.items()
     }
-    x_mm, y_mm, z_mm = header.encoded_mm
-    spacing = (x_mm / read, y_mm / lines, z_mm)
-    return Raw(
-        _transformed(cut, axis, np.fft.fft).astype(values.dtype),
-        beside,
-        spacing,
-        (shown, min(header.shown[1], lines)),
-    )
+    return Raw(_transformed(cut, axis, np.fft.fft).astype(values.dtype), mine, spacing, kept)
+
+
+def _with_seen(
+    values: NDArray[Any], beside: Mapping[str, NDArray[Any]]
+) -> Mapping[str, NDArray[Any]]:
+    """A mask of lines says nothing of places along them: what is 0 in all coils was not taken."""
+    mask = beside.get("mask")
+    if mask is None or mask.ndim > 1 or len(mask) != values.shape[-1]:
+        return beside
+    return {**beside, "mask": (values != 0).any(axis=(0, 1)) & (mask != 0)}
+
+
+def _as_long(name: str, each: NDArray[Any], read: int) -> bool:
+    return name in ("coils", "phase", "mask") and each.ndim > 1 and each.shape[-2] == read
+
+
+def _read_fully(values: NDArray[Any], mask: NDArray[Any] | None) -> bool:
+    """Whether each line that was sampled was sampled all along; k-space (slice, coil, read, line).
+
+    A few samples may be 0 by chance."""
+    if mask is not None and mask.ndim > 1 and (mask != mask[..., :1, :]).any():
+        return False
+    seen = (values != 0).any(axis=(0, 1))
+    taken = seen[:, seen.any(axis=0)]
+    return bool(taken.mean() > 1 - BY_CHANCE) if taken.size else True
 
 
 def _transformed(values: NDArray[Any], axis: int, transform: Any) -> NDArray[Any]:

@@ -15,10 +15,12 @@ from medidiff.data.checks import check_manifest
 from medidiff.data.contents import file_digest
 from medidiff.data.datasets import Case, CaseSet, load_case
 from medidiff.data.fitness import fits
-from medidiff.data.images import load_image, make_image
+from medidiff.data.images import Original, load_image, make_image, original_of
 from medidiff.data.manifest import read_manifest
 from medidiff.data.options import Space
+from medidiff.data.raw import read_array
 from medidiff.data.rows import first_problems, told_together
+from medidiff.data.same_grid import onto_grid
 from medidiff.data.transforms import to_space
 from medidiff.errors import DataError, TaskError
 from medidiff.jobs.reporting import Reporter
@@ -171,23 +173,51 @@ def _beside(
     Errors: DataError if it cannot be read or lies on another grid than the scan.
     """
     original = case.original
-    if isinstance(given, str | os.PathLike):
-        try:
-            values = load_image(given).as_tensor()[0]
-        except DataError as error:
-            said = f"input {row}: the {name}: {error}"
-            raise DataError(said, private=error.private) from None
-    else:
-        values = torch.as_tensor(np.asarray(given))
-    values = (values.squeeze() != 0).float()
-    if tuple(values.shape) != original.shape:
-        raise DataError(
-            f"input {row}: the {name} has {tuple(values.shape)} voxels, the scan {original.shape}; "
-            f"give a {name} on the grid of the scan"
-        )
+    try:
+        values = _mask(name, given, original)
+    except DataError as error:
+        said = f"input {row}: the {name} {error}"
+        raise DataError(said, private=error.private) from None
     image = make_image(values[None], original.affine if original.known else None)
     placed = to_space(image, space, "label").as_tensor()
     return {name: placed, "hole": values}
+
+
+def _mask(name: str, given: object, original: Original) -> torch.Tensor:
+    """1 where a mask is not 0, on the grid of a scan.
+
+    Errors: DataError for a mask that names no voxel, is no numbers, or lies on another grid.
+    """
+    lies = None
+    if isinstance(given, str | os.PathLike) and not str(given).lower().endswith((".npy", ".npz")):
+        try:
+            image = load_image(given)
+        except DataError as error:
+            raise DataError(f"cannot be read: {error}", private=error.private) from None
+        lies = original_of(image)
+        values = image.as_tensor().numpy()
+    else:
+        values = read_array(name, given)
+    values = values.reshape([n for n in values.shape if n != 1] or [1])
+    shape = tuple(n for n in original.shape if n != 1)
+    if lies is not None and lies.known and original.known and values.ndim == len(original.shape):
+        turned = onto_grid(values, lies.affine, original.shape, original.affine)
+        if turned is None and values.shape == shape:
+            raise DataError(
+                "lies elsewhere than the scan: their affines differ. Resample it to the grid of "
+                "the scan"
+            )
+        values = values if turned is None else turned
+    if values.shape != shape:
+        raise DataError(
+            f"has {values.shape} voxels, the scan {original.shape}; give a {name} on the grid of "
+            "the scan"
+        )
+    if not values.any():
+        raise DataError("is 0 everywhere: it is not 0 where the scan is missing")
+    if not np.isfinite(values).all():
+        raise DataError("holds NaN or infinite numbers")
+    return torch.from_numpy(values.reshape(original.shape) != 0).float()
 
 
 def input_digest(files: Sequence[Path]) -> str:

@@ -16,6 +16,14 @@ from medidiff.data.intensity import unscaled
 from medidiff.data.options import Space
 from medidiff.data.privacy import SiteKey
 from medidiff.data.raw import Raw, read_array, read_raw
+from medidiff.data.raw_checks import (
+    Kind,
+    check_coils,
+    check_mask,
+    check_places,
+    check_values,
+    laid_out,
+)
 from medidiff.errors import DataError
 from medidiff.jobs.centring import offset_of, rolled
 from medidiff.model import Model
@@ -35,47 +43,58 @@ class Opened:
     """Of the first slice's grid, RAS+ mm; further slices follow along its third axis."""
 
 
-def open_measurement(given: object, beside: Mapping[str, object], model: Model, row: int) -> Opened:
+def open_measurement(
+    given: object,
+    beside: Mapping[str, object],
+    model: Model,
+    row: int,
+    kind: Kind = "cartesian",
+) -> Opened:
     """The cases of one file or array, with what belongs to it.
 
-    Errors: DataError if it cannot be read, or does not go together.
+    Errors: DataError if it cannot be read, is of another kind, or does not go together.
     """
-    space = model.spec.space
-    raw = read_raw(given, space.dims)
-    more = {**raw.beside, **{name: read_array(each) for name, each in beside.items()}}
-    spacing = _spacing(raw, more, space)
-    affine = _affine(more.pop("affine", None), spacing)
     try:
-        _check_finite({"measurement": raw.values, **more})
-        values = torch.from_numpy(np.ascontiguousarray(raw.values))
-        if values.is_complex():
-            measured = tuple(values.shape[2:])
-            grid = _grid(measured, spacing, model)
-            slices = _kspace(values.to(torch.complex64), more, grid)
-            away = offset_of(slices, space.size)
-            slices = [rolled(each, away) for each in slices]
-            ratio = tuple(n / m for n, m in zip(measured, grid, strict=True))
-            shape = raw.kept or measured
-        else:
-            _check_pixels(affine, spacing, space)
-            slices = _sinograms(values.float(), more)
-            shape, ratio, away = space.size, (1.0,) * space.dims, (0,) * space.dims
+        return _opened(given, beside, model, kind)
+    except DataError as error:
+        raise DataError(f"measurement {row}: {error}", private=error.private) from None
     except (ValueError, RuntimeError) as error:
         raise DataError(f"measurement {row}: {error}") from None
+
+
+def _opened(given: object, beside: Mapping[str, object], model: Model, kind: Kind) -> Opened:
+    space = model.spec.space
+    mine = {name: _beside(name, each) for name, each in beside.items()}
+    raw = read_raw(given, space.dims, mine)
+    check_values(raw.values, kind)
+    check_places(raw.beside)
+    more = dict(raw.beside)
+    located = "affine" in more
+    spacing = _spacing(raw, more, space)
+    affine = _affine(more.pop("affine", None), spacing)
+    values = torch.from_numpy(np.ascontiguousarray(raw.values))
+    if kind == "cartesian":
+        _check_one_size(affine, spacing, space)
+        measured = tuple(values.shape[2:])
+        grid = _grid(measured, spacing, model)
+        slices = _kspace(values.to(torch.complex64), more, grid)
+        away = offset_of(slices, space.size)
+        slices = [rolled(each, away) for each in slices]
+        ratio = tuple(n / m for n, m in zip(measured, grid, strict=True))
+        shape = raw.kept or measured
+    else:
+        _check_pixels(affine, spacing, space)
+        slices = _sinograms(values.float(), more)
+        shape, ratio, away = space.size, (1.0,) * space.dims, (0,) * space.dims
     grid_affine = _model_affine(affine, shape, ratio, space.size, away)
-    return Opened(_cases(slices, shape, affine, grid_affine, model, raw.content), affine)
+    return Opened(_cases(slices, shape, affine, grid_affine, model, raw.content, located), affine)
 
 
-def _check_finite(arrays: Mapping[str, NDArray[Any]]) -> None:
-    for name, values in arrays.items():
-        missing = int(np.count_nonzero(~np.isfinite(values)))
-        if missing:
-            raise DataError(
-                f"{missing} of the {values.size} values of the {name} are not finite numbers "
-                "(NaN or infinite): leave them out by the mask, with 0 in their place"
-                if name == "measurement"
-                else f"{missing} of the {values.size} values of {name} are not finite numbers"
-            )
+def _beside(name: str, given: object) -> NDArray[Any]:
+    try:
+        return read_array(name, given)
+    except DataError as error:
+        raise DataError(f"{name} {error}", private=error.private) from None
 
 
 def _spacing(raw: Raw, more: dict[str, NDArray[Any]], space: Space) -> tuple[float, ...]:
@@ -95,11 +114,21 @@ def _lengths(affine: NDArray[Any]) -> tuple[float, ...]:
 def _affine(given: NDArray[Any] | None, spacing: tuple[float, ...]) -> NDArray[np.float64]:
     """The stated one, or axes with the given size of voxels, voxel 0 at the origin."""
     if given is not None:
-        if given.shape != (4, 4):
-            raise DataError(f"an affine is 4 x 4, not {given.shape}")
         return np.asarray(given, np.float64)
     steps = [*spacing, 1.0, 1.0, 1.0][:3]
     return np.diag([*steps, 1.0])
+
+
+def _check_one_size(affine: NDArray[np.float64], spacing: tuple[float, ...], space: Space) -> None:
+    """Errors: DataError where the affine's voxels are not those that are stated beside it."""
+    if len(spacing) < space.dims:
+        raise DataError(f"spacing_mm has {space.dims} sizes or more, found {_written(spacing)}")
+    found = _lengths(affine)
+    if not np.allclose(found[: len(spacing)], spacing[:3], rtol=SAME_SPACING):
+        raise DataError(
+            f"the affine's voxels are of {_written(found)} mm and spacing_mm says "
+            f"{_written(spacing)}: leave one of them out"
+        )
 
 
 def _check_pixels(affine: NDArray[np.float64], spacing: tuple[float, ...], space: Space) -> None:
@@ -129,17 +158,23 @@ def _kspace(
 ) -> list[dict[str, torch.Tensor]]:
     """K-space, mask and what is given of coils and phase, for each slice, in the model's voxels."""
     space = tuple(values.shape[2:])
+    shape = tuple(values.shape)
     if "mask" in more:
-        mask = torch.from_numpy(np.ascontiguousarray(more["mask"])) != 0
+        mask = torch.from_numpy(laid_out("mask", more["mask"], shape) != 0)
         mask = torch.broadcast_to(mask, (len(values), 1, *space)).float()
     else:
         mask = (values != 0).any(1, keepdim=True).float()
+    check_mask(mask.numpy())
     fields: dict[str, torch.Tensor] = {}
     for name in ("coils", "phase"):
         if name in more:
-            each = torch.from_numpy(np.ascontiguousarray(more[name]))
+            each = torch.from_numpy(np.ascontiguousarray(laid_out(name, more[name], shape)))
             wanted = values.shape[1] if name == "coils" else 1
             fields[name] = torch.broadcast_to(each, (len(values), wanted, *space)).clone()
+    if "coils" in fields:
+        check_coils(fields["coils"].numpy())
+    if "phase" in fields and fields["phase"].is_complex():
+        raise DataError("the phase is complex: give its angle in radians")
     if grid != space:
         values, mask = (_resized(each, grid) for each in (values, mask))
         fields = {name: _regridded(each, grid) for name, each in fields.items()}
@@ -207,9 +242,10 @@ def _cases(
     grid_affine: NDArray[np.float64],
     model: Model,
     content: str,
+    located: bool,
 ) -> tuple[Case, ...]:
     space, key = model.spec.space, SiteKey.load()
-    original = Original(shape, affine, True, model.spec.modality, (0.0,))
+    original = Original(shape, affine, located, model.spec.modality, (0.0,), sized=not located)
     made = []
     for index, beside in enumerate(slices):
         made.append(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 from medidiff.data.datasets import Case
 from medidiff.data.decode import is_dicom
@@ -56,8 +59,8 @@ def run_head(
         raise TaskError(
             f"{head.kind} takes no input image; use `medidiff sample` or model.sample(...)"
         )
-    if n < 1:
-        raise TaskError(f"the number of samples must be at least 1, found {n}")
+    if not isinstance(n, int | np.integer) or n < 1:
+        raise TaskError(f"the number of samples is a whole number of at least 1, found {n!r}")
     results: list[Result] = []
     for index, files in enumerate(inputs):
         with kept_warnings() as told:
@@ -65,6 +68,7 @@ def run_head(
                 parts = on_tiles(model, how)
                 found = [_measured(head, parts, files, beside or {}, n, seed, index, report)]
             else:
+                check_files(head, files)
                 fitted = fitted_to(model, files, how, index + 1)
                 case = case_of_files(fitted, files, mismatch, index + 1, head.needs(), beside)
                 digest = _digests(files)
@@ -74,6 +78,17 @@ def run_head(
         ]
         report.progress(head.kind, index + 1, len(inputs))
     return results
+
+
+def check_files(head: Head, files: Files) -> None:
+    """Errors: TaskError for an array, which would not say where the scan lies."""
+    for file in files:
+        if not isinstance(file, str | os.PathLike):
+            raise TaskError(
+                f"{head.kind} takes a scan's file (NIfTI, DICOM, PNG and others), found "
+                f"{type(file).__name__}; only reconstruct takes arrays. Save it with its affine "
+                "first (nibabel.Nifti1Image)"
+            )
 
 
 def _solved(
@@ -119,7 +134,8 @@ def _measured(
     """The image of one measurement: its slices, some at a time, as one volume."""
     if len(given) != 1:
         raise TaskError(f"a measurement is one file or array; {len(given)} given")
-    opened = open_measurement(given[0], beside, model, index + 1)
+    kind = head.needs().measurement or "cartesian"
+    opened = open_measurement(given[0], beside, model, index + 1, kind)
     digest = opened.cases[0].content.split()[0]
     slices: list[Result] = []
     for first in range(0, len(opened.cases), SLICES):

@@ -8,6 +8,7 @@ never imports anything.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from importlib.metadata import entry_points
 from typing import TypeAlias, cast, get_args
 
@@ -73,6 +74,11 @@ def head_and_beside(name: str, given: Mapping[str, object]) -> tuple[Head, dict[
 
     Errors: as `head`.
     """
-    names = head(name, {}).needs().beside
+    plain = head(name, {})
+    names = plain.needs().beside
+    known = [each.name for each in fields(plain) if each.name != "kind"]  # type: ignore[arg-type]
+    for key in given:
+        if key not in (*known, *names):
+            raise TaskError(f"{name}: {key}: unknown key; {options.nearest(key, [*known, *names])}")
     beside = {key: value for key, value in given.items() if key in names and value is not None}
     return head(name, {key: value for key, value in given.items() if key not in names}), beside

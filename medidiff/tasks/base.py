@@ -18,9 +18,10 @@ from torch import Tensor
 
 from medidiff import options
 from medidiff.data.datasets import Case, inside, restore
+from medidiff.data.raw_checks import Kind
 from medidiff.errors import TaskError
 from medidiff.evaluation.bootstrap import Interval
-from medidiff.evaluation.calibration import Calibration
+from medidiff.evaluation.calibration import Calibration, central_interval, interval_share
 from medidiff.inverse import AnyLikelihood, Gaussian, Refit
 from medidiff.model import Model
 from medidiff.physics import LinearOperator
@@ -51,8 +52,8 @@ class Needs:
     """What may be given with a scan, by name: files or arrays, such as a mask."""
     coarser: int | tuple[int, ...] = 1
     """How many times larger than the model's the voxels of the given scan are, along each axis."""
-    measurement: bool = False
-    """Whether what is given is no image but what a scanner measures (k-space, a sinogram)."""
+    measurement: Kind | None = None
+    """What is given where it is no image but what a scanner measures: k-space, or sinograms."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -346,10 +347,14 @@ def finish(
             "samples": n,
             "forward_equivalents": solution.nfe if solution.cost is None else solution.cost,
             "uncertainty": "uncalibrated" if maps else "none",
+            **({"interval": round(interval_share(n), 4)} if maps else {}),
             **solution.facts,
         }
-        modality, known = case.original.modality or model.spec.modality, case.original.known
-        results.append(Result(image, affine, provenance, maps, samples, modality, known))
+        came = case.original
+        modality = came.modality or model.spec.modality
+        results.append(
+            Result(image, affine, provenance, maps, samples, modality, came.known, came.sized)
+        )
     return results
 
 
@@ -375,9 +380,8 @@ def _maps(case: Case, drawn: Tensor, filled: Filled | None) -> dict[str, NDArray
 def _spread_of(case: Case, drawn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(standard deviation, lower and upper end) of part of the samples, in intensity units."""
     values = torch.stack([_intensities(case, x) for x in drawn])
-    # torch's own takes 16 million numbers at most
-    ends = np.quantile(values.numpy(), (0.05, 0.95), axis=0).astype(np.float32)
-    low, high = map(torch.from_numpy, ends)
+    ends = central_interval(values.numpy())
+    low, high = (torch.from_numpy(end.astype(np.float32)) for end in ends)
     return values.std(0), low, high
 
 

@@ -55,6 +55,7 @@ from medidiff.tasks.restoration import (
 )
 from medidiff.tasks.room import at_once, parts_of
 
+LEAST = 1e-6  # window widths; an image that is even has the noise of its rounding
 PHASE_POINTS = 129  # of the table that a von Mises angle is looked up in
 ANGLES = 2**17  # at a time: their tables take a gigabyte
 LEVELS = {
@@ -278,21 +279,29 @@ class Denoising:
         if self._level_told != "estimate":
             told = float(self._level_told)
             return told if self._counted is None else self._counted.law.sigma(told)
-        if self._counted is not None:
-            found = self._counted.level(image, case)
-        elif self.noise == "gaussian":
-            found = estimate_gaussian(image) / WINDOW
-        else:
-            found = (
-                estimate_rician((image - signal_zero([case], image[None])[0]).clamp_min(0)) / WINDOW
-            )
-        if not 0 < found < 10:
+        try:
+            found = self._estimated(image, case)
+        except ValueError as error:  # of an image that is even, or too small
+            raise TaskError(
+                f"the noise level of this image cannot be estimated ({error}); state it with "
+                f"{_told_by(self.noise)}"
+            ) from None
+        if not LEAST < found < 10:
             raise TaskError(
                 f"the noise level of this image was estimated as {found:g} of the intensity "
                 "window, which cannot be right (masked or denoised already?); state it with "
                 f"{_told_by(self.noise)}"
             )
         return found
+
+    def _estimated(self, image: Tensor, case: Case) -> float:
+        """In window widths."""
+        if self._counted is not None:
+            return self._counted.level(image, case)
+        if self.noise == "gaussian":
+            return estimate_gaussian(image) / WINDOW
+        signal = image - signal_zero([case], image[None])[0]
+        return estimate_rician(signal.clamp_min(0)) / WINDOW
 
     def _point(self, problem: Problem, model: Model, seed: int) -> tuple[Tensor, int]:
         """(posterior mean, network calls), in model units."""

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pydicom import Dataset
 
 from medidiff.data.dicom_out import images
@@ -73,8 +75,13 @@ def _with_modality(origin: Origin, result: Result) -> Origin:
 
 def _channel(result: Result, channel: int, origin: Origin, when: datetime, number: int) -> Series:
     affine = result.affine if result.placed else None
+    sides = np.linalg.norm(result.affine[:3, :2], axis=0) if result.sized else None
+
+    def objects(values: NDArray[Any], whose: Origin, made: Making, index: int) -> list[Dataset]:
+        return images(values, affine, whose, made, index, sides)
+
     task = _task(result)
-    main = images(result.image[channel], affine, origin, _making(result, task, when), number)
+    main = objects(result.image[channel], origin, _making(result, task, when), number)
     index = 1
     found: Series = {"image": main}
     beside = replace(origin, beside=main[0])
@@ -82,7 +89,7 @@ def _channel(result: Result, channel: int, origin: Origin, when: datetime, numbe
     for number, sample in enumerate(samples):
         index += 1
         made = _making(result, f"{task} sample {number}", when)
-        found[f"sample-{number:02d}"] = images(sample[channel], affine, beside, made, index)
+        found[f"sample-{number:02d}"] = objects(sample[channel], beside, made, index)
     over = replace(beside, source=source_of(main))  # which refers to the source itself
     for name, values in result.maps.items():
         index += 1
@@ -91,7 +98,7 @@ def _channel(result: Result, channel: int, origin: Origin, when: datetime, numbe
             quantity = Quantity(name, unit_of(origin.modality))
             found[name] = [parametric_map(values[channel], affine, over, made, quantity, index)]
         else:  # a parametric map must say where it lies
-            found[name] = images(values[channel], affine, beside, made, index)
+            found[name] = objects(values[channel], beside, made, index)
     return found
 
 

@@ -78,7 +78,7 @@ class Reconstruction:
 
     def needs(self) -> Needs:
         beside = ("mask", "coils", "phase", "angles", "affine", "spacing_mm")
-        return Needs(beside=beside, measurement=True)
+        return Needs(beside=beside, measurement=self.measurement.kind)
 
     def prepare(self, cases: Sequence[Case], model: Model) -> Problem:
         """The measurement in model units; brightness, phase, coils and noise level from it alone

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,10 @@ from medidiff.model_folder import check_free, sidecar, stem, write_json
 if TYPE_CHECKING:
     from medidiff.data.dicom_out_patient import Patient
     from medidiff.data.dicom_out_protect import Dates
+
+
+OF_SLICES = ("sigma", "counts", "residual")
+"""Lists in the provenance: a number for each case of a batch."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,9 @@ class Result:
     """What the values are of, as DICOM writes it: MR, CT, ..."""
     placed: bool = True
     """Whether the input said where it lies; else `affine` only says the axes."""
+    sized: bool = False
+    """Whether an input that did not say where it lies said how large its voxels are, as `affine`
+    does then."""
 
     def save(self, file: str | os.PathLike[str]) -> list[Path]:
         """Write the image as NIfTI (`file` ends in .nii.gz or .nii), maps beside it, and a
@@ -114,7 +121,8 @@ def stacked(slices: Sequence[Result], affine: NDArray[np.float64]) -> Result:
 
     first = slices[0]
     provenance = {
-        name: _together([each.provenance[name] for each in slices]) for name in first.provenance
+        name: _together(name, [each.provenance[name] for each in slices])
+        for name in first.provenance
     }
     return Result(
         joined([each.image for each in slices]),
@@ -123,17 +131,23 @@ def stacked(slices: Sequence[Result], affine: NDArray[np.float64]) -> Result:
         {name: joined([each.maps[name] for each in slices]) for name in first.maps},
         [joined(each) for each in zip(*(each.samples for each in slices), strict=True)],
         first.modality,
+        first.placed,
+        first.sized,
     )
 
 
-def _together(values: Sequence[object]) -> object:
-    """One list of the slices' own, once each batch of slices; what is the same once."""
+def _together(name: str, values: Sequence[object]) -> object:
+    """One list of the slices' own, once each batch of slices; what is the same once. A volume is
+    calibrated where all of its slices are, and warned of where one is."""
+    if name in OF_SLICES:
+        batches = {id(value): cast(list[object], value) for value in values}  # a batch shares one
+        return [item for value in batches.values() for item in value]
     distinct = [value for index, value in enumerate(values) if value not in values[:index]]
-    if len(distinct) == 1:
-        return distinct[0]
-    if all(isinstance(value, list) for value in distinct):
-        return [item for value in distinct for item in value]  # type: ignore[union-attr]
-    return distinct
+    if name == "uncertainty" and "uncalibrated" in distinct:
+        return "uncalibrated"
+    if name == "warning":
+        distinct = [value for value in distinct if value != "none"] or distinct
+    return distinct[0] if len(distinct) == 1 else distinct
 
 
 def check_nifti_name(place: Path) -> None:

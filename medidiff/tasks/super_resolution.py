@@ -172,6 +172,7 @@ def refined(case: Case, factor: tuple[int, ...]) -> Case:
         original.known,
         original.modality,
         original.background,
+        original.sized,
     )
     return replace(case, affine=finer_affine(grid, factor), original=finer)
 

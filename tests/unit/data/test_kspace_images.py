@@ -129,3 +129,12 @@ def test_undersampled_files_are_left_out_and_told(tmp_path: Path) -> None:
     assert "3 x the k-space is undersampled: its image is made by" in made.text
     assert "ISMRMRD acquisitions" in made.text
     assert made.skipped == 5
+
+
+def test_a_header_that_does_not_say_the_grid_is_named_as_the_cause(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.h5", heads())
+    with h5py.File(path, "a") as file:
+        del file["ismrmrd_header"]
+        file["ismrmrd_header"] = HEADER.replace("<x>64</x>", "<x>0</x>")
+    with pytest.raises(DataError, match="header does not say the encodedSpace's fieldOfView_mm"):
+        load_image(path)

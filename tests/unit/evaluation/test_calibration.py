@@ -8,7 +8,9 @@ from torch import Tensor
 
 from medidiff.evaluation.calibration import (
     calibration,
+    central_interval,
     coverage,
+    interval_share,
     rank_histogram,
     spread_and_error,
 )
@@ -37,6 +39,15 @@ def test_the_quantiles_of_few_draws_would_not() -> None:
     draws, truth = drawn(40)
     low, high = draws.quantile(0.05, 0), draws.quantile(0.95, 0)
     assert float(((truth > low) & (truth < high)).double().mean()) < 0.88
+
+
+@pytest.mark.parametrize(("count", "share"), [(2, 1 / 3), (8, 7 / 9), (19, 0.9), (40, 0.9)])
+def test_the_ends_of_a_map_hold_as_much_as_is_said_of_them(count: int, share: float) -> None:
+    draws, truth = drawn(count)
+    low, high = (torch.from_numpy(end) for end in central_interval(draws.numpy()))
+    assert interval_share(count) == pytest.approx(share)
+    held = ((truth >= low) & (truth <= high)).double().mean()
+    assert float(held) == pytest.approx(share, abs=0.01)
 
 
 @pytest.mark.parametrize(

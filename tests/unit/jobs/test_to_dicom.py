@@ -9,7 +9,12 @@ import nibabel
 import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
-from pydicom.uid import ParametricMapStorage, SegmentationStorage
+from pydicom.uid import (
+    MRImageStorage,
+    ParametricMapStorage,
+    SecondaryCaptureImageStorage,
+    SegmentationStorage,
+)
 
 from medidiff import api, cli
 from medidiff.data.decode import decode
@@ -173,20 +178,40 @@ def test_maps_of_a_picture_without_place_become_images(tmp_path: Path) -> None:
     assert "FrameOfReferenceUID" not in spread
 
 
-def test_slices_of_a_measurement_become_a_volume(tmp_path: Path) -> None:
+@pytest.mark.parametrize("placed", [True, False])
+def test_slices_of_a_measurement_become_a_volume(tmp_path: Path, placed: bool) -> None:
+    """Where nothing says how the body lies DICOM does not say it either: rows and columns are shown
+    as they are, with their size, and no viewer writes left and right beside them."""
     file = tmp_path / "kspace.h5"
     file.write_bytes(b"no image")
+    corner = np.zeros((1, 5, 4), np.float32)
+    corner[0, 0, 3] = 9
     slices = [
-        Result(np.full((1, 5, 4), level, np.float32), np.eye(4), {"kind": "AI-PROCESSED"},
-               modality="MR", placed=False)
+        Result(
+            (corner + level).astype(np.float32),
+            np.eye(4),
+            {"kind": "AI-PROCESSED"},
+            modality="MR",
+            placed=placed,
+            sized=not placed,
+        )
         for level in (1, 2, 3)
-    ]  # fmt: skip
-    volume = stacked(slices, np.diag([1.0, 1.0, 3.0, 1.0]))
+    ]
+    volume = stacked(slices, np.diag([1.0, 2.0, 3.0, 1.0]))
     save_result(volume, [file], tmp_path / "out", "dicom", Patient("77"), "none")
-    found = decode(tmp_path / "out" / "image")
-    assert sorted(np.unique(found.array)) == [1, 2, 3]
-    first = dcmread(tmp_path / "out" / "image" / "0001.dcm")
-    assert (first.Modality, first.PatientID, first.SliceThickness) == ("MR", "77", 3)
+    read = [dcmread(tmp_path / "out" / "image" / f"000{number}.dcm") for number in (1, 2, 3)]
+    first = read[0]
+    assert [int(np.median(each.pixel_array)) for each in read] == [1, 2, 3]
+    assert (first.Modality, first.PatientID) == ("MR", "77")
+    if placed:
+        assert np.unique(decode(tmp_path / "out" / "image").array).size == 6
+        assert (first.SOPClassUID, first.SliceThickness) == (MRImageStorage, 3)
+        return
+    assert first.SOPClassUID == SecondaryCaptureImageStorage
+    assert first.PixelSpacing == [1, 2]
+    assert (first.Rows, first.Columns) == (5, 4)
+    assert first.pixel_array[0, 3] == 10
+    assert "ImageOrientationPatient" not in first
 
 
 def test_two_channels_are_two_series_of_one_patient(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from medidiff.data.datasets import Case
 from medidiff.data.images import Original
 from medidiff.data.intensity import FittedIntensity, unscaled
 from medidiff.data.options import Space
+from medidiff.errors import MedidiffError
 from medidiff.model import Model
 from medidiff.networks import NetworkShape, UNetOptions, build
 from medidiff.spec import ModelSpec
@@ -60,6 +62,19 @@ def test_stratified_draws_are_draws_and_their_mean_scatters_less() -> None:
 def test_options_out_of_range_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="must"):
         Denoising(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("noise", ["gaussian", "rician"])
+@pytest.mark.parametrize("level", [0.0, 0.1])
+def test_an_image_that_is_even_shows_no_noise_to_be_estimated(
+    noise: Literal["gaussian", "rician"], level: float
+) -> None:
+    case = Case(
+        "a", 1, torch.full((1, 64, 64), 2 * level - 1), {}, None, unscaled(1), np.eye(4),
+        Original((64, 64), np.eye(4), True, "MR", (0.0,)), "", {},
+    )  # fmt: skip
+    with pytest.raises(MedidiffError, match="state it with sigma"):
+        Denoising(noise=noise)._level(case.images, case)
 
 
 def test_the_steps_of_samples_are_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,7 @@ from medidiff.tasks.calibrated import keep, verdict
 from medidiff.tasks.cartesian import Cartesian, kind_of, noise_level
 from medidiff.tasks.defaults import Posterior, chosen_for
 from medidiff.tasks.measured import misfit
+from medidiff.tasks.results import Result, stacked
 from medidiff.tasks.simulate import FINER, ring_of_coils
 
 SIZE = (24, 32)
@@ -94,6 +95,8 @@ def test_kspace_is_reconstructed_from_an_array_in_its_own_units(model: Model) ->
     assert np.abs(result.image[0] - image).mean() < 0.15 * image.max()
     said = result.provenance
     assert said["uncertainty"] == "uncalibrated"
+    assert said["interval"] == pytest.approx(1 / 3, abs=1e-4)  # between two samples
+    assert np.array_equal(result.maps["p05"], np.minimum(*result.samples))
     assert said["measurement"] == "mri 4 coils R=1, 1-D mask"
     assert said["forward_equivalents"] == 2 * 3 + 2
     assert float(said["sigma"][0]) == pytest.approx(0.5 / 200, rel=0.4)  # type: ignore[index]
@@ -288,7 +291,7 @@ def test_kspace_without_a_middle_says_so(model: Model) -> None:
 def test_an_unknown_setting_and_option_are_refused(model: Model) -> None:
     with pytest.raises(MedidiffError, match="settings has no 'ct'"):
         medidiff.run("reconstruct", model, kspace_of(blob()), settings=["ct"])
-    with pytest.raises(MedidiffError, match="unknown key"):
+    with pytest.raises(MedidiffError, match="did you mean 'mask'"):
         medidiff.run("reconstruct", model, kspace_of(blob()), maks=lines(SIZE))
 
 
@@ -311,6 +314,40 @@ def test_inpainting_leaves_the_scan_as_it_is_outside_of_the_hole(
     assert (result.maps["std"][0][~outside] > 0).all()
     with pytest.raises(DataError, match="grid of the scan"):
         medidiff.run("inpaint", model, tmp_path / "scan.nii.gz", mask=hole[:-1], mismatch="warn")
+
+
+def test_a_mask_lies_where_its_affine_says(model: Model, tmp_path: Path) -> None:
+    """A mask that was saved with its first axis the other way round names the same voxels."""
+    scan, hole = blob() + 3.3, np.zeros(SIZE, np.uint8)
+    hole[4:9, 15:22] = 1
+    back = np.diag([-1.0, 1, 1, 1])
+    back[0, 3] = SIZE[0] - 1
+    moved = np.eye(4)
+    moved[0, 3] = 2.0
+    files = {"scan": (scan, np.eye(4)), "back": (hole[::-1], back), "moved": (hole, moved)}
+    files |= {"nothing": (0 * hole, np.eye(4))}
+    for name, (values, affine) in files.items():
+        nibabel.save(nibabel.Nifti1Image(values, affine), tmp_path / f"{name}.nii.gz")
+
+    def filled(mask: object) -> np.ndarray:
+        return medidiff.run(
+            "inpaint", model, tmp_path / "scan.nii.gz", mask=mask, posterior=FEW
+        ).image[0]
+
+    assert np.array_equal(filled(tmp_path / "back.nii.gz") != scan, hole > 0)
+    np.save(tmp_path / "hole.npy", hole)
+    assert np.array_equal(filled(tmp_path / "hole.npy") != scan, hole > 0)
+    for mask, said in {
+        tmp_path / "moved.nii.gz": "the mask lies elsewhere than the scan",
+        tmp_path / "nothing.nii.gz": "the mask is 0 everywhere",
+        tmp_path / "no.nii.gz": "the mask cannot be read: there is no such file",
+        tmp_path / "no.npy": "the mask cannot be read .there is no such file",
+        "masks": "the mask cannot be read",
+    }.items():
+        with pytest.raises(DataError, match=f"input 1: {said}"):
+            filled(mask)
+    with pytest.raises(DataError, match="the mask holds NaN"):
+        filled(np.full(SIZE, np.nan))
 
 
 def test_a_forgotten_mask_is_told(model: Model, tmp_path: Path) -> None:
@@ -364,6 +401,22 @@ def test_super_resolution_gives_a_finer_grid_over_the_same_field(
     assert np.abs(means - coarse).max() < 0.1 * coarse.max()
 
 
+def test_the_same_numbers_in_another_precision_give_the_same_image(model: Model) -> None:
+    given = noisy(kspace_of(blob())) * lines(SIZE)
+    one, other = (
+        medidiff.run("reconstruct", model, values, posterior=FEW).image
+        for values in (given, given.astype(np.complex128))
+    )
+    assert np.array_equal(one, other)
+
+
+def test_an_array_where_a_scan_is_asked_for_and_half_a_sample_are_refused(model: Model) -> None:
+    with pytest.raises(TaskError, match=r"denoise takes a scan's file .* found ndarray"):
+        medidiff.run("denoise", model, blob())
+    with pytest.raises(TaskError, match=r"a whole number of at least 1, found 2\.5"):
+        medidiff.run("reconstruct", model, blob(), n=2.5)  # type: ignore[call-overload]
+
+
 def test_one_sample_or_the_mean_alone(model: Model, tmp_path: Path) -> None:
     given = noisy(kspace_of(blob())) * lines(SIZE)
     every, mean, one = (
@@ -390,6 +443,31 @@ def test_a_scan_is_denoised_by_a_posterior_sampler(
     assert set(result.maps) == {"std", "p05", "p95"}
     assert not result.samples
     assert np.abs(result.image[0] - blob()).mean() < 0.1 * 180
+
+
+def test_a_volume_says_of_all_its_slices_what_each_batch_said() -> None:
+    """A batch that is as noisy as the one before is not left out."""
+    good, bad = ([0.1] * 2, "calibrated", "none"), ([0.1] * 2, "uncalibrated", "1 of 2 images")
+
+    def slices(*batches: tuple[list[float], str, str]) -> list[Result]:
+        return [
+            Result(
+                np.zeros((1, 2, 2), np.float32),
+                np.eye(4),
+                {"sigma": levels, "uncertainty": verdict, "warning": warning, "samples": 2},
+            )
+            for levels, verdict, warning in batches
+            for _ in levels
+        ]
+
+    said = stacked(slices(good, (list(good[0]), *bad[1:])), np.eye(4)).provenance
+    assert said == {
+        "sigma": [0.1] * 4,
+        "uncertainty": "uncalibrated",
+        "warning": "1 of 2 images",
+        "samples": 2,
+    }
+    assert stacked(slices(good, good), np.eye(4)).provenance["uncertainty"] == "calibrated"
 
 
 def test_a_result_that_does_not_explain_its_measurement_is_warned_of(model: Model) -> None:

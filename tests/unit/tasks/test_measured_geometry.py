@@ -56,13 +56,14 @@ def sides(affine: np.ndarray) -> list[float]:
 def test_voxels_are_the_models_where_none_are_stated(
     given: np.ndarray, spacing: object, expected: list[float]
 ) -> None:
-    opened = open_measurement(given, {}, model_of(spacing), 1)
+    kind = "cartesian" if given is KSPACE else "radon"
+    opened = open_measurement(given, {}, model_of(spacing), 1, kind)
     assert sides(opened.affine) == expected
     assert sides(opened.cases[0].affine) == expected
 
 
 def stated(given: np.ndarray, **beside: object) -> Opened:
-    return open_measurement(given, beside, model_of(), 1)
+    return open_measurement(given, beside, model_of(), 1, "radon")
 
 
 def test_a_sinogram_is_solved_on_the_models_pixels_and_on_no_others() -> None:

@@ -1,0 +1,212 @@
+"""What a measurement is read from, what is refused of it, and what goes along with a read-out that
+is cut."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from medidiff import cli
+from medidiff.data.intensity import FittedIntensity
+from medidiff.data.options import Space
+from medidiff.data.raw import read_array, read_raw
+from medidiff.data.raw_checks import Kind
+from medidiff.errors import DataError
+from medidiff.jobs.measurements import open_measurement
+from medidiff.model import Model
+from medidiff.networks import NetworkShape, UNetOptions, build
+from medidiff.spec import ModelSpec
+
+SIZE, COILS = (12, 16), 3
+NETWORK = UNetOptions(channels=(4, 8), blocks=1, attention=(False, False), groups=2)
+HEADER = (
+    "<ismrmrdHeader><encoding><encodedSpace><matrixSize><x>24</x><y>16</y><z>1</z></matrixSize>"
+    "<fieldOfView_mm><x>48</x><y>48</y><z>5</z></fieldOfView_mm></encodedSpace><reconSpace>"
+    "<matrixSize><x>12</x><y>16</y><z>1</z></matrixSize></reconSpace></encoding></ismrmrdHeader>"
+)
+Values = np.ndarray
+
+
+@pytest.fixture(autouse=True)
+def _key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDIDIFF_SITE_KEY", "ab" * 32)
+
+
+def model() -> Model:
+    shape = NetworkShape(dims=2)
+    network = build(NETWORK, shape).eval().requires_grad_(False)
+    intensity = FittedIntensity((0.0,), (200.0,), "train", None, (-1.0, 1.0))
+    space = Space(2, SIZE, (2.0, 3.0))
+    return Model(ModelSpec("a", "MR", ("image",), space, intensity, NETWORK, shape), network)
+
+
+def kspace(*shape: int) -> Values:
+    draw = np.random.default_rng(0).standard_normal((2, *shape))
+    return (draw[0] + 1j * draw[1]).astype(np.complex64)
+
+
+def spoilt(values: Values, by: float) -> Values:
+    values = values.copy()
+    values.flat[5] = by
+    return values
+
+
+GOOD = kspace(2, COILS, *SIZE)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "said"),
+    [
+        (spoilt(GOOD, np.nan), "cartesian", r"1 numbers that are NaN .* first at \(0, 0, 0, 5\)"),
+        (spoilt(GOOD, np.inf), "cartesian", "NaN or infinite"),
+        (np.abs(GOOD), "cartesian", r"k-space is complex, found float32 .* join them"),
+        (0 * GOOD, "cartesian", "all samples of the k-space are 0"),
+        (GOOD[:, :0], "cartesian", "the k-space holds nothing"),
+        (GOOD[:0], "cartesian", "the k-space holds nothing"),
+        (GOOD[:1, :1], "radon", "a sinogram is real"),
+        (spoilt(np.ones((6, 24), np.float32), np.nan), "radon", "the sinogram holds 1 numbers"),
+    ],
+)
+def test_values_that_cannot_be_used_are_refused(values: Values, kind: Kind, said: str) -> None:
+    with pytest.raises(DataError, match=f"measurement 3: .*{said}"):
+        open_measurement(values, {}, model(), 3, kind)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "said"),
+    [
+        ("mask", np.ones(15), r"mask of \(15,\) and the k-space of .* it is \(16,\), \(12, 16\)"),
+        ("mask", np.zeros(16), "the mask of slice 0 names no sample"),
+        ("mask", np.full(16, np.nan), "the mask holds 16 numbers that are NaN"),
+        ("mask", np.ones((COILS, *SIZE)), "do not go together"),
+        ("coils", kspace(2, *SIZE), "one map a coil"),
+        ("coils", kspace(*SIZE), "one map a coil"),
+        ("coils", 0 * kspace(COILS, *SIZE), "coil maps are 0 everywhere"),
+        ("phase", kspace(*SIZE), "angle in radians"),
+        ("phase", np.ones(7), "do not go together"),
+        ("spacing_mm", np.array([1.0, 0.0]), "spacing_mm is above 0"),
+        ("spacing_mm", np.array([1.0]), "2 sizes or more"),
+        ("affine", np.zeros((4, 4)), "do not span space"),
+        ("affine", np.eye(3), "4 x 4"),
+    ],
+)
+def test_what_does_not_belong_to_a_measurement_is_refused(
+    name: str, given: Values, said: str
+) -> None:
+    with pytest.raises(DataError, match=said):
+        open_measurement(GOOD, {name: given}, model(), 1)
+
+
+def test_an_affine_and_a_size_of_voxels_that_contradict_it_are_refused() -> None:
+    beside = {"affine": np.diag([2.0, 3, 5, 1]), "spacing_mm": np.array([2.0, 2.0])}
+    with pytest.raises(DataError, match="affine's voxels are of 2 x 3 x 5 mm"):
+        open_measurement(GOOD, beside, model(), 1)
+
+
+def test_masks_and_phases_may_be_one_a_slice() -> None:
+    masks, phases = np.ones((2, *SIZE)), np.zeros((2, *SIZE))
+    masks[1, :, ::2] = 0
+    phases[1] = 0.5
+    opened = open_measurement(GOOD, {"mask": masks, "phase": phases}, model(), 1)
+    for index, case in enumerate(opened.cases):
+        assert np.array_equal(case.beside["mask"][0], masks[index])
+        assert np.allclose(case.beside["phase"][0], phases[index])
+
+
+def damaged(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:100])
+
+
+def absent(file: Path) -> None:
+    file.unlink()
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".h5"])
+@pytest.mark.parametrize("harm", [damaged, absent])
+def test_files_that_cannot_be_read_are_refused_without_their_names(
+    suffix: str, harm: Callable[[Path], None], tmp_path: Path
+) -> None:
+    file = tmp_path / f"DOE{suffix}"
+    if suffix == ".h5":
+        with h5py.File(file, "w") as made:
+            made["kspace"] = GOOD
+    else:
+        (np.save if suffix == ".npy" else np.savez)(file, GOOD)
+    harm(file)
+    with pytest.raises(DataError, match="measurement 1: the measurement cannot be read") as told:
+        open_measurement(file, {}, model(), 1)
+    assert "DOE" not in str(told.value)
+    assert "DOE" in str(told.value.private)
+    if suffix != ".h5":
+        with pytest.raises(DataError, match="measurement 1: mask cannot be read") as told:
+            open_measurement(GOOD, {"mask": file}, model(), 1)
+        assert "DOE" not in str(told.value)
+
+
+def test_what_belongs_to_a_measurement_may_lie_by_name_in_one_file(tmp_path: Path) -> None:
+    np.savez(tmp_path / "all.npz", kspace=GOOD, mask=np.arange(16), note=np.ones(3))
+    assert np.array_equal(read_array("mask", tmp_path / "all.npz"), np.arange(16))
+    raw = read_raw(tmp_path / "all.npz", 2, {"affine": np.eye(4)})
+    assert set(raw.beside) == {"mask", "affine"}
+
+
+def scan(place: Path, values: Values, **more: Values) -> Path:
+    with h5py.File(place / "scan.h5", "w") as file:
+        file["kspace"], file["ismrmrd_header"] = values, HEADER
+        for name, each in more.items():
+            file[name] = each
+    return place / "scan.h5"
+
+
+def test_maps_and_masks_of_a_read_out_that_is_cut_are_cut_with_it(tmp_path: Path) -> None:
+    """They are of the k-space that they are given beside, or of what is shown already."""
+    file, maps = scan(tmp_path, kspace(2, COILS, 24, 16)), kspace(COILS, 24, 16)
+    mask = np.ones((24, 16)) * (np.arange(16) % 3 > 0)
+    for beside in (
+        {"coils": maps, "mask": mask, "phase": np.real(maps[0])},
+        {"coils": maps[:, 6:18], "mask": mask[6:18], "phase": np.real(maps[0, 6:18])},
+    ):
+        raw = read_raw(file, 2, beside)
+        assert raw.values.shape == (2, COILS, *SIZE)
+        assert np.array_equal(raw.beside["coils"], maps[:, 6:18])
+        assert np.array_equal(raw.beside["phase"], np.real(maps[0, 6:18]))
+        opened = open_measurement(file, beside, model(), 1)
+        assert np.array_equal(opened.cases[1].beside["mask"][0] > 0, mask[6:18] > 0)
+
+
+def test_a_read_out_of_which_part_is_missing_is_not_cut(tmp_path: Path) -> None:
+    """A transform along it would spread what is there over what is not."""
+    partial = kspace(2, COILS, 24, 16)
+    partial[:, :, :7] = 0
+    varying = np.ones((24, 16))
+    varying[::2, ::2] = 0
+    for values, beside in ((partial, {}), (kspace(2, COILS, 24, 16), {"mask": varying})):
+        raw = read_raw(scan(tmp_path, values), 2, beside)
+        assert np.array_equal(raw.values, values)
+        assert raw.kept == SIZE
+        assert raw.spacing_mm == (2.0, 3.0, 5.0)
+        (tmp_path / "scan.h5").unlink()
+    raw = read_raw(scan(tmp_path, partial, mask=np.ones(16, np.float32)), 2)
+    assert not raw.beside["mask"][:7].any()  # what a mask of lines says nothing of
+    assert raw.beside["mask"][7:].all()
+
+
+def test_the_command_line_says_it_in_one_line_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MEDIDIFF_HOME", str(tmp_path / "home"))
+    folder, out = model().save(tmp_path / "model"), tmp_path / "out"
+    np.save(tmp_path / "DOE.npy", spoilt(GOOD, np.nan))
+    words = ["run", "reconstruct", str(folder), str(tmp_path / "DOE.npy"), "--out", str(out)]
+    monkeypatch.setattr("sys.argv", ["medidiff", *words])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    told = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert told.startswith("medidiff: measurement 1: the k-space holds 1 numbers that are NaN")
+    assert len(told.splitlines()) == 1
+    assert not out.exists()
