@@ -21,9 +21,11 @@ from medidiff.jobs.reporting import Reporter
 from medidiff.jobs.splits import Splits
 from medidiff.model import Model
 from medidiff.outputs import check_new_folder
+from medidiff.report.accounts import account_lines, metric_lines
 from medidiff.report.pictures import comparison
 from medidiff.report.tables import (
     Better,
+    Ceiling,
     Difference,
     Goal,
     Reference,
@@ -49,6 +51,7 @@ from medidiff.tasks.base import (
 from medidiff.tasks.calibrated import keep
 
 PathLike = str | os.PathLike[str]
+SIMULATED = "What is given is simulated from the split's images: how methods compare, not scanners."
 LEAST_SUBJECTS = 20  # of fewer no map is called calibrated, whatever their coverage
 
 
@@ -63,8 +66,8 @@ class Table:
     """Ours minus the best baseline, and minus each peer, paired by subject."""
     references: Sequence[Reference]
     """Metrics of our population beside two sets of real images of the same size."""
-    goals: Sequence[Goal]
-    """What was to be reached, and whether it was."""
+    goals: Sequence[Goal | Ceiling]
+    """What was to be reached or not to be exceeded, and whether it was."""
     spreads: Sequence[Spread]
     """Whether posterior samples differ as much as they err."""
     text: str
@@ -196,9 +199,11 @@ def make_table(head: Head, found: Benchmarked, peers: Sequence[str] = ()) -> Tab
             differences += paired_difference(
                 _where_run(rows, rivals), metric, ours=OURS, better=better, baselines=rivals
             )
-    references, goals = beside_real(found), goals_of(head, found)
+    references = beside_real(found)
+    goals = [*goals_of(head, found), *limits_of(found, summaries)]
     spreads = [spread_of(each) for each in found.calibrated]
     text = plain_text(summaries, differences, references, goals, spreads)
+    text += "\n" + "".join(f"{line}\n" for line in said_of(head, found))
     text += "".join(f"\n{note}\n" for note in found.notes)
     return Table(rows, summaries, differences, references, goals, spreads, text)
 
@@ -223,6 +228,22 @@ def goals_of(head: Head, found: Benchmarked) -> list[Goal]:
         )
         goals.append(Goal(target.metric, target.least, difference))
     return goals
+
+
+def limits_of(found: Benchmarked, summaries: Sequence[Summary]) -> list[Ceiling]:
+    """Each limit beside what was measured of ours."""
+    return [
+        Ceiling(limit.most, item)
+        for limit in found.limits
+        for item in summaries
+        if (item.setting, item.metric, item.method) == (limit.setting, limit.metric, OURS)
+    ]
+
+
+def said_of(head: Head, found: Benchmarked) -> list[str]:
+    """What the metrics are, and how the figures were made."""
+    made = [SIMULATED] if head.needs().input_images else []
+    return [*metric_lines(head.metrics()), *made, *account_lines(found.accounts)]
 
 
 def spread_of(each: Calibrated) -> Spread:
@@ -282,6 +303,7 @@ def save_table(
         "model": model.spec.name,
         "model_digest": model.digest,
         "version": metadata.version("medidiff"),
+        "accounts": [options.tree(each) for each in found.accounts],
         **protocol,
     }
     write_csv(out / "rows.csv", table.rows)
@@ -295,7 +317,7 @@ def save_table(
         table.goals,
         table.spreads,
     )
-    meanings = "".join(f"- `{name}`: {text}\n" for name, text in head.metrics().items())
+    meanings = "".join(f"- {line}\n" for line in said_of(head, found))
     title = f"# {head.kind}: {model.spec.name} on {protocol['split']}\n\n"
     tables = markdown(
         table.summaries, table.differences, table.references, table.goals, table.spreads

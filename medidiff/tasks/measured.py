@@ -23,6 +23,7 @@ from medidiff.tasks.base import Measurement, Problem, Solution
 from medidiff.tasks.calibrated import verdict
 from medidiff.tasks.defaults import Posterior, chosen_for
 
+POSTERIOR_MEAN = "the posterior mean, not of samples"
 MOST_AT_ONCE = 64  # images in a network call; more are drawn in turns
 
 
@@ -79,18 +80,19 @@ def solved(
         found, samples, cost = _drawn_all(problem, model, how, count, seed)
         image = how
         if head.result == "sample":
-            point = samples[0]
+            point, estimate = samples[0], "one sample"
         elif n == 1 or head.posterior is not None:
-            point = samples.mean(0)
+            point, estimate = samples.mean(0), mean_of(how, count)
         elif known is not None:
-            point, cost = known[0], cost + known[1]
+            point, cost, estimate = known[0], cost + known[1], POSTERIOR_MEAN
         else:
             image = chosen_for(problem.measurement.kind)
             found, draws, more = _drawn_all(
                 _called(problem, "estimating"), model, image, image.draws, seed
             )
             point, cost = draws.mean(0), cost + more
-    facts = told(settled(found, image, point), model, how, point, n)
+            estimate = mean_of(image, image.draws)
+    facts = told(settled(found, image, point), model, how, point, n) | {"estimate": estimate}
     if image is not how:
         facts["image_posterior"] = options.tree(image)
     said = misfit(facts)
@@ -99,6 +101,13 @@ def solved(
         warnings.warn(said, stacklevel=2)
     shown = samples if n > 1 else None
     return Solution(point, cost.calls, shown, facts=facts, cost=cost.equivalents, kept=head.result)
+
+
+def mean_of(how: Posterior, count: int) -> str:
+    """An estimate in words."""
+    if count == 1:
+        return "one sample"
+    return f"the mean of {count} samples" + (" of opposite noise" if how.antithetic else "")
 
 
 def _drawn_all(

@@ -17,8 +17,9 @@ from medidiff.diffusion import KeyedNoise
 from medidiff.evaluation.classical import GAUSSIAN, Baseline
 from medidiff.evaluation.distortion import ssim
 from medidiff.physics import to_kspace
-from medidiff.tasks import restoration, settings, simulate
-from medidiff.tasks.base import Bench, Measurement, Problem, Solution
+from medidiff.tasks import denoise, restoration, settings, simulate
+from medidiff.tasks.base import Bench, Benchmarked, Measurement, Problem, Solution
+from medidiff.tasks.denoise import Denoising
 from medidiff.tasks.restoration import measured
 from medidiff.tasks.settings import Rival, Setting
 from medidiff.tasks.simulate import SimulatedMRI
@@ -138,6 +139,26 @@ def test_the_residual_is_over_the_noise_that_was_told() -> None:
     assert float(measurement.residual(torch.full((1, 1, 50, 50), 2.0), [0])) == pytest.approx(
         1, abs=0.05
     )
+
+
+def test_magnitude_noise_has_goals_in_the_head_and_a_limit_outside_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A background at 0 gains decibels over the whole image by itself: so the goals are in-head,
+    and what is left outside is held below a tenth of sigma."""
+    monkeypatch.setattr(denoise, "restored", lambda *told: Benchmarked([]))
+    found = Denoising(noise="rician").benchmark(bench_of())
+    goals = {
+        target.setting: (target.against, target.metric, target.least) for target in found.targets
+    }
+    assert goals == {
+        "rician 0.05": (("block matching",), "psnr_head", 2.5),
+        "rician 0.1": (("block matching",), "psnr_head", 4.0),
+        "rician 0.2": (("block matching",), "psnr_head", 6.0),
+    }
+    limits = [(each.setting, each.metric, round(each.most, 6)) for each in found.limits]
+    assert limits == [(f"rician {s}", "background_bias", s / 10) for s in (0.05, 0.1, 0.2)]
+    assert not Denoising(noise="gaussian").benchmark(bench_of()).limits
 
 
 class Identity:
