@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -118,6 +118,8 @@ def benchmark_head(
     if head.needs().measurement:
         warn_of_measurements(model, manifest, splits, split)
     check_peers(head, peers)
+    if split == splits.train:
+        warnings.warn(of_training(model, split), stacklevel=2)
 
     def cases(name: str) -> list[Case]:
         return cases_of_split(model, manifest, name, splits, report, limit)
@@ -136,12 +138,29 @@ def benchmark_head(
     )
     misfits = check_cases(model, manifest, [*train, *bench.validation, *bench.test], mismatch)
     found = head.benchmark(bench)
+    if split == splits.train:
+        found = replace(found, notes=[*found.notes, of_training(model, split)])
     table = make_table(head, found, [peer.name for peer in peers])
     if out is not None:
         protocol = {"split": split, "seed": seed, "samples": n, "rows_that_do_not_fit": misfits}
-        save_table(table, found, head, model, protocol, out)
-    keep_verdicts(model, found, split)
+        try:
+            save_table(table, found, head, model, protocol, out)
+        except OSError as error:  # hours of work are not lost for a full disk
+            raise OutputError(
+                f"{out}: the results cannot be written there ({error.strerror}). They are:\n\n"
+                f"{table.text}"
+            ) from None
+    if split != splits.train:  # what the spread is worth, scans that were learned do not say
+        keep_verdicts(model, found, split)
     return table
+
+
+def of_training(model: Model, split: str) -> str:
+    """What is said of figures on the split that priors are trained on."""
+    return (
+        f"scans of split {split!r} are what a prior is trained on: if {model.spec.name} was "
+        "trained on these, its figures say nothing of new subjects"
+    )
 
 
 def warn_of_measurements(model: Model, manifest: PathLike, splits: Splits, split: str) -> None:
