@@ -193,9 +193,10 @@ def check_peers(head: Head, peers: Sequence[Peer]) -> None:
 
 def keep_verdicts(model: Model, found: Benchmarked, split: str) -> None:
     """Leave what was found of the spread with the model; warn where that cannot be: the table
-    stands."""
+    stands. What a few subjects say takes no verdict's place."""
+    enough = [each for each in found.calibrated if each.found.coverage.n >= LEAST_SUBJECTS]
     try:
-        keep(model, [verdict_of(each, split) for each in found.calibrated])
+        keep(model, [verdict_of(each, split) for each in enough])
     except OutputError as error:
         warnings.warn(str(error), stacklevel=3)
 

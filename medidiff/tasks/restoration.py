@@ -24,8 +24,8 @@ from medidiff.tasks.calibrated import Judged, spread
 
 WINDOW = 2.0  # width of the intensity window in model units, [-1, 1]
 TRUTH = "truth"
-SPREAD = "standard deviation"
 SPREAD_SHOWN = 8.0  # a deviation of a quarter of the half window is shown white
+SPREAD = "deviation (white: 1/8 window)"
 EXAMPLES = 2  # pictures a setting
 TUNING_CASES = 6  # the first validation scans: tuning costs minutes a level
 

@@ -112,10 +112,9 @@ def judged(settings: Sequence[Setting], bench: Bench) -> Benchmarked:
         said = misfit(_told(drawn))
         notes += [] if said is None else [f"{setting.name}, {said}"]
     targets = [target for setting in settings for target in setting.targets]
-    shown = same_columns(examples)
     return Benchmarked(
         rows,
-        shown,
+        examples,
         TRUTH,
         targets,
         accounts=accounts,
@@ -124,17 +123,6 @@ def judged(settings: Sequence[Setting], bench: Bench) -> Benchmarked:
         maps=(SPREAD,),
         notes=notes,
     )
-
-
-def same_columns(examples: Sequence[Mapping[str, Tensor]]) -> list[Mapping[str, Tensor]]:
-    """Examples of settings with other methods each, with an empty picture for what one lacks."""
-    names = list(dict.fromkeys(name for example in examples for name in example if name != OURS))
-    ordered = [name for name in names if name not in (TRUTH, SPREAD)]
-    ordered += [name for name in (OURS, TRUTH, SPREAD) if any(name in each for each in examples)]
-    return [
-        {name: each.get(name, torch.full_like(each[TRUTH], -1.0)) for name in ordered}
-        for each in examples
-    ]
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from medidiff.errors import OutputError, TaskError
+from medidiff.evaluation.bootstrap import bootstrap_interval
+from medidiff.evaluation.calibration import Calibration
 from medidiff.jobs import benchmark as job
 from medidiff.jobs.reporting import Quiet
 from medidiff.jobs.splits import Splits
-from medidiff.tasks.base import OURS, Benchmarked, Needs
+from medidiff.tasks.base import OURS, Benchmarked, Calibrated, Needs
 
 
 class Answered:
@@ -69,6 +71,19 @@ def test_scans_that_were_learned_are_no_test_and_leave_no_verdict(kept: list[str
         warnings.simplefilter("error")
         assert "new subjects" not in judged("test").text
     assert kept == ["test"]
+
+
+@pytest.mark.parametrize(("subjects", "written"), [(job.LEAST_SUBJECTS - 1, 0), (20, 1)])
+def test_a_few_subjects_take_no_verdict_away(
+    subjects: int, written: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr(job, "keep", lambda model, verdicts: told.extend(verdicts))
+    right = bootstrap_interval([0.9] * subjects)
+    found = Calibrated("a", "inpaint", 0.01, {}, Calibration(right, right, (0.1,) * 10, 8))
+    model: Any = None
+    job.keep_verdicts(model, Benchmarked([], calibrated=[found]), "test")
+    assert len(told) == written
 
 
 def test_the_split_that_baselines_are_tuned_on_is_not_reported(kept: list[str]) -> None:
