@@ -51,7 +51,10 @@ from medidiff.tasks.base import (
 from medidiff.tasks.calibrated import keep
 
 PathLike = str | os.PathLike[str]
-SIMULATED = "What is given is simulated from the split's images: how methods compare, not scanners."
+SIMULATED = (
+    "What is given is simulated from the split's images and its noise level told to all methods: "
+    "how methods compare, not scanners."
+)
 LEAST_SUBJECTS = 20  # of fewer no map is called calibrated, whatever their coverage
 
 

@@ -49,7 +49,7 @@ def test_the_text_says_region_range_estimate_cost_and_how_baselines_were_chosen(
     assert "160.5 network calls an image (a backward counts two), 1.25 s an image" in text
     assert "CPU, threads: 2" in text
     assert "tuned on 6 validation scans: block matching, strength 0.9" in text
-    assert "simulated" in text
+    assert "simulated from the split's images and its noise level told to all methods" in text
     assert "95% bootstrap interval over subjects" in text
 
 
