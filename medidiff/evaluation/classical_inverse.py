@@ -123,7 +123,7 @@ def biharmonic(operator: LinearOperator, y: Tensor, strength: float) -> Image:
 
 
 def population_mean(mean: Image) -> Solve:
-    """What is missing taken from the mean of the training images, (1, channel, *space)."""
+    """What is missing taken from the mean of other subjects' images, (1, channel, *space)."""
 
     def solve(operator: LinearOperator, y: Tensor, strength: float) -> Image:
         return torch.where(_missing(operator, y), mean.to(y), y)
