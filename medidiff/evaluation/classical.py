@@ -121,6 +121,13 @@ class Baseline:
         ]
         return torch.from_numpy(np.stack(filtered)).to(noisy)
 
+    def described(self) -> str:
+        """The setting in words."""
+        law = self.correction
+        bias = {"none": "", "rician": ", bias out", "rician-stabilised": ", noise made even"}
+        how = bias[law] if isinstance(law, str) else bias["rician-stabilised"]
+        return f"strength {self.strength:.3g}{how}"
+
 
 DENOISERS = (
     Baseline("non-local means", non_local_means),

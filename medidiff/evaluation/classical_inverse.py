@@ -37,6 +37,8 @@ SAMPLES, RAYS = 0.01, 0.03
 # Wavelets still gain .6 dB from 100 to 200 steps on the same slices; more were not tried
 GRADIENT_STEPS = 200
 LOG_GRID = (3e-4, 1e-3, 3e-3)
+# Keys's own, PyTorch's, sharper: on fourfold block averages .4 and .6 dB above the first
+CUBICS = (0.5, 0.75, 1.0)
 
 
 def zero_filled(operator: LinearOperator, y: Tensor, strength: float) -> Image:
@@ -89,7 +91,7 @@ def back_projection(operator: LinearOperator, y: Tensor, strength: float) -> Ima
 
 
 def bicubic(operator: LinearOperator, y: Tensor, strength: float) -> Image:
-    """Cubic interpolation from the coarse grid to the fine one.
+    """Cubic interpolation from the coarse grid to the fine one, by Keys's kernel with -`strength`.
 
     Errors: ValueError for another operator than one that makes the grid coarser.
     """
@@ -99,7 +101,7 @@ def bicubic(operator: LinearOperator, y: Tensor, strength: float) -> Image:
         factor = tuple(m.shape[1] // m.shape[0] for m in operator.matrices)
     else:
         raise ValueError(f"interpolation undoes a coarser grid, not a {type(operator).__name__}")
-    return interpolation(tuple(y.shape[2:]), factor).forward(y)
+    return interpolation(tuple(y.shape[2:]), factor, -strength).forward(y)
 
 
 def biharmonic(operator: LinearOperator, y: Tensor, strength: float) -> Image:
@@ -121,7 +123,7 @@ def biharmonic(operator: LinearOperator, y: Tensor, strength: float) -> Image:
 
 
 def population_mean(mean: Image) -> Solve:
-    """What is missing taken from the mean of the training images, (1, channel, *space)."""
+    """What is missing taken from the mean of other subjects' images, (1, channel, *space)."""
 
     def solve(operator: LinearOperator, y: Tensor, strength: float) -> Image:
         return torch.where(_missing(operator, y), mean.to(y), y)

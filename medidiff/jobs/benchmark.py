@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -21,9 +21,11 @@ from medidiff.jobs.reporting import Reporter
 from medidiff.jobs.splits import Splits
 from medidiff.model import Model
 from medidiff.outputs import check_new_folder
+from medidiff.report.accounts import account_lines, metric_lines
 from medidiff.report.pictures import comparison
 from medidiff.report.tables import (
     Better,
+    Ceiling,
     Difference,
     Goal,
     Reference,
@@ -49,6 +51,10 @@ from medidiff.tasks.base import (
 from medidiff.tasks.calibrated import keep
 
 PathLike = str | os.PathLike[str]
+SIMULATED = (
+    "What is given is simulated from the split's images and its noise level told to all methods: "
+    "how methods compare, not scanners."
+)
 LEAST_SUBJECTS = 20  # of fewer no map is called calibrated, whatever their coverage
 
 
@@ -63,8 +69,8 @@ class Table:
     """Ours minus the best baseline, and minus each peer, paired by subject."""
     references: Sequence[Reference]
     """Metrics of our population beside two sets of real images of the same size."""
-    goals: Sequence[Goal]
-    """What was to be reached, and whether it was."""
+    goals: Sequence[Goal | Ceiling]
+    """What was to be reached or not to be exceeded, and whether it was."""
     spreads: Sequence[Spread]
     """Whether posterior samples differ as much as they err."""
     text: str
@@ -115,6 +121,8 @@ def benchmark_head(
     if head.needs().measurement:
         warn_of_measurements(model, manifest, splits, split)
     check_peers(head, peers)
+    if split == splits.train:
+        warnings.warn(of_training(model, split), stacklevel=2)
 
     def cases(name: str) -> list[Case]:
         return cases_of_split(model, manifest, name, splits, report, limit)
@@ -133,12 +141,29 @@ def benchmark_head(
     )
     misfits = check_cases(model, manifest, [*train, *bench.validation, *bench.test], mismatch)
     found = head.benchmark(bench)
+    if split == splits.train:
+        found = replace(found, notes=[*found.notes, of_training(model, split)])
     table = make_table(head, found, [peer.name for peer in peers])
     if out is not None:
         protocol = {"split": split, "seed": seed, "samples": n, "rows_that_do_not_fit": misfits}
-        save_table(table, found, head, model, protocol, out)
-    keep_verdicts(model, found, split)
+        try:
+            save_table(table, found, head, model, protocol, out)
+        except OSError as error:  # hours of work are not lost for a full disk
+            raise OutputError(
+                f"{out}: the results cannot be written there ({error.strerror}). They are:\n\n"
+                f"{table.text}"
+            ) from None
+    if split != splits.train:  # what the spread is worth, scans that were learned do not say
+        keep_verdicts(model, found, split)
     return table
+
+
+def of_training(model: Model, split: str) -> str:
+    """What is said of figures on the split that priors are trained on."""
+    return (
+        f"scans of split {split!r} are what a prior is trained on: if {model.spec.name} was "
+        "trained on these, its figures say nothing of new subjects"
+    )
 
 
 def warn_of_measurements(model: Model, manifest: PathLike, splits: Splits, split: str) -> None:
@@ -171,9 +196,10 @@ def check_peers(head: Head, peers: Sequence[Peer]) -> None:
 
 def keep_verdicts(model: Model, found: Benchmarked, split: str) -> None:
     """Leave what was found of the spread with the model; warn where that cannot be: the table
-    stands."""
+    stands. What a few subjects say takes no verdict's place."""
+    enough = [each for each in found.calibrated if each.found.coverage.n >= LEAST_SUBJECTS]
     try:
-        keep(model, [verdict_of(each, split) for each in found.calibrated])
+        keep(model, [verdict_of(each, split) for each in enough])
     except OutputError as error:
         warnings.warn(str(error), stacklevel=3)
 
@@ -196,9 +222,11 @@ def make_table(head: Head, found: Benchmarked, peers: Sequence[str] = ()) -> Tab
             differences += paired_difference(
                 _where_run(rows, rivals), metric, ours=OURS, better=better, baselines=rivals
             )
-    references, goals = beside_real(found), goals_of(head, found)
+    references = beside_real(found)
+    goals = [*goals_of(head, found), *limits_of(found, summaries)]
     spreads = [spread_of(each) for each in found.calibrated]
     text = plain_text(summaries, differences, references, goals, spreads)
+    text += "\n" + "".join(f"{line}\n" for line in said_of(head, found))
     text += "".join(f"\n{note}\n" for note in found.notes)
     return Table(rows, summaries, differences, references, goals, spreads, text)
 
@@ -223,6 +251,22 @@ def goals_of(head: Head, found: Benchmarked) -> list[Goal]:
         )
         goals.append(Goal(target.metric, target.least, difference))
     return goals
+
+
+def limits_of(found: Benchmarked, summaries: Sequence[Summary]) -> list[Ceiling]:
+    """Each limit beside what was measured of ours."""
+    return [
+        Ceiling(limit.most, item)
+        for limit in found.limits
+        for item in summaries
+        if (item.setting, item.metric, item.method) == (limit.setting, limit.metric, OURS)
+    ]
+
+
+def said_of(head: Head, found: Benchmarked) -> list[str]:
+    """What the metrics are, and how the figures were made."""
+    made = [SIMULATED] if head.needs().input_images else []
+    return [*metric_lines(head.metrics()), *made, *account_lines(found.accounts)]
 
 
 def spread_of(each: Calibrated) -> Spread:
@@ -282,6 +326,7 @@ def save_table(
         "model": model.spec.name,
         "model_digest": model.digest,
         "version": metadata.version("medidiff"),
+        "accounts": [options.tree(each) for each in found.accounts],
         **protocol,
     }
     write_csv(out / "rows.csv", table.rows)
@@ -295,7 +340,7 @@ def save_table(
         table.goals,
         table.spreads,
     )
-    meanings = "".join(f"- `{name}`: {text}\n" for name, text in head.metrics().items())
+    meanings = "".join(f"- {line}\n" for line in said_of(head, found))
     title = f"# {head.kind}: {model.spec.name} on {protocol['split']}\n\n"
     tables = markdown(
         table.summaries, table.differences, table.references, table.goals, table.spreads

@@ -77,12 +77,16 @@ def bicubic_downsampling(shape: tuple[int, ...], factor: tuple[int, ...]) -> Sep
     return SeparableOperator(tuple(_bicubic(n, f) for n, f in zip(shape, factor, strict=True)))
 
 
-def interpolation(shape: tuple[int, ...], factor: tuple[int, ...]) -> SeparableOperator:
+def interpolation(
+    shape: tuple[int, ...], factor: tuple[int, ...], cubic: float = CUBIC
+) -> SeparableOperator:
     """Cubic interpolation onto a finer grid, of the coarse image's shape; edges as above.
 
-    Source: Keys 1981.
+    Source: Keys 1981, with `cubic` for its free parameter (-.5 there, -.75 PyTorch's without
+    antialiasing); the lower it is the sharper.
     """
-    return SeparableOperator(tuple(_finer(n, f) for n, f in zip(shape, factor, strict=True)))
+    pairs = zip(shape, factor, strict=True)
+    return SeparableOperator(tuple(_finer(n, f, cubic) for n, f in pairs))
 
 
 def gaussian_blur(shape: tuple[int, ...], sigma: tuple[float, ...]) -> SeparableOperator:
@@ -99,22 +103,22 @@ def gaussian_blur(shape: tuple[int, ...], sigma: tuple[float, ...]) -> Separable
 def _bicubic(size: int, factor: int) -> Tensor:
     fine = torch.arange(size, dtype=torch.float64) + 0.5
     centre = factor * (torch.arange(size // factor, dtype=torch.float64) + 0.5)
-    weights = _keys((fine[None] - centre[:, None]) / factor)
+    weights = _keys((fine[None] - centre[:, None]) / factor, CUBIC)
     return weights / weights.sum(1, keepdim=True)
 
 
-def _finer(size: int, factor: int) -> Tensor:
+def _finer(size: int, factor: int, cubic: float) -> Tensor:
     centre = (torch.arange(size * factor, dtype=torch.float64) + 0.5) / factor
     coarse = torch.arange(size, dtype=torch.float64) + 0.5
-    weights = _keys(coarse[None] - centre[:, None])
+    weights = _keys(coarse[None] - centre[:, None], cubic)
     return weights / weights.sum(1, keepdim=True)
 
 
-def _keys(x: Tensor) -> Tensor:
+def _keys(x: Tensor, cubic: float) -> Tensor:
     """Keys 1981, eq. 4 with a free parameter: a cubic in each unit, 0 beyond 2."""
     x = x.abs()
-    near = (CUBIC + 2) * x**3 - (CUBIC + 3) * x**2 + 1
-    far = CUBIC * (x**3 - 5 * x**2 + 8 * x - 4)
+    near = (cubic + 2) * x**3 - (cubic + 3) * x**2 + 1
+    far = cubic * (x**3 - 5 * x**2 + 8 * x - 4)
     return torch.where(x <= 1, near, torch.where(x < 2, far, 0.0))
 
 

@@ -116,42 +116,55 @@ def comparison(
 ) -> Path:
     """A PNG with a row a case: input, baselines, ours and truth as named, in the order given.
 
-    Where `truth` names one of them, a second row shows the error of each other against it, over a
-    quarter of the window to both sides; `maps` are no estimates and have no error. Of a volume the
-    axial plane is shown, without an affine the one across the last axis.
+    Cases may have other names than each other: what a case lacks is left blank. Where `truth` names
+    one of them, a second row shows the error of each other against it, over a quarter of the window
+    to both sides; `maps` are no estimates and have no error. Of a volume the axial plane is shown,
+    without an affine the one across the last axis.
     Shapes: each image (channel, *space). `captions` adds a line under names, such as a PSNR.
-    Errors: ValueError without cases, for cases whose names differ, for an unknown truth.
+    Errors: ValueError without cases, for an unknown truth.
     """
     if not cases:
         raise ValueError("a comparison needs at least one case")
-    names = list(cases[0])
-    for case in cases:
-        if list(case) != names:
-            raise ValueError(f"cases differ in their images: {names} and {list(case)}")
-    if truth is not None and truth not in names:
-        raise ValueError(f"the truth {truth!r} is not among {names}")
+    names = merged([list(case) for case in cases])
+    for case in cases if truth is not None else ():
+        if truth not in case:
+            raise ValueError(f"the truth {truth!r} is not among {list(case)}")
     _check_window(window)
     rows_a_case = 1 if truth is None else 2
     figure, axes = _figure(rows_a_case * len(cases), len(names), title)
     half = ERROR_SHARE * (window[1] - window[0])
+    for axis in axes:
+        axis.set_axis_off()
     for row, case in enumerate(cases):
+        first = next(name for name in names if name in case)
         for column, name in enumerate(names):
+            if name not in case:
+                continue
             caption = captions[row].get(name, "") if captions is not None else ""
-            label = f"{labels[row]}\n" if labels is not None and column == 0 else ""
+            label = f"{labels[row]}\n" if labels is not None and name == first else ""
             axis = axes[rows_a_case * row * len(names) + column]
             text = f"{label}{name}\n{caption}".strip()
             _draw(axis, planes(case[name], affine)[0], text, window, "gray")
-            if truth is None:
+            if truth is None or name == truth or name in maps:
                 continue
             axis = axes[(rows_a_case * row + 1) * len(names) + column]
-            if name == truth or name in maps:
-                axis.set_axis_off()
-                continue
             error = planes(case[name] - case[truth], affine)[0]
             _draw(axis, error, f"{name} - {truth}", (-half, half), "RdBu_r")
     errors = "" if truth is None else f"; errors {_stated((-half, half))}, red too bright"
     figure.supxlabel(_stated(window) + errors, fontsize=7)
     return _saved(figure, path)
+
+
+def merged(lists: Sequence[Sequence[str]]) -> list[str]:
+    """All names once, each list's in its order where the lists allow: a new one comes before the
+    next known one of its list."""
+    found: list[str] = []
+    for names in lists:
+        for index, name in enumerate(names):
+            if name not in found:
+                known = [found.index(later) for later in names[index + 1 :] if later in found]
+                found.insert(min(known, default=len(found)), name)
+    return found
 
 
 def _as_stored(pixels: Array) -> list[Plane]:

@@ -100,6 +100,19 @@ class Goal:
 
 
 @dataclass(frozen=True)
+class Ceiling:
+    """What a metric of ours alone was not to exceed, by the interval's high end."""
+
+    most: float
+    found: Summary
+
+    @property
+    def verdict(self) -> Literal["kept", "exceeded"]:
+        """What the high end of the interval says."""
+        return "kept" if self.found.interval.high <= self.most else "exceeded"
+
+
+@dataclass(frozen=True)
 class Spread:
     """Whether posterior samples differ as much as they err, in one setting."""
 
@@ -163,7 +176,7 @@ def markdown(
     summary: Sequence[Summary],
     differences: Sequence[Difference] = (),
     references: Sequence[Reference] = (),
-    goals: Sequence[Goal] = (),
+    goals: Sequence[Goal | Ceiling] = (),
     spreads: Sequence[Spread] = (),
 ) -> str:
     """The same as `plain_text` in Markdown; ends with a newline."""
@@ -176,7 +189,7 @@ def plain_text(
     summary: Sequence[Summary],
     differences: Sequence[Difference] = (),
     references: Sequence[Reference] = (),
-    goals: Sequence[Goal] = (),
+    goals: Sequence[Goal | Ceiling] = (),
     spreads: Sequence[Spread] = (),
 ) -> str:
     """Methods by metrics with intervals and n, then the differences, then populations beside the
@@ -207,7 +220,7 @@ def write_json(
     differences: Sequence[Difference] = (),
     facts: Mapping[str, object] | None = None,
     references: Sequence[Reference] = (),
-    goals: Sequence[Goal] = (),
+    goals: Sequence[Goal | Ceiling] = (),
     spreads: Sequence[Spread] = (),
 ) -> None:
     """Everything in one file: `facts` (versions, hardware, protocol), the tables and the rows.
@@ -222,7 +235,12 @@ def write_json(
         "real_against_real": [
             asdict(item) | {"within": item.within, "verdict": item.verdict} for item in references
         ],
-        "goals": [asdict(item) | {"verdict": item.verdict} for item in goals],
+        "goals": [
+            asdict(item) | {"verdict": item.verdict} for item in goals if isinstance(item, Goal)
+        ],
+        "limits": [
+            asdict(item) | {"verdict": item.verdict} for item in goals if isinstance(item, Ceiling)
+        ],
         "spreads": [asdict(item) for item in spreads],
         "rows": [dict(row) for row in rows],
     }
@@ -279,7 +297,7 @@ def _all_cells(
     summary: Sequence[Summary],
     differences: Sequence[Difference],
     references: Sequence[Reference],
-    goals: Sequence[Goal],
+    goals: Sequence[Goal | Ceiling],
     spreads: Sequence[Spread],
 ) -> list[Cells]:
     tables = [_summary_cells(summary)]
@@ -294,20 +312,19 @@ def _all_cells(
     return tables
 
 
-def _goal_cells(goals: Sequence[Goal]) -> Cells:
-    header = ["setting", "metric", "target", "difference", "against", "verdict"]
-    body = [
-        [
-            goal.difference.setting,
-            goal.metric,
-            f">= {goal.least:+g}",
-            _shown(goal.difference.interval, "+"),
-            goal.difference.baseline,
-            goal.verdict,
-        ]
-        for goal in goals
-    ]
-    return header, body
+def _goal_cells(goals: Sequence[Goal | Ceiling]) -> Cells:
+    header = ["setting", "metric", "target", "found", "against", "verdict", "n"]
+    return header, [_goal_line(goal) for goal in goals]
+
+
+def _goal_line(goal: Goal | Ceiling) -> list[str]:
+    if isinstance(goal, Ceiling):
+        one, interval = goal.found, goal.found.interval
+        target, shown, rival = f"<= {goal.most:g}", _shown(interval), "none: of itself"
+    else:
+        one, interval = goal.difference, goal.difference.interval
+        target, shown, rival = f">= {goal.least:+g}", _shown(interval, "+"), one.baseline
+    return [one.setting, one.metric, target, shown, rival, goal.verdict, str(interval.n)]
 
 
 def _spread_cells(spreads: Sequence[Spread]) -> Cells:

@@ -227,6 +227,37 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Limit:
+    """What ours alone was to stay below: the upper bound of a metric's interval is at most
+    `most`."""
+
+    setting: str
+    metric: str
+    most: float
+
+
+@dataclass(frozen=True)
+class Account:
+    """How the figures of one setting were made."""
+
+    setting: str
+    estimate: str
+    """What of the posterior is judged, such as "the mean of 2 samples"."""
+    images: int
+    equivalents: float
+    """Forward-equivalent network calls an image: a backward counts two."""
+    seconds: float
+    """An image, from the measurement to the result."""
+    gib: float | None
+    """The most memory that the device held at once; None where that is not counted."""
+    hardware: str
+    tuned: Mapping[str, str]
+    """Of each baseline that has something to choose, what was chosen."""
+    tuned_on: int
+    """Validation scans that it was chosen on."""
+
+
+@dataclass(frozen=True)
 class Calibrated:
     """What a benchmark found of the spread of samples, and of what they were samples."""
 
@@ -251,6 +282,10 @@ class Benchmarked:
     """Which of the examples' images is the truth, where there is one."""
     targets: Sequence[Target] = ()
     """What was to be reached, frozen before anything was measured."""
+    limits: Sequence[Limit] = ()
+    """The same of what was not to be exceeded."""
+    accounts: Sequence[Account] = ()
+    """Of each setting, how its figures were made."""
     calibrated: Sequence[Calibrated] = ()
     """Of each setting, what test subjects say of the samples' spread, where several were drawn."""
     labels: Sequence[str] = ()
@@ -264,13 +299,8 @@ class Benchmarked:
     over random sets and the middle 95 % of single ones."""
 
 
-class Head(Protocol):
-    """One application of a prior."""
-
-    @property
-    def kind(self) -> str: ...
-
-    def needs(self) -> Needs: ...
+class Solves(Protocol):
+    """What solves cases."""
 
     def prepare(self, cases: Sequence[Case], model: Model) -> Problem:
         """Cases -> problem."""
@@ -280,6 +310,15 @@ class Head(Protocol):
         """The point estimate and, for n > 1, posterior samples. A batch equals its members one by
         one."""
         ...
+
+
+class Head(Solves, Protocol):
+    """One application of a prior."""
+
+    @property
+    def kind(self) -> str: ...
+
+    def needs(self) -> Needs: ...
 
     def baselines(self) -> tuple[str, ...]:
         """Names of the methods that the benchmark compares with."""

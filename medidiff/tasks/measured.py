@@ -24,6 +24,8 @@ from medidiff.tasks.defaults import Posterior, chosen_for
 from medidiff.tasks.room import at_once, parts_of
 from medidiff.warned import warn
 
+POSTERIOR_MEAN = "the posterior mean, not of samples"
+
 
 class Sampled(Protocol):
     """The options that such a head has."""
@@ -89,19 +91,20 @@ def solved(
         found, samples, cost = _drawn_all(problem, model, how, count, seed)
         image = how
         if head.result == "sample":
-            point = samples[0]
+            point, estimate = samples[0], "one sample"
         elif n == 1 or head.posterior is not None:
-            point = samples.mean(0)
+            point, estimate = samples.mean(0), mean_of(how, count)
         elif known is not None:
-            point, cost = known[0], cost + known[1]
+            point, cost, estimate = known[0], cost + known[1], POSTERIOR_MEAN
         else:
             image = chosen_for(problem.measurement.kind)
             found, draws, more = _drawn_all(
                 _called(problem, "estimating"), model, image, image.draws, seed
             )
             point, cost = draws.mean(0), cost + more
+            estimate = mean_of(image, image.draws)
     point = point.to(problem.given)  # samples are kept in the host's memory
-    facts = told(settled(found, image, point), model, how, point, n)
+    facts = told(settled(found, image, point), model, how, point, n) | {"estimate": estimate}
     if image is not how:
         facts["image_posterior"] = options.tree(image)
     said = misfit(facts)
@@ -109,6 +112,13 @@ def solved(
         warn(said, stacklevel=2)
     shown = samples if n > 1 else None
     return Solution(point, cost.calls, shown, facts=facts, cost=cost.equivalents, kept=head.result)
+
+
+def mean_of(how: Posterior, count: int) -> str:
+    """An estimate in words."""
+    if count == 1:
+        return "one sample"
+    return f"the mean of {count} samples" + (" of opposite noise" if how.antithetic else "")
 
 
 def _drawn_all(

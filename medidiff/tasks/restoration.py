@@ -18,14 +18,14 @@ from medidiff.diffusion import KeyedNoise
 from medidiff.evaluation.classical import Baseline, BiasCorrection, restored_by, tune
 from medidiff.evaluation.distortion import psnr, ssim
 from medidiff.evaluation.regions import head_region
-from medidiff.model import Model
-from medidiff.tasks.base import OURS, Bench, Benchmarked, Problem, Row, Solution, noise_key
+from medidiff.tasks.accounts import Spent, account_of, solved_at_cost
+from medidiff.tasks.base import OURS, Bench, Benchmarked, Row, Solves, noise_key
 from medidiff.tasks.calibrated import Judged, spread
 
 WINDOW = 2.0  # width of the intensity window in model units, [-1, 1]
 TRUTH = "truth"
-SPREAD = "standard deviation"
 SPREAD_SHOWN = 8.0  # a deviation of a quarter of the half window is shown white
+SPREAD = "deviation (white: 1/8 window)"
 EXAMPLES = 2  # pictures a setting
 TUNING_CASES = 6  # the first validation scans: tuning costs minutes a level
 
@@ -34,18 +34,14 @@ RESTORATION_METRICS = {
     "ssim_head": "Gaussian window 1.5, in-head, data range = the intensity window; higher",
     "psnr": "dB, whole image, data range = the intensity window; higher",
     "ssim": "Gaussian window 1.5, whole image, data range = the intensity window; higher",
-    "background_bias": "mean error outside the head in window widths; lower",
+    "background_bias": "size of the mean error outside the head, in window widths; lower",
 }
 
 
-class Restoration(Protocol):
+class Restoration(Solves, Protocol):
     """A head that restores simulated degradations."""
 
     def corrupt(self, clean: Tensor, cases: Sequence[Case], noise: KeyedNoise) -> Tensor: ...
-
-    def prepare(self, cases: Sequence[Case], model: Model) -> Problem: ...
-
-    def solve(self, problem: Problem, model: Model, n: int, seed: int) -> Solution: ...
 
 
 def restored(
@@ -82,6 +78,7 @@ def _restored(
     rows: list[Row] = []
     examples: list[Mapping[str, Tensor]] = []
     judged: list[Judged] = []
+    spent: list[Spent] = []
     tuned = []
     if pool is not None:
         tuned = _tuned(head, sigma, setting, bench, baselines, corrections, pool)
@@ -90,8 +87,8 @@ def _restored(
         clean = torch.stack([case.images for case in cases])
         given = _degraded(head, clean, cases, bench.seed)
         degraded = [replace(case, images=image) for case, image in zip(cases, given, strict=True)]
-        problem = head.prepare(degraded, bench.model)
-        solution = head.solve(problem, bench.model, bench.samples, bench.seed)
+        problem, solution, took = solved_at_cost(head, degraded, bench)
+        spent.append(took)
         zero = signal_zero(cases, clean)
         estimates = {"noisy": given}
         for baseline in tuned:
@@ -116,7 +113,18 @@ def _restored(
         bench.progress(setting, min(first + bench.batch, len(bench.test)), len(bench.test))
     calibrated = [spread(setting, judged)] if judged else []
     labels = [setting] * len(examples)
-    return Benchmarked(rows, examples, TRUTH, calibrated=calibrated, labels=labels, maps=(SPREAD,))
+    chosen = {each.name: each.described() for each in tuned}
+    tuned_on = min(TUNING_CASES, len(bench.validation))
+    accounts = [account_of(setting, spent, bench, chosen, tuned_on)]
+    return Benchmarked(
+        rows,
+        examples,
+        TRUTH,
+        accounts=accounts,
+        calibrated=calibrated,
+        labels=labels,
+        maps=(SPREAD,),
+    )
 
 
 def shown_spread(samples: Tensor) -> Tensor:

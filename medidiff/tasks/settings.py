@@ -20,8 +20,10 @@ from medidiff.diffusion import KeyedNoise
 from medidiff.evaluation.distortion import psnr
 from medidiff.evaluation.regions import head_region
 from medidiff.evaluation.tuning import best_strength
+from medidiff.tasks.accounts import Spent, account_of, solved_at_cost
 from medidiff.tasks.base import (
     OURS,
+    Account,
     Bench,
     Benchmarked,
     Calibrated,
@@ -58,6 +60,11 @@ class Rival:
     grid: tuple[float, ...] = (0.0,)
     """Parameters to choose from; one where there is nothing to choose."""
 
+    @property
+    def tunable(self) -> bool:
+        """Whether there is something to choose."""
+        return len(self.grid) > 1
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -80,6 +87,7 @@ def judged(settings: Sequence[Setting], bench: Bench) -> Benchmarked:
     calibrated: list[Calibrated] = []
     labels: list[str] = []
     notes: list[str] = []
+    accounts: list[Account] = []
     for setting in settings:
         tuned = [] if bench.baselines == "none" else tune(setting, bench)
         drawn: list[_Solved] = []
@@ -97,24 +105,24 @@ def judged(settings: Sequence[Setting], bench: Bench) -> Benchmarked:
             bench.progress(setting.name, done, len(bench.test))
         if bench.samples > 1:
             calibrated.append(spread(setting.name, [*map(_judged, drawn)]))
+        spent = [each.spent for each in drawn]
+        chosen = {each.rival.name: each.described() for each in tuned if each.rival.tunable}
+        tuned_on = min(TUNING_CASES, len(bench.validation))
+        accounts.append(account_of(setting.name, spent, bench, chosen, tuned_on))
         said = misfit(_told(drawn))
         notes += [] if said is None else [f"{setting.name}, {said}"]
     targets = [target for setting in settings for target in setting.targets]
-    shown = same_columns(examples)
     return Benchmarked(
-        rows, shown, TRUTH, targets, calibrated, labels=labels, maps=(SPREAD,), notes=notes
+        rows,
+        examples,
+        TRUTH,
+        targets,
+        accounts=accounts,
+        calibrated=calibrated,
+        labels=labels,
+        maps=(SPREAD,),
+        notes=notes,
     )
-
-
-def same_columns(examples: Sequence[Mapping[str, Tensor]]) -> list[Mapping[str, Tensor]]:
-    """Examples of settings with other methods each, with an empty picture for what one lacks."""
-    names = list(dict.fromkeys(name for example in examples for name in example if name != OURS))
-    ordered = [name for name in names if name not in (TRUTH, SPREAD)]
-    ordered += [name for name in (OURS, TRUTH, SPREAD) if any(name in each for each in examples)]
-    return [
-        {name: each.get(name, torch.full_like(each[TRUTH], -1.0)) for name in ordered}
-        for each in examples
-    ]
 
 
 @dataclass(frozen=True)
@@ -123,6 +131,10 @@ class Tuned:
 
     rival: Rival
     parameter: float
+
+    def described(self) -> str:
+        """What was chosen, in words."""
+        return f"strength {self.parameter:.3g}"
 
 
 def simulated(setting: Setting, cases: Sequence[Case], seed: int) -> list[Case]:
@@ -176,19 +188,20 @@ class _Solved:
     clean: Tensor
     region: Tensor
     """Where it is judged."""
+    spent: Spent
     samples: Tensor | None
     """In the units of the truth."""
 
 
 def _solved(setting: Setting, cases: Sequence[Case], bench: Bench) -> _Solved:
     given = simulated(setting, cases, bench.seed)
-    problem = setting.head.prepare(given, bench.model)
+    problem, solution, spent = solved_at_cost(setting.head, given, bench)
     clean = torch.stack([case.images for case in cases])
-    solution = setting.head.solve(problem, bench.model, bench.samples, bench.seed)
     samples = solution.samples
     if samples is not None:
         samples = torch.stack([as_the_truth(each, problem, given) for each in samples])
-    return _Solved(given, problem, solution, clean, _region(setting, problem, clean), samples)
+    region = _region(setting, problem, clean)
+    return _Solved(given, problem, solution, clean, region, spent, samples)
 
 
 def _compared(

@@ -19,7 +19,7 @@ from medidiff.data.datasets import Case
 from medidiff.data.images import Original
 from medidiff.diffusion import KeyedNoise
 from medidiff.errors import TaskError
-from medidiff.evaluation.classical_inverse import bicubic
+from medidiff.evaluation.classical_inverse import CUBICS, bicubic
 from medidiff.model import Model
 from medidiff.physics import BlockAverage, LinearOperator
 from medidiff.physics.window import Window
@@ -108,7 +108,7 @@ class SuperResolution:
         """The one that its factor says."""
         factor = factors(self.factor, bench.model.spec.space.dims)
         name = "x".join(map(str, sorted(set(factor))))
-        rivals = (Rival("bicubic", interpolated),)
+        rivals = (Rival("bicubic", interpolated, CUBICS),)
         targets = (Target(f"x{name}", ("bicubic",), 2.0),)
         return [Setting(f"x{name}", self, self.simulate, rivals, targets)]
 
@@ -123,7 +123,7 @@ class SuperResolution:
 
 
 def interpolated(problem: Problem, strength: float) -> Tensor:
-    """Cubic interpolation; behind the last whole block the last voxel goes on."""
+    """Cubic interpolation of some sharpness; behind the last whole block the last voxel goes on."""
     assert problem.measurement is not None
     whole = problem.measurement.operator([0])
     blocks = whole.operator if isinstance(whole, Window) else whole

@@ -16,12 +16,14 @@ from medidiff.data.intensity import Scale
 from medidiff.diffusion import KeyedNoise
 from medidiff.evaluation.classical import GAUSSIAN, Baseline
 from medidiff.evaluation.distortion import ssim
-from medidiff.physics import to_kspace
-from medidiff.tasks import restoration, settings, simulate
-from medidiff.tasks.base import Bench, Measurement, Problem, Solution
+from medidiff.physics import ParallelBeam, even_angles, to_kspace
+from medidiff.tasks import denoise, restoration, settings, simulate
+from medidiff.tasks.base import Bench, Benchmarked, Measurement, Problem, Solution
+from medidiff.tasks.denoise import Denoising
+from medidiff.tasks.radon import projector_of
 from medidiff.tasks.restoration import measured
 from medidiff.tasks.settings import Rival, Setting
-from medidiff.tasks.simulate import SimulatedMRI
+from medidiff.tasks.simulate import SimulatedMRI, SimulatedRadon
 
 SIZE = (24, 24)
 
@@ -47,6 +49,18 @@ def test_no_inverse_crime_what_is_measured_is_not_the_transform_of_the_voxels(
     plain = to_kspace(case.scale.inverse(case.images, axis=0)[None])[0]
     apart = torch.linalg.vector_norm(kspace_of(case) - plain)
     assert float(apart) > 0.02 * float(torch.linalg.vector_norm(plain))
+
+
+def test_no_inverse_crime_a_sinogram_is_not_the_projection_of_the_voxels() -> None:
+    case = case_of(1)
+    scanner = SimulatedRadon(12, photons=1e12)  # next to no noise
+    (found,) = scanner([case], KeyedNoise(0, [("case", 0)]))
+    beam = ParallelBeam(even_angles(12, 180.0), found.beside["sinogram"].shape[-1], 1.0)
+    image = (case.images[None] + 1) / 2 * scanner.attenuation
+    plain = projector_of(beam, SIZE, (1.0, 1.0)).forward(image)[0]
+    apart = torch.linalg.vector_norm(found.beside["sinogram"] - plain)
+    share = float(apart / torch.linalg.vector_norm(plain))
+    assert 0.005 < share < 0.1  # another projector, of the same object
 
 
 def test_no_hermitian_crime_half_of_k_space_does_not_tell_the_other() -> None:
@@ -138,6 +152,26 @@ def test_the_residual_is_over_the_noise_that_was_told() -> None:
     assert float(measurement.residual(torch.full((1, 1, 50, 50), 2.0), [0])) == pytest.approx(
         1, abs=0.05
     )
+
+
+def test_magnitude_noise_has_goals_in_the_head_and_a_limit_outside_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A background at 0 gains decibels over the whole image by itself: so the goals are in-head,
+    and what is left outside is held below a tenth of sigma."""
+    monkeypatch.setattr(denoise, "restored", lambda *told: Benchmarked([]))
+    found = Denoising(noise="rician").benchmark(bench_of())
+    goals = {
+        target.setting: (target.against, target.metric, target.least) for target in found.targets
+    }
+    assert goals == {
+        "rician 0.05": (("block matching",), "psnr_head", 2.5),
+        "rician 0.1": (("block matching",), "psnr_head", 4.0),
+        "rician 0.2": (("block matching",), "psnr_head", 6.0),
+    }
+    limits = [(each.setting, each.metric, round(each.most, 6)) for each in found.limits]
+    assert limits == [(f"rician {s}", "background_bias", s / 10) for s in (0.05, 0.1, 0.2)]
+    assert not Denoising(noise="gaussian").benchmark(bench_of()).limits
 
 
 class Identity:

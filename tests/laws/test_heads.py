@@ -46,6 +46,7 @@ QUICK = {  # options that spare time: a law holds for few steps, too
     "inpaint": {"posterior": FEW},
     "reconstruct": {"posterior": FEW, "settings": ["mri 8 coils R=4", "radon 60 views"]},
 }
+MEANS = ("the mean of 2 samples", "the mean of 2 samples of opposite noise")
 NETWORK = UNetOptions(channels=(4, 8), blocks=1, attention=(False, False), groups=2)
 
 
@@ -250,6 +251,16 @@ def test_the_baselines_run_and_every_metric_is_finite(pair: tuple[Head, Scene]) 
             assert all(math.isfinite(float(value)) for value in values), f"{method}: {metric}"
     subjects = {row.subject for row in scene.manifest.rows}
     assert not subjects & {str(row["subject"]) for row in found.rows}
+    if chosen.needs().input_images:
+        settings = dict.fromkeys(row["setting"] for row in found.rows)
+        assert [each.setting for each in found.accounts] == [*settings]
+        for each in found.accounts:  # no time without calls, no table without what was averaged
+            assert each.estimate in ("the posterior mean, not of samples", *MEANS)
+            assert each.equivalents >= 1
+            assert each.seconds > 0
+            assert each.images == 2
+            assert set(each.tuned) <= set(chosen.baselines())
+            assert not each.tuned or 1 <= each.tuned_on <= len(cases["val"])
 
 
 def test_a_model_of_another_kind_is_refused(pair: tuple[Head, Scene], make_scene) -> None:

@@ -24,6 +24,7 @@ from medidiff.spec import ModelSpec
 from medidiff.tasks import restoration
 from medidiff.tasks.base import Bench
 from medidiff.tasks.denoise import Denoising
+from medidiff.tasks.restoration import SPREAD
 
 SIZE = (24, 24)
 NETWORK = UNetOptions(channels=(4, 8), blocks=1, attention=(False, False), groups=2)
@@ -66,7 +67,7 @@ def test_samples_of_the_exact_prior_are_calibrated_and_said_to_be(bench: Bench, 
     assert (judged.kind, judged.noise) == (f"{noise} noise", pytest.approx(0.1))
     assert judged.found.coverage.mean == pytest.approx(0.9, abs=0.02)
     assert judged.found.spread.mean == pytest.approx(1.0, abs=0.1)
-    assert found.maps == ("standard deviation",)
+    assert found.maps == (SPREAD,)
     assert found.labels == [judged.setting] * len(found.examples)
     keep_verdicts(bench.model, found, "test")
 

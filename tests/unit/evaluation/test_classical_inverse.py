@@ -1,10 +1,14 @@
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.nn import functional
 
 from medidiff.evaluation.classical_inverse import (
     CT,
+    CUBICS,
     MRI,
     Reconstruction,
     bicubic,
@@ -29,6 +33,7 @@ from medidiff.physics import (
     bicubic_downsampling,
     even_angles,
 )
+from medidiff.tasks import SuperResolution
 
 BICUBIC = Reconstruction("bicubic", bicubic)
 BIHARMONIC = Reconstruction("biharmonic", biharmonic)
@@ -206,6 +211,24 @@ def test_bicubic_goes_back_to_the_fine_grid(heads, coarse):
     assert quality(fine, clean) > quality(nearest, clean)
     flat = torch.ones_like(clean)
     torch.testing.assert_close(BICUBIC(coarse, coarse.forward(flat)), flat)
+
+
+def test_bicubic_is_pytorch_s_and_its_kernel_is_chosen(heads):
+    clean, operator = heads(2, 32), BlockAverage((4, 4))
+    coarse = operator.forward(clean)
+    ours = replace(BICUBIC, strength=0.75)(operator, coarse)
+    theirs = functional.interpolate(coarse, scale_factor=4, mode="bicubic", align_corners=False)
+    inner = (..., slice(8, -8), slice(8, -8))  # at edges kernels are cut, there edges go on
+    torch.testing.assert_close(ours[inner], theirs[inner])
+    chosen = tuned(replace(BICUBIC, grid=CUBICS), operator, coarse, clean)
+    assert chosen.strength > CUBICS[0]
+    assert quality(chosen(operator, coarse), clean) >= quality(theirs, clean)
+
+
+def test_super_resolution_tunes_the_kernel_it_is_compared_with():
+    model = SimpleNamespace(spec=SimpleNamespace(space=SimpleNamespace(dims=2)))
+    (setting,) = SuperResolution().settings_of(SimpleNamespace(model=model))  # type: ignore[arg-type]
+    assert [rival.grid for rival in setting.rivals] == [CUBICS]
 
 
 def test_holes_are_filled_and_nothing_else(heads):

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from medidiff.data.options import Space
-from medidiff.report.pictures import comparison, planes, sheet
+from medidiff.report.pictures import comparison, merged, planes, sheet
 
 
 def bright_centre(pixels: np.ndarray) -> tuple[bool, bool]:
@@ -97,6 +97,28 @@ def test_a_comparison_shows_errors_against_the_truth_in_colour(tmp_path):
     assert red.sum() > 500
     assert blue.sum() > 500
     assert red.nonzero()[0].mean() < blue.nonzero()[0].mean()  # too bright: the input, on the left
+
+
+def test_names_of_several_lists_keep_their_order():
+    lists = [["zero", "tv", "ours", "truth", "map"], ["fbp", "tv", "ours", "truth"], ["x", "truth"]]
+    assert merged(lists) == ["zero", "fbp", "tv", "ours", "x", "truth", "map"]
+
+
+def test_a_method_that_was_not_run_is_left_blank(tmp_path):
+    """Neither a black picture nor an error of its size."""
+    grey = torch.full((1, 8, 8), 50.0)
+    both = {"a": grey, "b": torch.full((1, 8, 8), 20.0), "truth": grey}
+    lacking = {"a": grey, "truth": grey}
+    full, part = (
+        pixels(comparison(cases, tmp_path / "p.png", window=(0, 100), truth="truth"))
+        for cases in ([both, both], [both, lacking])
+    )
+    half = part.shape[0] // 2
+    blue = [(each[..., 2] > each[..., 0] + 50).sum(1) for each in (full, part)]
+    assert blue[0][half:].sum() > 500
+    assert blue[1][half:].sum() == 0
+    assert blue[1][:half].sum() > 500
+    assert (part[half:] < 60).all(-1).sum() < 0.5 * (full[half:] < 60).all(-1).sum()
 
 
 @pytest.mark.parametrize(

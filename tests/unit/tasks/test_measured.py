@@ -15,10 +15,12 @@ import pytest
 import torch
 
 import medidiff
-from medidiff.data.intensity import FittedIntensity
+from medidiff.data.datasets import Case
+from medidiff.data.images import Original
+from medidiff.data.intensity import FittedIntensity, Scale
 from medidiff.data.options import Space
 from medidiff.data.raw import read_raw
-from medidiff.diffusion import EDM
+from medidiff.diffusion import EDM, KeyedNoise
 from medidiff.errors import DataError, MedidiffError, TaskError
 from medidiff.evaluation.calibration import Calibration, bootstrap_interval
 from medidiff.jobs.benchmark import goals_of, keep_verdicts, verdict_of
@@ -37,7 +39,7 @@ from medidiff.tasks.cartesian import Cartesian, kind_of, noise_level
 from medidiff.tasks.defaults import Posterior, chosen_for
 from medidiff.tasks.measured import misfit
 from medidiff.tasks.results import Result, stacked
-from medidiff.tasks.simulate import FINER, ring_of_coils
+from medidiff.tasks.simulate import FINER, SimulatedMRI, ring_of_coils
 
 SIZE = (24, 32)
 FEW = {"steps": 3, "draws": 1, "pilots": 1, "pilot_steps": 2}
@@ -114,6 +116,25 @@ def test_the_prior_sees_the_same_whatever_the_units_of_the_signal(model: Model) 
     assert torch.allclose(one.values, other.values, rtol=1e-4, atol=1e-4)
     assert torch.allclose(one.noise_std, other.noise_std, rtol=1e-4)
     assert seen[0].levels == pytest.approx(seen[1].levels, rel=1e-4)
+
+
+@pytest.mark.parametrize("coils", [1, 4])
+def test_a_simulated_measurement_is_scaled_by_itself_and_not_by_the_truth(
+    model: Model, coils: int
+) -> None:
+    """Whatever intensity window the truth has, the head finds the same problem."""
+    image = torch.from_numpy(blob())[None] / 100 - 1
+    origin = Original(SIZE, np.eye(4), True, "MR", (0.0,))
+    truth = Case("s", 1, image, {}, None, Scale((0.0,), (200.0,)), np.eye(4), origin)
+    scanner = SimulatedMRI(2, 0.3, coils=coils)
+    given = scanner([truth], KeyedNoise(0, [("measured", 0)]))
+    told = [replace(case, scale=Scale((-50.0,), (900.0,))) for case in given]
+    one, other = (Reconstruction().prepare(cases, model) for cases in (given, told))
+    assert one.measurement is not None
+    assert other.measurement is not None
+    assert torch.equal(one.measurement.values, other.measurement.values)
+    assert one.cases[0].scale == other.cases[0].scale != truth.scale
+    assert one.levels == other.levels
 
 
 def test_slices_of_fastmri_become_a_volume_on_the_grid_that_is_shown(
