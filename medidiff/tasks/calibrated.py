@@ -25,6 +25,7 @@ from medidiff.tasks.base import Calibrated
 from medidiff.tasks.defaults import Posterior
 
 FILE = "calibration.json"
+OF_NO_IMAGE = ("chunk",)  # options: of the cost alone
 OF_A_PHASE = ("pilots", "pilot_steps", "pilot", "slack", "phase")  # options: of no use without one
 NEAR = 1.25  # noise levels within this factor of the judged one are covered by its verdict
 
@@ -143,6 +144,7 @@ def _sampler(kind: str, posterior: Mapping[str, Any]) -> dict[str, Any]:
     were fitted on the way is of none of today's."""
     newer = {"last_ratio": None, "first_ratio": None, "antithetic": False, "phase": "as it was"}
     found = {**newer, **posterior}
+    found = {name: value for name, value in found.items() if name not in OF_NO_IMAGE}
     if kind.startswith("mri") and "phase given" not in kind:
         return found
     return {name: value for name, value in found.items() if name not in OF_A_PHASE}

@@ -60,6 +60,9 @@ class Posterior:
     antithetic: bool = False
     """Draws in pairs whose noise is each other's, negated: what moves them apart cancels in their
     mean. For results that are a mean; samples that stand for themselves are better independent."""
+    chunk: int | None = None
+    """Images that the network sees at a time. Where gradients go through it, each part is computed
+    again on the way back, which bounds memory by one part's activations. None: all."""
 
     pilots: int = 0
     """Where a phase is estimated: quick samples before, each of which makes it better."""
@@ -76,6 +79,8 @@ class Posterior:
     def __post_init__(self) -> None:
         if self.pilots < 0 or self.pilot_steps < 1 or self.slack < 1:
             raise ValueError("pilots is at least 0, pilot_steps and slack are at least 1")
+        if self.chunk is not None and self.chunk < 1:
+            raise ValueError("chunk is at least 1, or left out")
         if self.steps < 1 or self.draws < 1:
             raise ValueError("steps and draws must be at least 1")
         known = [each for each in (self.last_ratio, self.first_ratio) if each is not None]
@@ -135,6 +140,7 @@ class Posterior:
             noise,
             levels=self.levels(schedule),
             schedule=schedule,
+            chunk=self.chunk,
             progress=progress,
         )
 

@@ -32,7 +32,7 @@ from medidiff.networks import NetworkShape, UNetOptions, build
 from medidiff.physics import Sampling, to_kspace
 from medidiff.physics.window import Placed, Weighted, Window, centred_on
 from medidiff.spec import ModelSpec
-from medidiff.tasks import Reconstruction, SuperResolution
+from medidiff.tasks import Reconstruction, SuperResolution, calibrated
 from medidiff.tasks.base import OURS, Benchmarked, Calibrated, Target
 from medidiff.tasks.calibrated import keep, verdict
 from medidiff.tasks.cartesian import Cartesian, kind_of, noise_level
@@ -637,6 +637,33 @@ def test_antithetic_samples_of_a_head_come_in_pairs(model: Model) -> None:
     np.testing.assert_allclose(paired[2], alone[1], rtol=1e-4)
     assert not np.allclose(paired[1], alone[0], rtol=1e-2)
     assert not np.allclose(paired[1], alone[1], rtol=1e-2)
+
+
+def test_a_chunk_bounds_what_the_network_sees_and_changes_no_image(
+    model: Model, tmp_path: Path
+) -> None:
+    scan, found = tmp_path / "scan.nii.gz", {}
+    nibabel.save(nibabel.Nifti1Image(blob() + 2.0, np.eye(4)), scan)
+    for chunk in (None, 2):
+        seen: list[int] = []
+        hook = model.network.register_forward_pre_hook(
+            lambda _, x, seen=seen: seen.append(len(x[0]))
+        )
+        how = {"method": {"kind": "pigdm"}, "steps": 2, "chunk": chunk}
+        found[chunk] = medidiff.run("denoise", model, scan, sigma=0.1, n=3, posterior=how)
+        hook.remove()
+        assert max(seen) == (chunk or 3)
+    np.testing.assert_allclose(found[2].image, found[None].image, rtol=1e-4)
+    assert found[None].provenance["forward_equivalents"] == 3 * 2 * 3
+    assert found[2].provenance["forward_equivalents"] == 3 * 2 * 4  # computed again on the way back
+    with pytest.raises(TaskError, match="chunk is at least 1"):
+        medidiff.run("denoise", model, scan, sigma=0.1, posterior={"chunk": 0})
+
+
+def test_a_chunk_is_no_other_sampler_to_a_verdict() -> None:
+    how = chosen_for("inpaint", 8)
+    plain, cut = (calibrated._tree(each) for each in (how, replace(how, chunk=4)))
+    assert calibrated._sampler("inpaint", cut) == calibrated._sampler("inpaint", plain)
 
 
 def test_a_target_is_reached_by_the_low_end_of_the_interval() -> None:
