@@ -15,7 +15,8 @@ package's own folder, where `medidiff run` reads them.
 
 Networks that benchmarks/supervised.py trained are compared on the same measurements by
 --supervised FILES; with --baselines none and --name supervised that is all there is besides. With
---ours FOLDER, the W of an earlier run, only the networks are run, beside what ours was there.
+--ours FOLDER, the W of an earlier run, only the others are run (networks, or with --baselines tuned
+the classical methods of a part), beside what ours was there.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import argparse
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 
@@ -39,17 +40,22 @@ from medidiff.jobs.cases import cases_of_split
 from medidiff.jobs.reporting import Lines
 from medidiff.jobs.splits import Splits
 from medidiff.report.tables import write_json
-from medidiff.tasks.base import OURS, Benchmarked, Peer
+from medidiff.tasks.base import OURS, Bench, Benchmarked, Head, Peer, Row
 from medidiff.tasks.denoise import Denoising
-from medidiff.tasks.reconstruct import Reconstruction
+from medidiff.tasks.inpaint import Inpainting
+from medidiff.tasks.reconstruct import Reconstruction, setting_of
 from medidiff.tasks.restoration import measured
+from medidiff.tasks.settings import as_the_truth, simulated, tune
+from medidiff.tasks.super_resolution import SuperResolution
 
 DRAWS = 8
 AT_ONCE = 16  # scans
-HEADS = {"denoise": Denoising, "reconstruct": Reconstruction}
-"""That supervised networks were trained for."""
-RICIAN_GOALS = {"rician 0.05": 2.5, "rician 0.1": 4.0, "rician 0.2": 6.0}
-"""Decibels above the best baseline, block matching with the variance stabilised."""
+HEADS = {
+    "denoise": Denoising,
+    "reconstruct": Reconstruction,
+    "super_resolution": SuperResolution,
+    "inpaint": Inpainting,
+}
 REGIONS = {"psnr_head": "in-head", "psnr_region": "in the hole"}
 
 
@@ -96,7 +102,7 @@ def main() -> None:
     names = [part.name for part in PARTS]
     parser.add_argument("--parts", nargs="*", choices=names, default=names)
     parser.add_argument("--supervised", nargs="*", type=Path, default=[], metavar="WEIGHTS")
-    parser.add_argument("--ours", type=Path, metavar="FOLDER", help="with --supervised")
+    parser.add_argument("--ours", type=Path, metavar="FOLDER", help="of an earlier run")
     parser.add_argument("--baselines", choices=("tuned", "none"), default="tuned")
     parser.add_argument("--only", choices=("all", "spread"), default="all", help="of each part")
     parser.add_argument("--name", default="inverse_problems", help="of the result")
@@ -105,7 +111,7 @@ def main() -> None:
     args = parser.parse_args()
     for part in PARTS:
         if part.name in args.parts:
-            (run if args.ours is None else run_networks)(args, part)
+            (run if args.ours is None else run_others)(args, part)
     parts = [part for part in PARTS if there(args.work, part.name)]
     rows = [row for part in parts for row in rows_of(args.work, part)]
     rows += [row for part in PARTS for row in spread_of(args.work, part)]
@@ -175,35 +181,72 @@ def run(args: argparse.Namespace, part: Part) -> None:
         print(table.text)
 
 
-def run_networks(args: argparse.Namespace, part: Part) -> None:
-    """The supervised networks on the part's measurements, beside what ours was on them before."""
+def run_others(args: argparse.Namespace, part: Part) -> None:
+    """Tuned classical methods or supervised networks on the part's measurements, beside what ours
+    was on them before."""
     if there(args.work, part.name):
         return
     model, peers = api.load(args.model), peers_of(args, part)
     head = HEADS[part.task](**part.options)  # type: ignore[arg-type]
     lineage = model.spec.lineage
     splits = Splits(lineage.train_split, lineage.validation_split, lineage.holdout)
-    cases = cases_of_split(model, args.manifest, "test", splits, Lines(), None)
-    rows = [row for row in summary(args.ours, part.name)["rows"] if row["method"] == OURS]
-    subjects = {row["row"]: row["subject"] for row in rows}  # pseudonyms are a machine's own
-    names = part.options.get("settings", [RICIAN])
-    assert isinstance(names, list)
-    for name, first in product(names, range(0, len(cases), AT_ONCE)):
-        some = cases[first : first + AT_ONCE]
-        for check in as_benchmarked(name, some, model):
-            for each in peers:
-                found = check.estimate(each.solve)
-                new = measured(found, check.clean, some, check.setting, each.name)
-                rows += [row | {"subject": subjects[row["row"]]} for row in new]
-    table = make_table(head, Benchmarked(rows), [each.name for each in peers])
+    cases, validation = (
+        cases_of_split(model, args.manifest, name, splits, Lines(), None)
+        for name in ("test", splits.validation)
+    )
+    bench = Bench(model, [], validation, cases)
+    if args.baselines == "tuned":
+        found = classical(head, bench)
+    else:
+        names = getattr(head, "settings", (RICIAN,))
+        found = Benchmarked([row for name in names for row in networks(name, bench, peers)])
+    ours = [row for row in summary(args.ours, part.name)["rows"] if row["method"] == OURS]
+    subjects = {row["row"]: row["subject"] for row in ours}  # pseudonyms are a machine's own
+    others = [row | {"subject": subjects[row["row"]]} for row in found.rows]
+    table = make_table(head, replace(found, rows=[*ours, *others]), [each.name for each in peers])
     write_json(
         args.work / part.name / "summary.json",
         table.rows,
         table.summaries,
         table.differences,
         {"model_digest": model.digest, "ours": "of an earlier run"},
+        goals=table.goals,
     )
     print(table.text)
+
+
+def classical(head: Head, bench: Bench) -> Benchmarked:
+    """Rows of the classical methods of a head that measures, tuned on validation scans.
+
+    Errors: SystemExit for denoising, whose filters take no problems.
+    """
+    match head:
+        case Reconstruction():
+            settings = [setting_of(name, head) for name in head.settings]
+        case SuperResolution() | Inpainting():
+            settings = head.settings_of(bench)
+        case _:
+            raise SystemExit(f"--ours with tuned baselines is not for {head.kind}")
+    rows, targets = [], []
+    for setting in settings:
+        targets += setting.targets
+        for tuned, first in product(tune(setting, bench), range(0, len(bench.test), AT_ONCE)):
+            some = bench.test[first : first + AT_ONCE]
+            given = simulated(setting, some, bench.seed)
+            problem = setting.head.prepare(given, bench.model)
+            made = as_the_truth(tuned.rival.solve(problem, tuned.parameter), problem, given)
+            clean = torch.stack([case.images for case in some])
+            rows += measured(made, clean, some, setting.name, tuned.rival.name)
+    return Benchmarked(rows, targets=targets)
+
+
+def networks(name: str, bench: Bench, peers: Sequence[Peer]) -> Iterator[Row]:
+    """Rows of supervised networks on what a benchmark measures."""
+    for first in range(0, len(bench.test), AT_ONCE):
+        some = bench.test[first : first + AT_ONCE]
+        for check, each in product(as_benchmarked(name, some, bench.model), peers):
+            made = check.estimate(each.solve)
+            yield from measured(made, check.clean, some, check.setting, each.name)
 
 
 def peers_of(args: argparse.Namespace, part: Part) -> list[Peer]:
@@ -237,8 +280,7 @@ def rows_of(work: Path, part: Part) -> Iterator[Measured]:
         what = f"{apart['setting']}, {where}, above {apart['baseline']}: {goal['verdict']}"
         yield Measured(what, apart["interval"]["mean"], "dB", "higher", bounds(apart), least)
     for apart in found["differences"]:
-        supervised = least_of(apart["baseline"], apart["setting"])
-        least = RICIAN_GOALS.get(apart["setting"]) if supervised is None else supervised
+        least = least_of(apart["baseline"], apart["setting"])
         if apart["metric"] == metric and least is not None:
             verdict = "reached" if apart["interval"]["low"] >= least else "missed"
             what = f"{apart['setting']}, {where}, above {apart['baseline']}: {verdict}"
