@@ -19,6 +19,7 @@ from medidiff.data.raw import Raw, read_array, read_raw
 from medidiff.data.raw_checks import (
     Kind,
     check_coils,
+    check_finite,
     check_mask,
     check_places,
     check_values,
@@ -218,7 +219,7 @@ def _sinograms(
 ) -> list[dict[str, torch.Tensor]]:
     """The sinogram of each slice, and its angles.
 
-    Errors: DataError for sinograms where coils of k-space would be.
+    Errors: DataError for sinograms where coils of k-space would be; for angles that are no numbers.
     """
     if values.shape[1] != 1:
         one = ("depth, " if values.ndim == 5 else "") + "views, detectors"
@@ -226,6 +227,7 @@ def _sinograms(
             f"a sinogram has the layout ({one}), several have (slices, 1, {one}); found "
             f"{tuple(values.shape[0 if len(values) > 1 else 1 :])}"
         )
+    check_finite("the list of angles", more.get("angles", np.zeros(0)))
     found = []
     for each in values:
         own = {"sinogram": each}
