@@ -307,6 +307,10 @@ def load_config(file: str | os.PathLike[str], changes: Sequence[str] = ()) -> Lo
     Errors: ConfigError naming the file and every key that is wrong.
     """
     place = Path(file)
+    if place.is_dir():
+        raise ConfigError(
+            f"{place} is a folder; a configuration is a .yaml file ('medidiff plan' writes one)"
+        )
     try:
         text = place.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

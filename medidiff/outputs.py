@@ -21,6 +21,17 @@ def check_new_folder(
     check_writable(place)
 
 
+def check_file(file: Path) -> None:
+    """Errors: OutputError unless a file can be written: its folder is there and may be written
+    to."""
+    if file.is_dir() or not file.absolute().parent.is_dir():
+        raise OutputError(
+            f"{file} cannot be written: "
+            + ("it is a folder" if file.is_dir() else f"there is no folder {file.parent}")
+        )
+    check_writable(file)
+
+
 def check_writable(place: Path) -> None:
     """Errors: OutputError unless a file or folder can be made at `place`."""
     there = next(each for each in (place, *place.absolute().parents) if each.exists())

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medidiff.data.contents import file_digest
-from medidiff.data.decode import Scan, decode
+from medidiff.data.decode import Scan, decode, not_one
 from medidiff.data.known_files import KnownFiles, state
 from medidiff.data.rows import Manifest, Problem, Progress, Row, raise_problems
 from medidiff.errors import DataError
@@ -163,8 +163,10 @@ def _missing_columns(manifest: Manifest, wanted: Sequence[str]) -> list[Problem]
 
 
 def _empty_splits(manifest: Manifest, splits: Sequence[str]) -> list[Problem]:
+    dealt = any(row.split for row in manifest.rows)
+    shown = manifest.splits_shown() + ("" if dealt else "; 'medidiff manifest split' deals them")
     return [
-        Problem(f"the split {split!r} has no rows (splits: {manifest.splits_shown()})")
+        Problem(f"the split {split!r} has no rows (splits: {shown})")
         for split in splits
         if not manifest.split(split)
     ]
@@ -314,7 +316,7 @@ def _file_problem(looked: _Found, is_image: bool) -> str:
     if looked.problem:
         return looked.problem
     if looked.shape[0] != 1:
-        return f"{looked.shape[0]} channels in one file; give each a column"
+        return not_one(looked.shape[0])
     return "every voxel has the same value" if looked.constant and is_image else ""
 
 

@@ -113,6 +113,14 @@ def check_channel(channel: int, count: int) -> None:
         raise UnusableError(f"there is no image {channel}: the file holds {count}")
 
 
+def not_one(count: int) -> str:
+    """What is told of a file of several images where one is wanted."""
+    return (
+        f"the file holds {count} images (channels or times); name one of them, counted from 0: "
+        "FILE[0], FILE[1], ..."
+    )
+
+
 def only(scan: Scan, channel: int) -> Scan:
     """One channel of a scan."""
     check_channel(channel, len(scan.array))

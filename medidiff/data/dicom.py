@@ -159,7 +159,9 @@ def _contents(path: Path) -> list[bytes]:
     else:
         return [path.read_bytes()]
     if not found:
-        raise decode.UnusableError("the folder holds no DICOM files")
+        raise decode.UnusableError(
+            "the folder holds no DICOM files (files of other formats are named one by one)"
+        )
     return found
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medidiff.data.augment import middle
+from medidiff.data.decode import not_one
 from medidiff.data.images import Original, Volume, load_image, original_of
 from medidiff.data.options import Field, Space
 from medidiff.data.rows import Row
@@ -153,7 +154,7 @@ def _check_grids(images: Sequence[Volume]) -> None:
     first = original_of(images[0])
     for image in images:
         if image.shape[0] != 1:
-            raise DataError(f"{image.shape[0]} channels in one file; give each channel a file")
+            raise DataError(not_one(image.shape[0]))
         grid = original_of(image)
         both = grid.known and first.known
         if grid.shape != first.shape or (

@@ -16,7 +16,7 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
-from medidiff.data.decode import Scan, decode
+from medidiff.data.decode import Scan, decode, not_one
 from medidiff.data.rows import Progress, Row, first_problems
 from medidiff.errors import DataError
 
@@ -108,7 +108,7 @@ def _read(row: Row, name: str) -> Scan:
     path: Path = row.images[name]
     scan = decode(path)
     if len(scan.array) != 1:
-        raise DataError(f"{len(scan.array)} channels in one file; give each channel a file")
+        raise DataError(not_one(len(scan.array)))
     return scan
 
 

@@ -32,7 +32,7 @@ def estimate_gaussian(image: Tensor) -> float:
     image; exact zeros, as of a masked background, are left out. What edges remain raise it, most
     in small images with little noise.
     Shapes: (channel, *space).
-    Errors: ValueError for a constant image or sides under 8 voxels.
+    Errors: ValueError for a constant image, or sides under 8 voxels: of a volume, two of them.
     Source: Donoho and Johnstone 1994 (doi:10.1093/biomet/81.3.425), section 4.
     Differs: undecimated coefficients, and those of the flatter half only. It is chosen by smooth
     coefficients, whose noise is independent of the detail's: the choice does not bias the median.
@@ -82,9 +82,21 @@ def _sigma_of_counts(signal: Array, law: CountLaw) -> float:
 def _channels(image: Tensor) -> list[Array]:
     if image.ndim < 3:
         raise ValueError(f"expected (channel, *space); found the shape {tuple(image.shape)}")
+    image = _without_short_side(image)
     if min(image.shape[1:]) < 8:
         raise ValueError(f"a noise level needs sides of 8 voxels; found {tuple(image.shape[1:])}")
     return list(image.detach().to("cpu", torch.float64).numpy())
+
+
+def _without_short_side(image: Tensor) -> Tensor:
+    """A volume of so few slices that no filter fits across them as its slices, one a channel; even
+    ones, as of padding, are left out."""
+    short = [axis for axis, n in enumerate(image.shape[1:], 1) if n < 8]
+    if image.ndim != 4 or len(short) != 1:
+        return image
+    slices = image.movedim(short[0], 1).flatten(0, 1)
+    uneven = slices.flatten(1).amin(1) < slices.flatten(1).amax(1)
+    return slices[uneven] if bool(uneven.any()) else slices
 
 
 def _rician_of(magnitude: Array) -> float:

@@ -114,6 +114,7 @@ def case_of_files(
     row: int,
     needs: Needs = SCAN,
     beside: Mapping[str, object] | None = None,
+    advice: str = ADVICE,
 ) -> Case:
     """One case from a file for each channel of the model, with what a head takes beside it.
 
@@ -133,7 +134,7 @@ def case_of_files(
     problems = fits(case, spec.space, spec.intensity, spec.modality, view=spec.view)
     if problems and mismatch == "refuse":
         raise DataError(
-            f"input {row} does not fit the model {spec.name}: {'; '.join(problems)}. {ADVICE}"
+            f"input {row} does not fit the model {spec.name}: {'; '.join(problems)}. {advice}"
         )
     for problem in problems:
         warn(f"input {row} does not fit the model {spec.name}: {problem}", stacklevel=3)

@@ -16,6 +16,7 @@ from medidiff.conformance.doctor import MEAN, STD, Findings, Row, examine
 from medidiff.errors import OutputError
 from medidiff.jobs.reporting import Reporter
 from medidiff.networks.kernels import available
+from medidiff.outputs import check_file
 from medidiff.tracking.store import UnavailableError, connect, store_address, store_uri
 
 PACKAGES = ("medidiff", "monai", "mlflow", "numpy", "pydicom", "nibabel", "triton")
@@ -59,6 +60,8 @@ def diagnose(json_file: Path | None, report: Reporter) -> Diagnosis:
 
     Errors: OutputError if the file cannot be written.
     """
+    if json_file is not None:
+        check_file(json_file)
     found = Diagnosis(examine(progress=report.progress), environment())
     if json_file is not None:
         try:

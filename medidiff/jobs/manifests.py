@@ -48,9 +48,10 @@ def build(folder: Path, out: Path, options: BuildOptions, report: Reporter) -> M
     try:
         built = build_rows(folder.absolute(), lists, options, progress=told)
         if not built.rows:
+            why = "" if built.skipped else f": there is no scan and no picture in {folder}"
             raise ManifestError(
-                "\n".join([f"{out}: no image can be used", *_reasons(built)]),
-                private=_names(built),
+                "\n".join([f"{out}: no image can be used{why}", *_reasons(built)]),
+                private=_names(built) if built.skipped else None,
             )
         rows = [_relative(row, out.absolute().parent) for row in built.rows]
         write_csv(out, built.columns, rows)

@@ -18,6 +18,7 @@ from medidiff.report.pictures import sheet
 from medidiff.spec import SamplingOptions
 from medidiff.steering import AimName
 
+NOT_FOR_IMAGES = "It would guide to what the model does not know; give an image that fits."
 KINDS = ("sampler", "spacing", "noise")
 """Sampling options that are a choice of kinds."""
 
@@ -57,8 +58,9 @@ def sample_to_folder(
     `changes` that are no sampling options.
     """
     check_new_folder(out)
-    if n < 1 or (steps is not None and steps < 1):
-        raise TaskError(f"--n and --steps must be at least 1, found {n} and {steps}")
+    for option, number in (("--n", n), ("--steps", steps)):
+        if number is not None and number < 1:
+            raise TaskError(f"{option} must be at least 1, found {number}")
     model = load_model(name, acceleration=acceleration)
     model.spec = replace(model.spec, sampling=changed(model.spec.sampling, changes))
     if tile is not None and slices is not None:
@@ -73,7 +75,7 @@ def sample_to_folder(
     ]
     image = None
     if towards_image is not None:
-        case = case_of_files(model, towards_image.split(","), "refuse", 1)
+        case = case_of_files(model, towards_image.split(","), "refuse", 1, advice=NOT_FOR_IMAGES)
         image = case.scale.inverse(case.images, axis=0)
     report = reporter()
     try:

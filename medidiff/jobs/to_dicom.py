@@ -13,7 +13,7 @@ import numpy as np
 from pydicom import Dataset
 from pydicom.sr.coding import Code
 
-from medidiff.data.decode import Scan, decode
+from medidiff.data.decode import Scan, decode, not_one
 from medidiff.data.dicom_out import images
 from medidiff.data.dicom_out_files import written
 from medidiff.data.dicom_out_maps import Quantity, parametric_map
@@ -59,10 +59,7 @@ def convert(image: Path, out: Path, asked: Conversion, protect: Protect) -> list
     check_free([out])
     scan = decode(image)
     if len(scan.array) != 1:
-        raise DataError(
-            f"the file holds {len(scan.array)} images; name one of them, counted from 0: "
-            "FILE[0], FILE[1], ..."
-        )
+        raise DataError(not_one(len(scan.array)))
     source = None if asked.source is None else open_source(asked.source)
     made = _making(image, asked)
     origin = Origin(source, asked.patient, asked.modality or _modality(scan, source), asked.place)

@@ -127,7 +127,8 @@ def check_kept(n: int, count: int, on_grid: int, on_input: int, *, every: bool) 
     free = SHARE * free_memory(torch.device("cpu"))
     if n * one <= free:
         return
-    alone = ", or keep the mean and the maps alone (--set result=mean)" if every else ""
+    less = every and n * FLOAT * count * on_grid <= free
+    alone = ", or keep the mean and the maps alone (--set result=mean)" if less else ""
     raise TaskError(
         f"{n} samples take {n * one / GIB:.3g} GiB to be kept until the maps are made, and "
         f"{free / GIB:.3g} GiB of this machine's memory can be had for them: ask for at most "

@@ -7,6 +7,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 
 from medidiff import cli
@@ -167,6 +169,36 @@ def test_numbers_and_splits_that_make_no_sense(
     named = {"MODEL": str(run_2d), "MANIFEST": str(flat), "OUT": str(tmp_path / "out")}
     assert call(*(named.get(word, word) for word in words), monkeypatch=monkeypatch) == 2
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("train .", ". is a folder; a configuration is a .yaml file"),
+        ("sample no-model --out new --n 0", "--n must be at least 1, found 0"),
+        ("sample no-model --out new --steps 0", "--steps must be at least 1, found 0"),
+        ("doctor --json nowhere/found.json", "there is no folder nowhere"),
+        ("manifest build empty --out new.csv", "there is no scan and no picture in empty"),
+        ("run denoise no-model four.nii --out new", "no model 'no-model'"),
+        ("to-dicom four.nii --out new", "the file holds 3 images (channels or times); name one"),
+    ],
+)
+def test_what_a_new_user_may_type_is_answered_in_one_message(
+    typed: str,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    image = nibabel.Nifti1Image(np.ones((4, 4, 4, 3), np.float32), np.eye(4))
+    nibabel.save(image, tmp_path / "four.nii")
+    assert call(*typed.split(), monkeypatch=monkeypatch) == 2
+    told = capsys.readouterr().err
+    assert said in told
+    assert told.count("medidiff: ") == 1 + ("names are in" in told)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["empty", "four.nii"]
 
 
 @pytest.mark.parametrize("option", ["--set mask=", "--towards-image ", ""])

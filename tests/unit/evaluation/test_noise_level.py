@@ -47,6 +47,15 @@ def test_an_image_that_tells_nothing_is_refused(image, message):
         estimate_gaussian(image)
 
 
+@pytest.mark.parametrize("axis", [1, 2, 3])
+def test_a_volume_of_few_slices_is_taken_slice_by_slice(axis):
+    volume = 0.1 * torch.randn(1, 64, 64, 5, generator=torch.Generator().manual_seed(0))
+    volume[..., 0] = 0  # padding
+    assert estimate_gaussian(volume.movedim(3, axis)) == pytest.approx(0.1, rel=0.05)
+    with pytest.raises(ValueError, match="8 voxels"):
+        estimate_gaussian(volume[:, :5])
+
+
 def test_negative_magnitudes_are_refused():
     with pytest.raises(ValueError, match="not negative"):
         estimate_rician(torch.rand(1, 16, 16) - 0.5)
