@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
@@ -157,7 +158,7 @@ def _disc_order(centre: Tensor, count: int, generator: torch.Generator) -> Tenso
     kept = torch.ones(sizes, dtype=torch.bool)
     for _ in range(BISECTIONS):
         radius = (low + high) / 2
-        found = _apart(order, radius * growth, centre)
+        found = _apart(order, radius * growth, centre, count)
         if int((found & ~centre).sum()) >= count:
             low, kept = radius, found
         else:
@@ -165,38 +166,41 @@ def _disc_order(centre: Tensor, count: int, generator: torch.Generator) -> Tenso
     return order + (~kept).double()
 
 
-def _apart(order: Tensor, radius: Tensor, centre: Tensor) -> Tensor:
-    """Places in their order, each kept if none that was kept is within its radius."""
-    longest = [min(int(radius.max()), size - 1) for size in order.shape]
-    reach = [torch.arange(-each, each + 1) for each in longest]
-    steps = torch.stack(torch.meshgrid(*reach, indexing="ij"), -1).flatten(0, -2)
-    lengths = steps.double().norm(dim=1)
-    near = [
-        (tuple(step.tolist()), float(length))
-        for step, length in zip(steps, lengths, strict=True)
-        if 0 < length < float(radius.max())
-    ]
-    kept, open_ = centre.clone(), ~centre
-    for step, length in near:
-        open_ &= ~(_shifted(centre.double(), step, 0.0).bool() & (length < radius))
-    while bool(open_.any()):
-        waiting = torch.where(open_, order, math.inf)
-        first = open_.clone()
-        for step, length in near:
-            first &= ~((_shifted(waiting, step, math.inf) < waiting) & (length < radius))
-        kept |= first
-        open_ &= ~first
-        for step, length in near:
-            open_ &= ~(_shifted(first.double(), step, 0.0).bool() & (length < radius))
-    return kept
+def _apart(order: Tensor, radius: Tensor, centre: Tensor, count: int) -> Tensor:
+    """Places in their order, each kept if none that was kept is within its radius, and those of the
+    middle before; the first `count` of them."""
+    reach = [min(math.ceil(float(radius.max())), size) for size in order.shape]
+    near = _lengths(reach)
+    wide = functional.pad(radius, [each for each in reversed(reach) for _ in range(2)])
+    # Python looks up a byte faster than an element of a tensor
+    closed = bytearray(wide.numel())
+    shut = torch.frombuffer(closed, dtype=torch.bool)
+    size, stride = near.shape, wide.stride()
+    places = torch.cat((centre.nonzero(), _in_order(order, centre)))
+    first = (places * torch.tensor(stride)).sum(1).tolist()  # of the box around each place
+    middle = sum(map(math.prod, zip(reach, stride, strict=True)))
+    of_middle = int(centre.sum())
+    kept: list[int] = []
+    for index, corner in enumerate(first):
+        if closed[corner + middle] and index >= of_middle:
+            continue
+        kept.append(index)
+        inside = near < wide.as_strided(size, stride, corner)
+        shut.as_strided(size, stride, corner).logical_or_(inside)
+        if len(kept) == of_middle + count:
+            break
+    found = torch.zeros_like(centre)
+    found[tuple(places[kept].T)] = True
+    return found
 
 
-def _shifted(values: Tensor, step: tuple[int, ...], fill: float) -> Tensor:
-    """values at each place plus `step`, `fill` beyond the grid."""
-    shifted = torch.full_like(values, fill)
-    to, of = [], []
-    for size, by in zip(values.shape, step, strict=True):
-        to.append(slice(max(0, -by), size - max(0, by)))
-        of.append(slice(max(0, by), size + min(0, by)))
-    shifted[tuple(to)] = values[tuple(of)]
-    return shifted
+def _lengths(reach: Sequence[int]) -> Tensor:
+    """Of the steps to the places around one, up to `reach` along each axis."""
+    along = [torch.arange(-each, each + 1, dtype=torch.float64) for each in reach]
+    return torch.stack(torch.meshgrid(*along, indexing="ij"), -1).norm(dim=-1)
+
+
+def _in_order(order: Tensor, centre: Tensor) -> Tensor:
+    """The places outside of the middle, (places, axes), by their order."""
+    places = (~centre).nonzero()
+    return places[order[~centre].argsort()]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from medidiff.physics import Sampling, calibration_box
-from medidiff.physics.masks import is_equispaced
+from medidiff.physics.masks import _apart, is_equispaced
 
 KINDS = ("gaussian", "uniform", "equispaced", "poisson-disc")
 
@@ -73,6 +73,26 @@ def test_points_of_a_poisson_disc_keep_their_distance_and_thin_out():
     assert float(mask[20:40, 20:40].mean()) > 2 * float(mask.mean())
     random = Sampling("gaussian", 6, 0.0, (0, 1)).mask((60, 60), seed=2).nonzero().double()
     assert float(torch.cdist(random, random).fill_diagonal_(math.inf).min()) == 1
+
+
+@pytest.mark.parametrize("shape", [(64,), (9, 11), (4, 6, 5)])
+@pytest.mark.parametrize("scale", [0.7, 1.6])
+def test_a_place_is_kept_if_none_that_was_kept_is_within_its_radius(shape, scale):
+    generator = torch.Generator().manual_seed(0)
+    order = torch.rand(shape, generator=generator, dtype=torch.float64)
+    places = torch.ones(shape).nonzero().double()
+    away = (places / torch.tensor(shape) - 0.5).norm(dim=1)
+    radius, middle = scale * (1 + 4 * away), away < 0.1
+    kept = places[middle].tolist()
+    for index in order.flatten().argsort().tolist():
+        apart = torch.cdist(places[index : index + 1], torch.tensor(kept).double())
+        if not middle[index] and bool((apart >= radius[index]).all()):
+            kept.append(places[index].tolist())
+    found = _apart(order, radius.reshape(shape), middle.reshape(shape), 1000)
+    assert sorted(found.nonzero().double().tolist()) == sorted(kept)
+    fewer = _apart(order, radius.reshape(shape), middle.reshape(shape), 3)
+    assert int(fewer.sum()) == min(len(kept), int(middle.sum()) + 3)
+    assert bool((found | ~fewer).all())
 
 
 def test_a_gaussian_density_falls_from_the_middle():
