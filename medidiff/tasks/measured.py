@@ -93,7 +93,7 @@ def solved(
         if head.result == "sample":
             point, estimate = samples[0], "one sample"
         elif n == 1 or head.posterior is not None:
-            point, estimate = samples.mean(0), mean_of(how, count)
+            point, estimate = samples.mean(0), mean_in_words(how, count)
         elif known is not None:
             point, cost, estimate = known[0], cost + known[1], POSTERIOR_MEAN
         else:
@@ -102,7 +102,7 @@ def solved(
                 _called(problem, "estimating"), model, image, image.draws, seed
             )
             point, cost = draws.mean(0), cost + more
-            estimate = mean_of(image, image.draws)
+            estimate = mean_in_words(image, image.draws)
     point = point.to(problem.given)  # samples are kept in the host's memory
     facts = told(settled(found, image, point), model, how, point, n) | {"estimate": estimate}
     if image is not how:
@@ -114,7 +114,7 @@ def solved(
     return Solution(point, cost.calls, shown, facts=facts, cost=cost.equivalents, kept=head.result)
 
 
-def mean_of(how: Posterior, count: int) -> str:
+def mean_in_words(how: Posterior, count: int) -> str:
     """An estimate in words."""
     if count == 1:
         return "one sample"
