@@ -95,7 +95,7 @@ class Radon:
         blank = torch.zeros((len(cases), 1, *size), device=sinogram.device)
         gain, offset = lines(scaled)
         shift = projector.forward(blank + per_image(offset, blank))
-        # every ray brought to one noise level
+        # every ray brought to one noise level; torch's median of an expanded tensor is wrong (2.13)
         level = deviation.flatten(1).median(1).values.double().cpu()
         weight = per_image(level, deviation) / deviation
 
@@ -117,9 +117,13 @@ class Radon:
         given = [case.beside["angles"] for case in cases if "angles" in case.beside]
         if not given:
             return even_angles(views, self.span, self.start)
-        same = len(given) == len(cases) and all(torch.equal(each, given[0]) for each in given)
-        if not same or len(given[0]) != views:
-            raise TaskError(f"the sinograms of a batch have {views} views of the same angles each")
+        if len(given[0]) != views or not bool(given[0].isfinite().all()):
+            raise TaskError(
+                f"the sinogram has {views} views and {len(given[0])} angles are given: one finite "
+                "angle a view, in degrees"
+            )
+        if len(given) < len(cases) or any(not torch.equal(each, given[0]) for each in given):
+            raise TaskError("the sinograms of a batch are seen from the same angles")
         return tuple(given[0].double().tolist())
 
     def _kind(self, angles: Sequence[float]) -> str:
@@ -143,8 +147,12 @@ class Radon:
         found = torch.stack([detector_noise(each) for each in sinogram])
         if not bool((found > 0).all()):
             raise TaskError("this sinogram shows no noise; state it with measurement.sigma")
+<<<<<<< HEAD
         # laid out in memory: the median of an expanded tensor is undefined in PyTorch 2.13
         return per_image(found, sinogram).expand_as(sinogram).contiguous()
+=======
+        return torch.ones_like(sinogram) * per_image(found, sinogram)
+>>>>>>> 65f7ad5 (The estimated noise of a sinogram is no longer what lay in memory)
 
     def _scaled(
         self, cases: Sequence[Case], model: Model, projector: Tomography, sinogram: Tensor

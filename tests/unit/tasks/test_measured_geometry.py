@@ -86,6 +86,23 @@ def test_sinograms_of_another_layout_are_refused_with_those_that_are_understood(
     assert len(stated(np.ones((1, 6, 24), np.float32)).cases) == 1
 
 
+def test_the_noise_of_a_sinogram_is_estimated_and_never_what_lay_in_memory() -> None:
+    draw = np.random.default_rng(0).standard_normal((60, 276)).astype(np.float32)
+    sinogram, model = 1 + 0.01 * draw, model_of()
+    cases = stated(sinogram).cases
+    for _ in range(8):
+        left_behind = torch.full((sinogram.size,), torch.nan)
+        del left_behind
+        (level,) = Radon(attenuation=(0.0, 0.02)).problem(cases, model).levels
+        assert level == pytest.approx(0.01 / 0.02, rel=0.1)
+
+
+def test_as_many_angles_as_views_are_asked_for() -> None:
+    opened = open_measurement(SINOGRAM, {"angles": np.arange(5.0)}, model_of(), 1, "radon")
+    with pytest.raises(TaskError, match="6 views and 5 angles"):
+        Radon().problem(opened.cases, model_of())
+
+
 def case_of(affine: np.ndarray, **beside: torch.Tensor) -> Case:
     original = Original(SIZE, affine, True, "MR", (0.0,))
     image = torch.full((1, *SIZE), -1.0)
