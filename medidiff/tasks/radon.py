@@ -123,7 +123,7 @@ class Radon:
                 "angle a view, in degrees"
             )
         if len(given) < len(cases) or any(not torch.equal(each, given[0]) for each in given):
-            raise TaskError("the sinograms of a batch are seen from the same angles")
+            raise TaskError(f"the sinograms of a batch need {views} views of the same angles each")
         return tuple(given[0].double().tolist())
 
     def _kind(self, angles: Sequence[float]) -> str:
@@ -147,12 +147,8 @@ class Radon:
         found = torch.stack([detector_noise(each) for each in sinogram])
         if not bool((found > 0).all()):
             raise TaskError("this sinogram shows no noise; state it with measurement.sigma")
-<<<<<<< HEAD
         # laid out in memory: the median of an expanded tensor is undefined in PyTorch 2.13
         return per_image(found, sinogram).expand_as(sinogram).contiguous()
-=======
-        return torch.ones_like(sinogram) * per_image(found, sinogram)
->>>>>>> 65f7ad5 (The estimated noise of a sinogram is no longer what lay in memory)
 
     def _scaled(
         self, cases: Sequence[Case], model: Model, projector: Tomography, sinogram: Tensor
