@@ -154,11 +154,13 @@ def tune(
     corrections: Sequence[BiasCorrection] = GAUSSIAN,
     region: Tensor | None = None,
     pool: Executor | None = None,
+    tried: Callable[[], None] = lambda: None,
 ) -> tuple[Baseline, ...]:
     """Each baseline at the strength and correction of the highest mean PSNR on validation images.
 
     A best strength at the end of the grid is followed outwards, by a quarter a time, as long as
     that helps: a bar is not lowered by the grid. Tune in the region where results are judged.
+    `tried` is called after each setting, as many times as there are in the grids and some more.
     Shapes: `given` and `clean` (batch, channel, *space); `region` as in `psnr`.
     Errors: ValueError without images or corrections.
     """
@@ -167,6 +169,7 @@ def tune(
 
     def score(setting: Baseline) -> float:
         estimate = restored_by(setting, given, sigma, pool)
+        tried()
         return float(psnr(estimate, clean, data_range=1.0, region=region).mean())
 
     tuned = []

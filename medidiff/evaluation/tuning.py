@@ -34,6 +34,11 @@ def best_strength(score: Callable[[float], float], grid: Sequence[float]) -> flo
     return best
 
 
+def trials(grid: Sequence[float]) -> int:
+    """How many scores `best_strength` asks for where the best lies inside the grid."""
+    return len(grid) if len(grid) == 1 else len(grid) + 2 * REFINEMENTS
+
+
 def followed(
     best: float, highest: float, factor: float, score: Callable[[float], float]
 ) -> tuple[float, float]:

@@ -3,9 +3,11 @@ subject."""
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing import get_context
 from typing import Protocol, cast
@@ -147,20 +149,30 @@ def _tuned(
     given = _degraded(head, clean, cases, bench.seed)
     zero = signal_zero(cases, clean)
     noisy, truth = (given - zero) / WINDOW, (clean - zero) / WINDOW
-    tuned: list[Baseline] = []
-    for index, baseline in enumerate(baselines):
-        bench.progress(f"tuning baselines, {setting}", index, len(baselines))
-        tuned += tune(
-            [baseline],
-            noisy,
-            truth,
-            sigma=sigma,
-            corrections=corrections,
-            region=head_region(clean),
-            pool=pool,
-        )
-    bench.progress(f"tuning baselines, {setting}", len(baselines), len(baselines))
-    return tuned
+    count = sum(len(each.grid) for each in baselines) * len(corrections)
+    with tuning_told(bench, setting, count) as tried:
+        return [
+            *tune(
+                baselines,
+                noisy,
+                truth,
+                sigma=sigma,
+                corrections=corrections,
+                region=head_region(clean),
+                pool=pool,
+                tried=tried,
+            )
+        ]
+
+
+@contextmanager
+def tuning_told(bench: Bench, setting: str, count: int) -> Iterator[Callable[[], None]]:
+    """Tells of trials, about `count` of them: where the best lies past a grid there are more, and
+    only the end is told as the end."""
+    what, done = f"tuning baselines, {setting}", itertools.count(1)
+    bench.progress(what, 0, count)
+    yield lambda: bench.progress(what, min(next(done), count - 1), count)
+    bench.progress(what, count, count)
 
 
 def single_threaded_processes() -> ProcessPoolExecutor:

@@ -19,7 +19,7 @@ from medidiff.data.datasets import Case
 from medidiff.diffusion import KeyedNoise
 from medidiff.evaluation.distortion import psnr
 from medidiff.evaluation.regions import head_region
-from medidiff.evaluation.tuning import best_strength
+from medidiff.evaluation.tuning import best_strength, trials
 from medidiff.tasks.accounts import Spent, account_of, solved_at_cost
 from medidiff.tasks.base import (
     OURS,
@@ -45,6 +45,7 @@ from medidiff.tasks.restoration import (
     WINDOW,
     measured,
     shown_spread,
+    tuning_told,
 )
 
 Simulate = Callable[[Sequence[Case], KeyedNoise], list[Case]]
@@ -165,17 +166,18 @@ def tune(setting: Setting, bench: Bench) -> list[Tuned]:
     clean = torch.stack([case.images for case in cases])
     region = _region(setting, problem, clean)
 
-    def score(rival: Rival, parameter: float) -> float:
-        estimate = as_the_truth(rival.solve(problem, parameter), problem, given)
-        return float(psnr(estimate, clean, data_range=WINDOW, region=region).mean())
+    count = sum(trials(rival.grid) for rival in setting.rivals)
+    with tuning_told(bench, setting.name, count) as tried:
 
-    found = []
-    for index, rival in enumerate(setting.rivals):
-        bench.progress(f"tuning baselines, {setting.name}", index, len(setting.rivals))
-        strength = best_strength(partial(score, rival), rival.grid)
-        found.append(Tuned(rival, strength))
-    bench.progress(f"tuning baselines, {setting.name}", len(found), len(found))
-    return found
+        def score(rival: Rival, parameter: float) -> float:
+            estimate = as_the_truth(rival.solve(problem, parameter), problem, given)
+            tried()
+            return float(psnr(estimate, clean, data_range=WINDOW, region=region).mean())
+
+        return [
+            Tuned(rival, best_strength(partial(score, rival), rival.grid))
+            for rival in setting.rivals
+        ]
 
 
 @dataclass(frozen=True, eq=False)

@@ -138,6 +138,21 @@ def test_rivals_of_measured_heads_are_tuned_on_validation_scans() -> None:
     assert seen == [11, 12]
 
 
+def test_tuning_tells_of_each_trial_and_of_one_end() -> None:
+    told: list[tuple[int, int]] = []
+    nothing = lambda problem, strength: problem.given - strength * 1e-4  # noqa: E731
+    rivals = (Rival("plain", nothing), Rival("tuned", nothing, (1.0, 2.0, 4.0)))
+    judge = Setting("s", Recorded([]), lambda cases, noise: list(cases), rivals)  # type: ignore[arg-type]
+    bench = replace(bench_of(), progress=lambda what, done, total: told.append((done, total)))
+    settings.tune(judge, bench)
+    assert {total for _, total in told} == {8}
+    done = [each for each, _ in told]
+    assert done == sorted(done)
+    assert done[0] == 0
+    assert done.count(8) == 1
+    assert len(set(done)) == 9
+
+
 def test_the_residual_is_over_the_noise_that_was_told() -> None:
     """1 for what leaves the noise: neither the truth's norm nor the measurement's."""
     generator = torch.Generator().manual_seed(0)
