@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -212,6 +214,27 @@ def test_slices_of_a_measurement_become_a_volume(tmp_path: Path, placed: bool) -
     assert (first.Rows, first.Columns) == (5, 4)
     assert first.pixel_array[0, 3] == 10
     assert "ImageOrientationPatient" not in first
+
+
+def test_a_full_disc_is_no_damaged_header_and_leaves_no_half_of_a_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Dataset.save_as
+
+    def full(data: Dataset, file: Path, **options: Any) -> None:
+        if "std" in str(file):
+            try:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            except OSError as error:
+                raise OSError("the element cannot be written") from error
+        whole(data, file, **options)
+
+    monkeypatch.setattr(Dataset, "save_as", full)
+    image, maps = np.ones((1, 4, 6, 5), np.float32), {"std": np.ones((1, 4, 6, 5), np.float32)}
+    result = Result(image, np.eye(4), {"kind": "AI-PROCESSED"}, maps, modality="MR")
+    with pytest.raises(OSError, match="cannot be written"):
+        result.save_dicom(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_two_channels_are_two_series_of_one_patient(tmp_path: Path) -> None:
