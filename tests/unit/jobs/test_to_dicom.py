@@ -26,7 +26,7 @@ from medidiff.data.dicom_out_modules import Making
 from medidiff.data.dicom_out_origin import Origin
 from medidiff.data.dicom_out_patient import Patient
 from medidiff.errors import ConfigError, DataError, OutputError, TaskError
-from medidiff.jobs.run import save_result
+from medidiff.jobs.run import output_files, save_result
 from medidiff.jobs.to_dicom import patient_of, segments_of
 from medidiff.tasks.results import Result, stacked
 
@@ -355,3 +355,12 @@ def test_a_nifti_name_is_no_folder_for_dicom(model: Path, scan: Path, tmp_path: 
                                              monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     words = ("run", "denoise", model, scan, "-o", tmp_path / "a.nii.gz", "--format", "dicom")
     assert exit_code(*words, monkeypatch=monkeypatch) == 2
+
+
+def test_results_of_one_image_of_a_file_are_named_by_its_number(tmp_path: Path) -> None:
+    file = tmp_path / "four.nii.gz"
+    file.touch()
+    cases = [[f"{file}[{number}]"] for number in (0, 2)]
+    found = [each.name for each in output_files(cases, tmp_path / "out", "denoise")]
+    assert found == ["four-0-denoise.nii.gz", "four-2-denoise.nii.gz"]
+    assert output_files([[str(file)]], tmp_path, "denoise")[0].name == "four-denoise.nii.gz"
