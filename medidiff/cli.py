@@ -6,6 +6,8 @@ before a verb runs, so that `--help` answers at once.
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import traceback
 import warnings
@@ -28,6 +30,7 @@ from medidiff.cli_options import Seed
 from medidiff.errors import MedidiffError
 
 INTERRUPTED = 130
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 NOTICE = "Research only: not a medical device, not for diagnosis."
 app = typer.Typer(
     help=f"Diffusion priors for medical images: train, track in MLflow, put to work. {NOTICE}",
@@ -191,8 +194,26 @@ def main() -> None:
         if getattr(error, "killed", False):
             print(f"medidiff: {error}", file=sys.stderr)
             sys.exit(75)  # EX_TEMPFAIL: run again with --resume
+        if refused := _refused_by_the_disc(error):
+            print(
+                f"medidiff: nothing more can be written ({refused}): make room, or name another "
+                "place, and run the command again",
+                file=sys.stderr,
+            )
+            sys.exit(2)
         _tell_defect(error)
         sys.exit(1)
+
+
+def _refused_by_the_disc(error: BaseException | None) -> str | None:
+    """What a full or read-only disc said, where it is behind an error: libraries raise errors of
+    their own from it."""
+    while error is not None:
+        for number in FULL:
+            if getattr(error, "errno", None) == number or os.strerror(number) in str(error):
+                return os.strerror(number)
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _tell_warnings() -> None:

@@ -4,6 +4,8 @@ for want of a folder."""
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from medidiff.errors import OutputError
@@ -19,6 +21,17 @@ def check_new_folder(
     if place.is_dir() and any(place.iterdir()):
         raise OutputError(f"{place} already holds {holds}; {advice}")
     check_writable(place)
+
+
+@contextmanager
+def all_or_none(files: Iterable[Path]) -> Iterator[None]:
+    """New files that are written within: if one of them cannot be, none is left."""
+    try:
+        yield
+    except BaseException:
+        for file in files:
+            file.unlink(missing_ok=True)
+        raise
 
 
 def check_file(file: Path) -> None:

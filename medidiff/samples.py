@@ -13,6 +13,7 @@ from torch import Tensor
 
 from medidiff.data.images import save_image
 from medidiff.model_folder import check_free, sidecar, write_json
+from medidiff.outputs import all_or_none
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,9 @@ class Samples:
         check_free([*files, *map(sidecar, files)])
         place.mkdir(parents=True, exist_ok=True)
         for index, (file, image) in enumerate(zip(files, self.images, strict=True)):
-            save_image(file, image, self.affine, description="SYNTHETIC medidiff")
-            write_json(sidecar(file), {**self.provenance, "index": index})
+            with all_or_none([file, sidecar(file)]):
+                save_image(file, image, self.affine, description="SYNTHETIC medidiff")
+                write_json(sidecar(file), {**self.provenance, "index": index})
         return files
 
     def save_dicom(

@@ -85,12 +85,24 @@ def told_without_values() -> Iterator[None]:
         yield
     except MedidiffError:
         raise
-    except Exception as error:  # pydicom converts values when they are asked for, and quotes them
+    except Exception as error:
+        if _of_the_disc(error):
+            raise
+        # pydicom converts values when they are asked for, and quotes them
         raise DataError(
             "the header of the DICOM source holds values that are damaged or lacks ones that every "
             f"object has, so that nothing can be made of it ({type(error).__name__})",
             private=repr(error),
         ) from None
+
+
+def _of_the_disc(error: BaseException | None) -> bool:
+    """Whether the system said it, or something before it: pydicom raises its own from that."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno is not None:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def open_source(path: Path) -> SourceSeries:

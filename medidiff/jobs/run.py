@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from medidiff.data.datasets import Case
-from medidiff.data.decode import is_dicom
+from medidiff.data.decode import is_dicom, selected
 from medidiff.data.dicom_out_patient import Patient
 from medidiff.data.dicom_out_protect import Dates
 from medidiff.errors import OutputError, TaskError
@@ -172,7 +172,7 @@ def output_files(
     if format == "dicom":
         if out.name.endswith((".nii", ".nii.gz")):
             raise OutputError(f"{out} is a NIfTI name; DICOM series are written into a folder")
-        names = [stem(Path(files[0])) for files in inputs]
+        names = [named(Path(files[0])) for files in inputs]
         if deidentify != "none":
             names = [f"case-{number:03d}" for number in range(1, len(inputs) + 1)]
         targets = [out / f"{name}-{task}" for name in names]
@@ -181,7 +181,7 @@ def output_files(
             raise OutputError(f"{out} names one file for {len(inputs)} inputs; name a folder")
         targets = [out]
     else:
-        targets = [out / f"{stem(Path(files[0]))}-{task}.nii.gz" for files in inputs]
+        targets = [out / f"{named(Path(files[0]))}-{task}.nii.gz" for files in inputs]
     twice = sorted({target.name for target in targets if targets.count(target) > 1})
     if twice:
         raise OutputError(
@@ -190,6 +190,12 @@ def output_files(
     check_free(targets if format == "dicom" else [*targets, *map(sidecar, targets)])
     check_writable(targets[0])
     return targets
+
+
+def named(file: Path) -> str:
+    """What results of a scan are called by; FILE[2], the third image of a file, is FILE-2."""
+    whole, number = selected(file)
+    return stem(whole) if number is None else f"{stem(whole)}-{number}"
 
 
 def save_result(

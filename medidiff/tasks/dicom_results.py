@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -53,18 +54,21 @@ def dicom_series(result: Result, origins: Sequence[Origin], when: datetime) -> S
 def save_series(
     series: Series, folder: Path, provenance: Mapping[str, object], protect: Protect
 ) -> list[Path]:
-    """A folder of folders, a series each, with the provenance as JSON beside them.
+    """A folder of folders, a series each, with the provenance as JSON beside them; all or none.
 
     Errors: OutputError if the folder is there already.
     """
     check_free([folder])
     files: list[Path] = []
-    for name, objects in series.items():
-        files += written(objects, folder / name, protect)
     record = folder / PROVENANCE
-    write_json(
-        record, {**provenance, "files": [file.relative_to(folder).as_posix() for file in files]}
-    )
+    try:
+        for name, objects in series.items():
+            files += written(objects, folder / name, protect)
+        listed = [file.relative_to(folder).as_posix() for file in files]
+        write_json(record, {**provenance, "files": listed})
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)  # it is new: nothing else lies there
+        raise
     return [*files, record]
 
 

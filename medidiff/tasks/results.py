@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from medidiff.data.images import save_image
 from medidiff.errors import OutputError
 from medidiff.model_folder import check_free, sidecar, stem, write_json
+from medidiff.outputs import all_or_none
 
 if TYPE_CHECKING:
     from medidiff.data.dicom_out_patient import Patient
@@ -70,9 +71,11 @@ class Result:
         check_free([*named, sidecar(place)])
         place.parent.mkdir(parents=True, exist_ok=True)
         description = f"{self.provenance['kind']} medidiff"
-        for target, value in named.items():
-            save_image(target, value, self.affine, description=description)
-        write_json(sidecar(place), {**self.provenance, "files": [target.name for target in named]})
+        listed = [target.name for target in named]
+        with all_or_none([*named, sidecar(place)]):
+            for target, value in named.items():
+                save_image(target, value, self.affine, description=description)
+            write_json(sidecar(place), {**self.provenance, "files": listed})
         return [*named, sidecar(place)]
 
     def save_dicom(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
+from medidiff import cli
 from medidiff.errors import OutputError
-from medidiff.outputs import check_new_folder
+from medidiff.outputs import all_or_none, check_new_folder
 
 
 def test_a_new_or_empty_folder_passes(tmp_path: Path) -> None:
@@ -34,3 +36,42 @@ def test_a_folder_that_may_not_be_written_to_is_refused(
     monkeypatch.setattr(os, "access", lambda place, mode: False)
     with pytest.raises(OutputError, match="may not be written to"):
         check_new_folder(tmp_path / "new")
+
+
+def test_new_files_are_all_written_or_none(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("a", "b", "c")]
+
+    @all_or_none(files)
+    def write() -> None:
+        files[0].touch()
+        files[1].touch()
+        raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        write()
+    assert not any(tmp_path.iterdir())
+    with all_or_none(files):
+        files[0].touch()
+    assert files[0].exists()
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_a_full_disc_is_no_defect_and_says_what_to_do(
+    behind: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full() -> None:
+        try:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "DOE^JANE.nii.gz")
+        except OSError as error:
+            if behind:
+                raise RuntimeError("unexpected pos 64 vs 0") from error
+            raise
+
+    monkeypatch.setattr(cli, "app", full)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    told = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert told.startswith("medidiff: nothing more can be written (No space left on device)")
+    assert "DOE" not in told
+    assert told.count("\n") == 1

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -24,7 +26,7 @@ from medidiff.data.dicom_out_modules import Making
 from medidiff.data.dicom_out_origin import Origin
 from medidiff.data.dicom_out_patient import Patient
 from medidiff.errors import ConfigError, DataError, OutputError, TaskError
-from medidiff.jobs.run import save_result
+from medidiff.jobs.run import output_files, save_result
 from medidiff.jobs.to_dicom import patient_of, segments_of
 from medidiff.tasks.results import Result, stacked
 
@@ -214,6 +216,27 @@ def test_slices_of_a_measurement_become_a_volume(tmp_path: Path, placed: bool) -
     assert "ImageOrientationPatient" not in first
 
 
+def test_a_full_disc_is_no_damaged_header_and_leaves_no_half_of_a_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Dataset.save_as
+
+    def full(data: Dataset, file: Path, **options: Any) -> None:
+        if "std" in str(file):
+            try:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            except OSError as error:
+                raise OSError("the element cannot be written") from error
+        whole(data, file, **options)
+
+    monkeypatch.setattr(Dataset, "save_as", full)
+    image, maps = np.ones((1, 4, 6, 5), np.float32), {"std": np.ones((1, 4, 6, 5), np.float32)}
+    result = Result(image, np.eye(4), {"kind": "AI-PROCESSED"}, maps, modality="MR")
+    with pytest.raises(OSError, match="cannot be written"):
+        result.save_dicom(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_two_channels_are_two_series_of_one_patient(tmp_path: Path) -> None:
     values = np.random.default_rng(0).random((2, 5, 4, 3)).astype(np.float32)
     result = Result(values, np.eye(4), {"kind": "AI-PROCESSED"}, {"std": values}, modality="MR")
@@ -332,3 +355,12 @@ def test_a_nifti_name_is_no_folder_for_dicom(model: Path, scan: Path, tmp_path: 
                                              monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     words = ("run", "denoise", model, scan, "-o", tmp_path / "a.nii.gz", "--format", "dicom")
     assert exit_code(*words, monkeypatch=monkeypatch) == 2
+
+
+def test_results_of_one_image_of_a_file_are_named_by_its_number(tmp_path: Path) -> None:
+    file = tmp_path / "four.nii.gz"
+    file.touch()
+    cases = [[f"{file}[{number}]"] for number in (0, 2)]
+    found = [each.name for each in output_files(cases, tmp_path / "out", "denoise")]
+    assert found == ["four-0-denoise.nii.gz", "four-2-denoise.nii.gz"]
+    assert output_files([[str(file)]], tmp_path, "denoise")[0].name == "four-denoise.nii.gz"
