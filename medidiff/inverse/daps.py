@@ -148,4 +148,4 @@ def _steepest(problem: Problem, estimate: Image) -> Tensor:
     """The largest curvature of -log p(y | clean) near the estimate, an image."""
     _, std = problem.likelihood.surrogate(problem.operator.forward(estimate), problem.measurement)
     least = std.flatten(1).min(1).values if std.ndim > 1 else std
-    return (problem.operator.norm() / least.double().cpu()) ** 2
+    return (problem.operator.norms(estimate) / least.double().cpu()) ** 2

@@ -96,7 +96,7 @@ class DDNMSampler:
 
     def _back(self, linear: LinearProblem, clean: Image) -> Image:
         """A+ (y - A clean)."""
-        ridge = self.options.ridge * linear.operator.norm() ** 2
+        ridge = self.options.ridge * linear.operator.norms(clean) ** 2
         return linear.operator.pseudo_inverse(linear.residual(clean), ridge)
 
     def _shared(
@@ -108,7 +108,7 @@ class DDNMSampler:
         s = operator.singular_values.to(residual.device, residual.dtype.to_real())
         std = per_image(linear.noise_std, residual)
         alpha, fresh = (per_image(v, residual) for v in (to.alpha, self.options.eta * to.sigma))
-        ridge = self.options.ridge * operator.norm() ** 2
+        ridge = per_image(self.options.ridge * operator.norms(clean) ** 2, residual)
         gain = torch.where(s > 0, s / (s**2 + ridge), 0.0)
         brought = alpha * std * gain  # noise of y, in x_to
         share = torch.where(brought > fresh, fresh / brought, 1.0)

@@ -85,7 +85,7 @@ class CSGMLangevinSampler:
             pull = back / per_image(power, back)
         else:
             pull = self.options.balance * _norms(score) / _norms(back).clamp_min(1e-12) * back
-        curvature = 1 / r**2 + linear.operator.norm() ** 2 / power
+        curvature = 1 / r**2 + linear.operator.norms(u) ** 2 / power
         size = per_image(self.options.step / curvature, u)
         return u + size * (score + pull) + (2 * size).sqrt() * z
 

@@ -54,13 +54,17 @@ class ComplexChannels:
         """As the operator's own: |.|^2 of a complex image is that of its parts."""
         return as_channels(self.operator.prox(as_complex(z), y, rho))
 
-    def pseudo_inverse(self, y: Tensor, ridge: float = 0.0) -> Image:
+    def pseudo_inverse(self, y: Tensor, ridge: float | Tensor = 0.0) -> Image:
         """As the operator's own."""
         return as_channels(self.operator.pseudo_inverse(y, ridge))
 
     def norm(self) -> float:
         """The largest singular value."""
         return self.operator.norm()
+
+    def norms(self, like: Image) -> Tensor:
+        """The operator's own."""
+        return self.operator.norms(as_complex(like))
 
 
 @dataclass(frozen=True, eq=False)

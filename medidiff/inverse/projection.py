@@ -89,7 +89,7 @@ class ProjectionSampler:
         aim = per_image(level.alpha, y) * y
         if self.options.measurement != "hard" and not level.is_clean:
             aim = aim + operator.forward(scale(level.sigma, x) * at.noise(draw))
-        residual, ridge = aim - operator.forward(x), self.options.ridge * operator.norm() ** 2
+        residual, ridge = aim - operator.forward(x), self.options.ridge * operator.norms(x) ** 2
         if self.options.measurement != "weighed":
             return x + self.options.strength * operator.pseudo_inverse(residual, ridge)
         if level.is_clean:

@@ -72,7 +72,7 @@ class REDDiffSampler:
     def begin(self, level: NoiseLevel, noise: NoiseSource, like: Image) -> Image:
         """The regularised pseudo-inverse of the measurement."""
         linear = self.problem.linearised(torch.zeros_like(like))
-        ridge = (linear.noise_std**2).clamp_min(1e-3 * linear.operator.norm() ** 2)
+        ridge = torch.maximum(linear.noise_std**2, 1e-3 * linear.operator.norms(like) ** 2)
         return linear.operator.prox(torch.zeros_like(like), linear.measurement, ridge).to(like)
 
     def step(

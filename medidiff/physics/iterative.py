@@ -121,23 +121,28 @@ class IterativeOperator(ABC):
             lambda x: self.normal(x) + weight * x, self.adjoint(y) + weight * z, z
         )
 
-    def pseudo_inverse(self, y: Tensor, ridge: float = 0.0) -> Image:
+    def pseudo_inverse(self, y: Tensor, ridge: float | Tensor = 0.0) -> Image:
         """(A* A + ridge)^-1 A* y; without a ridge the iteration tends to the smallest solution.
 
         An ill-conditioned operator is not inverted to the end by the solver's steps: what its small
         singular values hold is then left out, which spares the noise in them.
         """
         right = self.adjoint(y)
+        weight = per_image(ridge, right)
         return self.solver.solve(
-            lambda x: self.normal(x) + ridge * x, right, torch.zeros_like(right)
+            lambda x: self.normal(x) + weight * x, right, torch.zeros_like(right)
         )
 
     def norm(self) -> float:
         """The largest singular value, of all images' operators, by Lanczos's method."""
-        return self._norm
+        return float(self._norms.max())
+
+    def norms(self, like: Image) -> Tensor:
+        """The largest singular value of each image's own part, (batch,); () if they share one."""
+        return self._norms if len(self._norms) > 1 else self._norms[0]
 
     @cached_property
-    def _norm(self) -> float:
+    def _norms(self) -> Tensor:
         """From the tridiagonal matrix of A* A in the space of a random start.
 
         Source: Lanczos 1950 (doi:10.6028/jres.045.026). Without reorthogonalisation the largest
@@ -145,7 +150,9 @@ class IterativeOperator(ABC):
         """
         like = self.template
         generator = torch.Generator().manual_seed(0)
-        x = torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)
+        # one start for all, so that each image has the norm that it has alone
+        x = torch.randn(like[:1].shape, generator=generator, dtype=like.dtype).to(like.device)
+        x = x.expand_as(like)
         before, x = torch.zeros_like(x), x / per_image(_power(x).sqrt(), x)
         link = x.real.new_zeros(len(x))
         diagonal, links = [], []
@@ -158,7 +165,7 @@ class IterativeOperator(ABC):
             before, x = x, following / per_image(link.clamp_min(SMALLEST), x)
         matrix = torch.stack(diagonal, -1).diag_embed()
         beside = torch.stack(links[:-1], -1).diag_embed(1)
-        return float(torch.linalg.eigvalsh(matrix + beside + beside.mT).max().sqrt())
+        return torch.linalg.eigvalsh(matrix + beside + beside.mT).amax(-1).sqrt().double().cpu()
 
 
 def real_inner(one: Tensor, other: Tensor) -> Tensor:

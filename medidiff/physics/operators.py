@@ -36,12 +36,18 @@ class LinearOperator(Protocol):
         """The x that minimises |A x - y|^2 + rho |x - z|^2; rho is one number or one an image."""
         ...
 
-    def pseudo_inverse(self, y: Tensor, ridge: float = 0.0) -> Image:
-        """The smallest x that explains y best; ridge > 0 divides by s^2 + ridge, not by s^2."""
+    def pseudo_inverse(self, y: Tensor, ridge: float | Tensor = 0.0) -> Image:
+        """The smallest x that explains y best; ridge > 0 divides by s^2 + ridge, not by s^2; it is
+        one number or one an image."""
         ...
 
     def norm(self) -> float:
         """The largest singular value."""
+        ...
+
+    def norms(self, like: Image) -> Tensor:
+        """That of each image's own part of the operator, where images such as `like` have parts of
+        their own: (batch,), else (); float64, on the CPU."""
         ...
 
 
@@ -88,16 +94,22 @@ class SpectralOperator(ABC):
         mixed = s * self.measured(y) + weight * spectrum
         return self.image(mixed / (s**2 + weight))
 
-    def pseudo_inverse(self, y: Tensor, ridge: float = 0.0) -> Image:
+    def pseudo_inverse(self, y: Tensor, ridge: float | Tensor = 0.0) -> Image:
         """V diag(s / (s^2 + ridge)) U* y, with 0 where nothing is measured."""
         measured = self.measured(y)
         s = _as_real(self.singular_values, measured)
-        gain = torch.where(s > 0, s / (s**2 + ridge), 0.0)
+        gain = torch.where(s > 0, s / (s**2 + per_image(ridge, measured)), 0.0)
         return self.image(gain * measured)
 
     def norm(self) -> float:
         """The largest singular value."""
         return float(self.singular_values.max())
+
+    def norms(self, like: Image) -> Tensor:
+        """The largest singular value of each image's own part, (batch,); () if they share one."""
+        s = self.singular_values
+        own = s.ndim > 2 and len(s) > 1 and s.ndim == self.spectrum(like[:1]).ndim
+        return (s.flatten(1).amax(1) if own else s.max()).double().cpu()
 
 
 @dataclass(frozen=True, eq=False)

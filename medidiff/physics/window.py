@@ -49,13 +49,17 @@ class Window:
         self._inside(found)[:] = self.operator.prox(self._inside(z), y, rho)
         return found
 
-    def pseudo_inverse(self, y: Tensor, ridge: float = 0.0) -> Image:
+    def pseudo_inverse(self, y: Tensor, ridge: float | Tensor = 0.0) -> Image:
         """The operator's own in the box, 0 around it."""
         return self._placed(self.operator.pseudo_inverse(y, ridge))
 
     def norm(self) -> float:
         """The operator's own."""
         return self.operator.norm()
+
+    def norms(self, like: Image) -> Tensor:
+        """The operator's own."""
+        return self.operator.norms(self._inside(like))
 
     def _inside(self, x: Image) -> Image:
         return x[(..., *(slice(length) for length in self.box))]

@@ -28,6 +28,7 @@ from medidiff.physics import (
     even_angles,
     gaussian_blur,
 )
+from medidiff.physics.window import Window
 
 
 def drawn(shape: tuple[int, ...], seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -265,6 +266,27 @@ def test_a_batch_equals_its_members_one_by_one(operator: Any, shape: Any) -> Non
         assert torch.allclose(operator.forward(x)[alone], one.forward(x[alone]), rtol=1e-12)
         assert torch.allclose(operator.adjoint(y)[alone], one.adjoint(y[alone]), rtol=1e-12)
         assert torch.allclose(operator.prox(x, y, 0.2)[alone], one.prox(x[alone], y[alone], 0.2))
+
+
+@operators
+def test_each_image_s_norm_is_that_of_its_own_part(operator: Any, shape: Any) -> None:
+    x, _ = images(operator, shape, torch.float64)
+    found = operator.norms(x)
+    own = isinstance(operator, SenseMRI) and len(operator.coils) > 1
+    assert found.shape == ((3,) if own else ())
+    assert float(found.max()) == pytest.approx(operator.norm(), rel=1e-12)
+    for index, norm in enumerate(found.expand(3).tolist()):
+        alone = member(operator, index)
+        assert float(alone.norms(x[index : index + 1])) == pytest.approx(norm, rel=1e-9)
+
+
+def test_masks_and_weights_of_each_image_have_norms_of_their_own() -> None:
+    weight = torch.tensor([1.0, 3.0]).reshape(2, 1, 1, 1) * torch.ones(2, 1, 4, 4)
+    x = torch.zeros(2, 1, 4, 4)
+    assert Weights(weight).norms(x).tolist() == [1.0, 3.0]
+    # of channels, which all images share
+    assert Weights(weight[:, 0]).norms(torch.zeros(5, 2, 4, 4)).tolist() == 3.0
+    assert Window(Weights(weight), (5, 4), (4, 4)).norms(torch.zeros(2, 1, 5, 4)).tolist() == [1, 3]
 
 
 def member(operator: Any, index: int) -> Any:

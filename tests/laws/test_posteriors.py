@@ -63,6 +63,7 @@ from medidiff.physics import (
     DenseOperator,
     FourierSampling,
     Mask,
+    Weights,
 )
 
 SIDE = 4
@@ -153,6 +154,19 @@ def test_a_batch_is_its_members_each_with_its_own_noise_level(
         noise = noise_for(3).take([index])
         alone = drawn(method, MASK, y[one], Gaussian(STD[one]), noise, chunk=chunk).images
         assert torch.allclose(together[one], alone, atol=1e-10)
+
+
+@methods
+def test_a_batch_of_operators_is_its_members_each_with_its_own_norm(method: Any) -> None:
+    """Ridges and step lengths that follow the operator's size follow that of the image's own."""
+    weight = MASK.mask * torch.tensor([0.4, 1.0, 5.0], dtype=torch.float64).reshape(-1, 1, 1, 1)
+    y = Weights(weight).forward(images(3))
+    together = drawn(method, Weights(weight), y, Gaussian(STD)).images
+    for index in (0, 2):
+        one = slice(index, index + 1)
+        noise = noise_for(3).take([index])
+        alone = drawn(method, Weights(weight[one]), y[one], Gaussian(STD[one]), noise).images
+        assert torch.allclose(together[one], alone, atol=1e-8, rtol=1e-8)
 
 
 @pytest.mark.parametrize("method", [DiffPIR(fresh=1.0), DAPS(), DDNM()], ids=lambda m: m.kind)
