@@ -138,15 +138,13 @@ def stacked(slices: Sequence[Result], affine: NDArray[np.float64]) -> Result:
 
 def _together(name: str, values: Sequence[object]) -> object:
     """One list of the slices' own, once each batch of slices; what is the same once. A volume is
-    calibrated where all of its slices are, and warned of where one is."""
+    calibrated where all of its slices are."""
     if name in OF_SLICES:
         batches = {id(value): cast(list[object], value) for value in values}  # a batch shares one
         return [item for value in batches.values() for item in value]
     distinct = [value for index, value in enumerate(values) if value not in values[:index]]
     if name == "uncertainty" and "uncalibrated" in distinct:
         return "uncalibrated"
-    if name == "warning":
-        distinct = [value for value in distinct if value != "none"] or distinct
     return distinct[0] if len(distinct) == 1 else distinct
 
 
