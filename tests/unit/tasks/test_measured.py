@@ -32,7 +32,7 @@ from medidiff.networks import NetworkShape, UNetOptions, build
 from medidiff.physics import Sampling, to_kspace
 from medidiff.physics.window import Placed, Weighted, Window, centred_on
 from medidiff.spec import ModelSpec
-from medidiff.tasks import Reconstruction, SuperResolution, calibrated
+from medidiff.tasks import Reconstruction, SuperResolution, calibrated, denoise, measured
 from medidiff.tasks.base import OURS, Benchmarked, Calibrated, Target
 from medidiff.tasks.calibrated import keep, verdict
 from medidiff.tasks.cartesian import Cartesian, kind_of, noise_level
