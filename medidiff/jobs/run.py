@@ -25,7 +25,7 @@ from medidiff.model_folder import check_free, sidecar, stem
 from medidiff.outputs import check_writable
 from medidiff.tasks.base import Head, Problem, Progress, check_fit, finish
 from medidiff.tasks.calibrated import without_verdict
-from medidiff.tasks.results import Result, stacked
+from medidiff.tasks.results import Result, older, stacked
 from medidiff.tasks.room import check_kept, memory_told
 from medidiff.warned import kept_warnings
 
@@ -195,7 +195,8 @@ def output_files(
         raise OutputError(
             f"two inputs would both be written to {twice[0]}; run them into two folders"
         )
-    check_free(targets if format == "dicom" else [*targets, *map(sidecar, targets)])
+    written = [each for target in targets for each in (target, sidecar(target), *older(target))]
+    check_free(targets if format == "dicom" else written)
     check_writable(targets[0])
     return targets
 

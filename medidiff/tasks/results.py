@@ -107,6 +107,15 @@ class Result:
         return save_series(series, Path(folder), said, protection(deidentify))
 
 
+def older(image: Path) -> list[Path]:
+    """Maps and samples that an earlier result left beside an image's place: they would be lost, or
+    be taken for the new one's."""
+    base = stem(image)
+    names = ("std", "p05", "p95", "sample-00")
+    beside = [image.with_name(f"{base}-{name}.nii.gz") for name in names]
+    return [each for each in beside if each.exists()]
+
+
 def stacked(slices: Sequence[Result], affine: NDArray[np.float64]) -> Result:
     """The volume of slices that follow each other along the third axis of `affine`; of one slice,
     that slice.
