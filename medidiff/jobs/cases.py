@@ -85,7 +85,7 @@ def check_cases(
     found: dict[int, list[str]] = {}
     for case in cases:
         told = found.setdefault(case.row, [])
-        told += [problem for problem in _misfits(model, case) if problem not in told]
+        told += [problem for problem in not_fitting(model, case) if problem not in told]
     misfits = {row: problems for row, problems in sorted(found.items()) if problems}
     if not misfits:
         return []
@@ -100,11 +100,6 @@ def check_cases(
         raise DataError(f"{told}\n{ADVICE}")
     warn(told, stacklevel=3)
     return list(misfits)
-
-
-def _misfits(model: Model, case: Case) -> list[str]:
-    spec = model.spec
-    return fits(case, spec.space, spec.intensity, spec.modality, view=spec.view)
 
 
 def case_of_files(
@@ -131,7 +126,7 @@ def case_of_files(
         case = load_case(paths, spec.space, spec.intensity)
     except DataError as error:
         raise DataError(f"input {row}: {error}", private=error.private) from None
-    problems = fits(case, spec.space, spec.intensity, spec.modality, view=spec.view)
+    problems = not_fitting(model, case, needs)
     if problems and mismatch == "refuse":
         raise DataError(
             f"input {row} does not fit the model {spec.name}: {'; '.join(problems)}. {advice}"
@@ -144,6 +139,12 @@ def case_of_files(
     for name, given in (beside or {}).items():
         kept |= _beside(case, spec.space, name, given, row)
     return replace(case, beside=kept)
+
+
+def not_fitting(model: Model, case: Case, needs: Needs = SCAN) -> list[str]:
+    """What speaks against a case for a head of these needs, a line each."""
+    spec = coarser_spec(model.spec, needs.coarser)
+    return fits(case, spec.space, spec.intensity, spec.modality, view=spec.view)
 
 
 def coarser_spec(spec: ModelSpec, coarser: int | tuple[int, ...]) -> ModelSpec:

@@ -16,7 +16,7 @@ from medidiff.data.decode import is_dicom, selected
 from medidiff.data.dicom_out_patient import Patient
 from medidiff.data.dicom_out_protect import Dates
 from medidiff.errors import OutputError, TaskError
-from medidiff.jobs.cases import Mismatch, case_of_files, input_digest
+from medidiff.jobs.cases import Mismatch, case_of_files, input_digest, not_fitting
 from medidiff.jobs.measurements import open_measurement
 from medidiff.jobs.reaching import Reaching, fitted_to, on_tiles
 from medidiff.jobs.reporting import Reporter
@@ -24,7 +24,8 @@ from medidiff.model import Model
 from medidiff.model_folder import check_free, sidecar, stem
 from medidiff.outputs import check_writable
 from medidiff.tasks.base import Head, Problem, Progress, check_fit, finish
-from medidiff.tasks.results import Result, stacked
+from medidiff.tasks.calibrated import without_verdict
+from medidiff.tasks.results import Result, older, stacked
 from medidiff.tasks.room import check_kept, memory_told
 from medidiff.warned import kept_warnings
 
@@ -73,11 +74,18 @@ def run_head(
                 case = case_of_files(fitted, files, mismatch, index + 1, head.needs(), beside)
                 digest = _digests(files)
                 found = _solved(head, fitted, [case], 1, n, seed, digest, report.progress)
+                if not_fitting(fitted, case, head.needs()):
+                    found = [*map(unjudged, found)]
         results += [
             replace(each, provenance={**each.provenance, "warning": [*told]}) for each in found
         ]
         report.progress(head.kind, index + 1, len(inputs))
     return results
+
+
+def unjudged(result: Result) -> Result:
+    """The result on a scan of which nothing was judged."""
+    return replace(result, provenance={**result.provenance, **without_verdict(result.provenance)})
 
 
 def check_files(head: Head, files: Files) -> None:
@@ -187,7 +195,8 @@ def output_files(
         raise OutputError(
             f"two inputs would both be written to {twice[0]}; run them into two folders"
         )
-    check_free(targets if format == "dicom" else [*targets, *map(sidecar, targets)])
+    written = [each for target in targets for each in (target, sidecar(target), *older(target))]
+    check_free(targets if format == "dicom" else written)
     check_writable(targets[0])
     return targets
 

@@ -87,6 +87,11 @@ def verdict(model: Model, kinds: Sequence[str], levels: Sequence[float], how: Ho
     return "calibrated" if all(known(*each) for each in images) else "uncalibrated"
 
 
+def without_verdict(facts: Mapping[str, object]) -> dict[str, object]:
+    """What a provenance says of its maps where the scan is not like those that were judged."""
+    return {"uncertainty": "uncalibrated"} if facts.get("uncertainty") == "calibrated" else {}
+
+
 def keep(model: Model, found: Sequence[Mapping[str, object]]) -> Path | None:
     """Leave verdicts in a model's folder, in the place of earlier ones of the same measurement;
     gives the file, None for a model that lies nowhere or whose network was called by tiles.

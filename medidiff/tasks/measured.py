@@ -19,7 +19,7 @@ from medidiff.errors import TaskError
 from medidiff.inverse import DiffusionMBIR, Drawn
 from medidiff.model import Model, evaluating
 from medidiff.tasks.base import Measurement, Problem, Solution
-from medidiff.tasks.calibrated import verdict
+from medidiff.tasks.calibrated import verdict, without_verdict
 from medidiff.tasks.defaults import Posterior, chosen_for
 from medidiff.tasks.room import at_once, parts_of
 from medidiff.warned import warn
@@ -108,7 +108,8 @@ def solved(
     if image is not how:
         facts["image_posterior"] = options.tree(image)
     said = misfit(facts)
-    if said is not None:
+    if said is not None:  # the test subjects that were judged fitted
+        facts |= without_verdict(facts)
         warn(said, stacklevel=2)
     shown = samples if n > 1 else None
     return Solution(point, cost.calls, shown, facts=facts, cost=cost.equivalents, kept=head.result)

@@ -95,7 +95,7 @@ class Radon:
         blank = torch.zeros((len(cases), 1, *size), device=sinogram.device)
         gain, offset = lines(scaled)
         shift = projector.forward(blank + per_image(offset, blank))
-        # every ray brought to one noise level; torch's median of an expanded tensor is wrong (2.13)
+        # every ray brought to one noise level
         level = deviation.flatten(1).median(1).values.double().cpu()
         weight = per_image(level, deviation) / deviation
 

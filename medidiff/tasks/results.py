@@ -110,6 +110,15 @@ class Result:
         return save_series(series, Path(folder), said, protection(deidentify))
 
 
+def older(image: Path) -> list[Path]:
+    """Maps and samples that an earlier result left beside an image's place: they would be lost, or
+    be taken for the new one's."""
+    base = stem(image)
+    names = ("std", "p05", "p95", "sample-00")
+    beside = [image.with_name(f"{base}-{name}.nii.gz") for name in names]
+    return [each for each in beside if each.exists()]
+
+
 def stacked(slices: Sequence[Result], affine: NDArray[np.float64]) -> Result:
     """The volume of slices that follow each other along the third axis of `affine`; of one slice,
     that slice.
@@ -141,15 +150,13 @@ def stacked(slices: Sequence[Result], affine: NDArray[np.float64]) -> Result:
 
 def _together(name: str, values: Sequence[object]) -> object:
     """One list of the slices' own, once each batch of slices; what is the same once. A volume is
-    calibrated where all of its slices are, and warned of where one is."""
+    calibrated where all of its slices are."""
     if name in OF_SLICES:
         batches = {id(value): cast(list[object], value) for value in values}  # a batch shares one
         return [item for value in batches.values() for item in value]
     distinct = [value for index, value in enumerate(values) if value not in values[:index]]
     if name == "uncertainty" and "uncalibrated" in distinct:
         return "uncalibrated"
-    if name == "warning":
-        distinct = [value for value in distinct if value != "none"] or distinct
     return distinct[0] if len(distinct) == 1 else distinct
 
 

@@ -32,7 +32,7 @@ from medidiff.networks import NetworkShape, UNetOptions, build
 from medidiff.physics import Sampling, to_kspace
 from medidiff.physics.window import Placed, Weighted, Window, centred_on
 from medidiff.spec import ModelSpec
-from medidiff.tasks import Reconstruction, SuperResolution, calibrated
+from medidiff.tasks import Reconstruction, SuperResolution, calibrated, denoise, measured
 from medidiff.tasks.base import OURS, Benchmarked, Calibrated, Target
 from medidiff.tasks.calibrated import keep, verdict
 from medidiff.tasks.cartesian import Cartesian, kind_of, noise_level
@@ -468,26 +468,21 @@ def test_a_scan_is_denoised_by_a_posterior_sampler(
 
 def test_a_volume_says_of_all_its_slices_what_each_batch_said() -> None:
     """A batch that is as noisy as the one before is not left out."""
-    good, bad = ([0.1] * 2, "calibrated", "none"), ([0.1] * 2, "uncalibrated", "1 of 2 images")
+    good, bad = ([0.1] * 2, "calibrated"), ([0.1] * 2, "uncalibrated")
 
-    def slices(*batches: tuple[list[float], str, str]) -> list[Result]:
+    def slices(*batches: tuple[list[float], str]) -> list[Result]:
         return [
             Result(
                 np.zeros((1, 2, 2), np.float32),
                 np.eye(4),
-                {"sigma": levels, "uncertainty": verdict, "warning": warning, "samples": 2},
+                {"sigma": levels, "uncertainty": found, "samples": 2},
             )
-            for levels, verdict, warning in batches
+            for levels, found in batches
             for _ in levels
         ]
 
-    said = stacked(slices(good, (list(good[0]), *bad[1:])), np.eye(4)).provenance
-    assert said == {
-        "sigma": [0.1] * 4,
-        "uncertainty": "uncalibrated",
-        "warning": "1 of 2 images",
-        "samples": 2,
-    }
+    said = stacked(slices(good, bad), np.eye(4)).provenance
+    assert said == {"sigma": [0.1] * 4, "uncertainty": "uncalibrated", "samples": 2}
     assert stacked(slices(good, good), np.eye(4)).provenance["uncertainty"] == "calibrated"
 
 
@@ -500,6 +495,26 @@ def test_a_result_that_does_not_explain_its_measurement_is_warned_of(model: Mode
     fits = {"measurement": "inpaint", "residual": [1.2, 0.0]}
     assert misfit(fits) is None
     assert misfit({"measurement": "rician noise"}) is None
+
+
+def test_nothing_is_called_calibrated_that_does_not_fit(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a result that does not explain its measurement, nor a scan of another kind."""
+    for module in (measured, denoise):
+        monkeypatch.setattr(module, "verdict", lambda *told: "calibrated")
+    given, mask = noisy(kspace_of(blob())) * lines(SIZE), lines(SIZE)
+    far, near = (
+        medidiff.run("reconstruct", model, given, mask=mask, n=2, posterior=LOOSE, measurement=how)
+        for how in ({"kind": "cartesian"}, {"kind": "cartesian", "sigma": 1e4})
+    )
+    assert far.provenance["uncertainty"] == "uncalibrated"
+    assert near.provenance["uncertainty"] == "calibrated"
+    for size, expected in ((1.0, "calibrated"), (1.5, "uncalibrated")):
+        file = tmp_path / f"{size}.nii.gz"
+        nibabel.save(nibabel.Nifti1Image(blob(), np.diag([size, size, 1, 1])), file)
+        said = medidiff.run("denoise", model, file, sigma=0.1, steps=2, n=2, mismatch="warn")
+        assert said.provenance["uncertainty"] == expected
 
 
 def test_the_noise_level_is_that_of_the_outer_samples() -> None:

@@ -15,8 +15,9 @@ from medidiff.data.intensity import FittedIntensity
 from medidiff.data.options import Space
 from medidiff.data.raw import read_array, read_raw
 from medidiff.data.raw_checks import Kind
-from medidiff.errors import DataError
+from medidiff.errors import DataError, OutputError
 from medidiff.jobs.measurements import open_measurement
+from medidiff.jobs.run import output_files
 from medidiff.model import Model
 from medidiff.networks import NetworkShape, UNetOptions, build
 from medidiff.spec import ModelSpec
@@ -193,6 +194,13 @@ def test_a_read_out_of_which_part_is_missing_is_not_cut(tmp_path: Path) -> None:
     raw = read_raw(scan(tmp_path, partial, mask=np.ones(16, np.float32)), 2)
     assert not raw.beside["mask"][:7].any()  # what a mask of lines says nothing of
     assert raw.beside["mask"][7:].all()
+
+
+def test_maps_of_an_earlier_result_are_seen_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "scan-reconstruct-p05.nii.gz").write_bytes(b"")
+    with pytest.raises(OutputError, match="p05.nii.gz is there already"):
+        output_files([["scan.npy"]], tmp_path, "reconstruct")
+    assert output_files([["other.npy"]], tmp_path, "reconstruct")
 
 
 def test_the_command_line_says_it_in_one_line_and_writes_nothing(
