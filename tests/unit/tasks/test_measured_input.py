@@ -198,7 +198,7 @@ def test_a_read_out_of_which_part_is_missing_is_not_cut(tmp_path: Path) -> None:
 
 def test_maps_of_an_earlier_result_are_seen_before_any_work(tmp_path: Path) -> None:
     (tmp_path / "scan-reconstruct-p05.nii.gz").write_bytes(b"")
-    with pytest.raises(OutputError, match="p05.nii.gz is there already"):
+    with pytest.raises(OutputError, match=r"p05\.nii\.gz is there already"):
         output_files([["scan.npy"]], tmp_path, "reconstruct")
     assert output_files([["other.npy"]], tmp_path, "reconstruct")
 
