@@ -20,7 +20,7 @@ class CSGMLangevin:
     """At each level some Langevin steps by the prior's score and the measurement's.
 
         u <- u + size (score + pull) + sqrt(2 size) z,    u = x / alpha, r its noise ratio
-        pull = A* (y - A u) / (sigma_y^2 + r^2)              annealed
+        pull = A* ((y - A u) / (sigma_y^2 + r^2))            annealed
         pull = -balance |score| g / |g|,  g = A* (A u - y)   balanced
 
     size is `step` over the curvature that the two have at most. The last level's image is denoised.
@@ -79,13 +79,16 @@ class CSGMLangevinSampler:
     def _moved(self, denoise: Denoise, u: Image, now: NoiseLevel, z: Image) -> Image:
         r = now.noise_ratio.cpu()
         score = -denoise(scale(now.alpha, u) * u, now).eps / scale(r, u)
-        linear = self.problem.linearised(u)
-        back, power = linear.operator.adjoint(linear.residual(u)), linear.noise_std**2 + r**2
-        if self.options.pull == "annealed":
-            pull = back / per_image(power, back)
-        else:
-            pull = self.options.balance * _norms(score) / _norms(back).clamp_min(1e-12) * back
-        curvature = 1 / r**2 + linear.operator.norms(u) ** 2 / power
+        operator, y = self.problem.operator, self.problem.measurement
+        predicted = operator.forward(u)
+        target, std = self.problem.likelihood.surrogate(predicted, y)
+        # each value's own noise: weighed rows would anneal by 1 + r^2 in units of it
+        power = per_image(std, predicted.real) ** 2 + per_image(r, predicted.real) ** 2
+        pull = operator.adjoint((target - predicted) / power)
+        if self.options.pull == "balanced":
+            pull = self.options.balance * _norms(score) / _norms(pull).clamp_min(1e-12) * pull
+        least = power.flatten(1).amin(1) if power.ndim > 1 else power
+        curvature = 1 / r**2 + operator.norms(u) ** 2 / least.double().cpu()
         size = per_image(self.options.step / curvature, u)
         return u + size * (score + pull) + (2 * size).sqrt() * z
 

@@ -169,6 +169,16 @@ def test_a_batch_of_operators_is_its_members_each_with_its_own_norm(method: Any)
         assert torch.allclose(together[one], alone, atol=1e-8, rtol=1e-8)
 
 
+def test_langevin_steps_anneal_each_count_s_own_noise() -> None:
+    """Far estimates of few counts would else be so sure that no step is long enough."""
+    everything, clean = Mask(torch.ones(1, SIDE, SIDE)), images(2).abs()
+    counts = torch.poisson(50 * clean + 8, generator=torch.Generator().manual_seed(3))
+    levels = path(Karras(), EDM(), 60)
+    law = PoissonEmission(50.0, 8.0)
+    found = drawn(CSGMLangevin(), everything, counts, law, levels=levels).images
+    assert float((found - clean).abs().mean()) < 0.3
+
+
 @pytest.mark.parametrize("method", [DiffPIR(fresh=1.0), DAPS(), DDNM()], ids=lambda m: m.kind)
 def test_an_antithetic_pair_s_mean_is_what_no_noise_gives_of_a_gaussian_prior(method: Any) -> None:
     """There a sample is affine in its noise; with independent noise the mean of two is off."""
