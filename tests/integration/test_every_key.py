@@ -26,7 +26,7 @@ from medidiff.data import datasets, placing
 from medidiff.data.phantoms import write_population
 from medidiff.errors import MedidiffError
 from medidiff.jobs import prepare
-from medidiff.jobs.cases import _misfits
+from medidiff.jobs.cases import not_fitting
 from medidiff.jobs.reporting import Quiet
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -367,7 +367,7 @@ def observation(run: Path) -> dict[str, object]:
             hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(run.glob("samples/*"))
         ],
         "record": (record["name"], record["experiment"], model.spec.name),
-        "misfits": _misfits(model, case),
+        "misfits": not_fitting(model, case),
     }
 
 
