@@ -20,7 +20,7 @@ from medidiff.tasks.phase import SmoothPhase
 FINE = 0.2  # radians: what of a phase is not smooth, over a head (benchmarks/raw_kspace.py)
 REFUTED = 1.1  # times the noise: what a right model leaves is below 1, for it follows some noise
 RIDGE = 1e-3  # of a magnitude that may be anything
-FIRST_RIDGE = 0.1  # while the phase is wrong, what a magnitude would explain of that is not its own
+HELD = 0.1  # the ridge at first: no magnitude is to explain what is wrong of the phase
 HALVED = 0.5  # from turn to turn, down to RIDGE
 SMALLEST = 4 * SHORTEST  # voxels: with fewer than four half periods no shim's field is held either
 TURNS = 30  # of magnitude and phase, at most
@@ -34,8 +34,12 @@ def refuted(
     coils: Tensor | None,
     phase: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Which cases' samples no magnitude with a smooth phase explains, (batch,), and the magnitudes
-    that come nearest, (batch, 1, *space). None of a grid that is too small for smooth fields.
+    """Which cases' samples no magnitude with a smooth phase explains, (batch,), and magnitudes that
+    come near, (batch, 1, *space). None of a grid that is too small for smooth fields.
+
+    Where few samples meet a wrong phase, the magnitude that comes nearest is several times too
+    bright. So the turns begin with one that is held down by a ridge, which is halved from turn to
+    turn, and those that are given are held, too: as bright as the truth within about a tenth.
 
     fit_of: what the samples of some cases say. A case that is done takes no part in later turns: a
     batch gives what its members give, and one that never ends holds nobody up.
@@ -47,16 +51,16 @@ def refuted(
         mine = _of(mask, members), _of(coils, members), phase[members]
         return _best(fit_of(members), *mine, ridge)
 
-    active = [*range(len(phase))]
-    magnitude, left = best(active, RIDGE)
+    everyone = [*range(len(phase))]
+    magnitude, left = best(everyone, RIDGE)
     phase, failed = phase.clone(), torch.zeros(len(phase), dtype=torch.bool)
     large = min(phase.shape[2:]) >= SMALLEST
-    active = [case for case in active if large and left[case] > REFUTED]
+    active = [case for case in everyone if large and left[case] > REFUTED]
     last = 1.0
     for turn in range(TURNS):
         if not active:
             break
-        ridge = max(RIDGE, FIRST_RIDGE * HALVED**turn)
+        ridge = max(RIDGE, HELD * HALVED**turn)
         magnitude[active], now = best(active, ridge)
         stuck = (now > STALLED * left[active]) & (last == ridge)
         left[active], last = now, ridge
@@ -65,7 +69,7 @@ def refuted(
         if active:
             phase[active] = _turned(fit_of(active), magnitude[active], phase[active], ridge)
     failed[active] = True
-    return failed, magnitude
+    return failed, best(everyone, HELD)[0]
 
 
 def _turned(fit: SmoothPhase, magnitude: Tensor, phase: Tensor, ridge: float) -> Tensor:

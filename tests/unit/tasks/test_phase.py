@@ -185,7 +185,8 @@ def test_a_phase_is_smooth_until_no_magnitude_explains_the_samples(coils: int | 
     assert found.tolist() == [False, True]
     assert magnitudes.shape == first.shape
     assert asked[0] == [0, 1]
-    assert asked[-1] == [1]  # who is done takes no part any more
+    assert asked[-1] == [0, 1]  # magnitudes of all
+    assert asked[-2] == [1]  # who is done takes no part any more
 
 
 def test_a_smooth_phase_that_begins_far_off_is_not_refuted() -> None:
@@ -198,4 +199,24 @@ def test_a_smooth_phase_that_begins_far_off_is_not_refuted() -> None:
     assert apart(first, whole.phase, magnitude()) > 0.3
     operator = CartesianMRI(mask, maps, None, ConjugateGradients(tolerance=1e-6, steps=50))
     fit = SmoothPhase(operator, kspace, ramp, level, torch.zeros(1))
-    assert refuted(lambda _: fit, mask, maps, first)[0].tolist() == [False]
+    found, held = refuted(lambda _: fit, mask, maps, first)
+    assert found.tolist() == [False]
+    assert brightest(held) == pytest.approx(brightest(magnitude()), rel=0.15)
+
+
+def brightest(image: Tensor) -> float:
+    return float(image.abs().flatten().quantile(0.999))
+
+
+def test_a_phase_that_is_not_smooth_makes_no_magnitude_much_brighter() -> None:
+    mask = torch.zeros(1, 1, *SIZE)
+    mask[..., ::5] = mask[..., SIZE[1] // 2 - 3 : SIZE[1] // 2 + 3] = 1
+    maps = ring_of_coils(8, SIZE)
+    operator = CartesianMRI(mask, maps, None, ConjugateGradients())
+    rough = true_phase() + 0.4 * (15 * grid()[0]).sin() * (15 * grid()[1]).sin()
+    kspace = operator.forward(torch.polar(magnitude(), rough))
+    level = torch.full((1,), 0.01, dtype=torch.float64)
+    fit = SmoothPhase(operator, kspace, 9.0 * grid()[1][None, None], level, torch.zeros(1))
+    found, held = refuted(lambda _: fit, mask, maps, true_phase())
+    assert found.tolist() == [True]
+    assert brightest(held) < 1.25 * brightest(magnitude())
