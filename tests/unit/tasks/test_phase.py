@@ -17,7 +17,7 @@ from medidiff.physics.coils import calibration_box, image_of_centre
 from medidiff.tasks.cosines import cosines
 from medidiff.tasks.phase import SmoothPhase, begun
 from medidiff.tasks.rough_phase import refuted
-from medidiff.tasks.simulate import ring_of_coils
+from medidiff.tasks.simulate import SimulatedMRI, ring_of_coils
 
 SIZE = (48, 64)
 NOISE = 1e-3
@@ -185,4 +185,38 @@ def test_a_phase_is_smooth_until_no_magnitude_explains_the_samples(coils: int | 
     assert found.tolist() == [False, True]
     assert magnitudes.shape == first.shape
     assert asked[0] == [0, 1]
-    assert asked[-1] == [1]  # who is done takes no part any more
+    assert asked[-1] == [0, 1]  # magnitudes of all
+    assert asked[-2] == [1]  # who is done takes no part any more
+
+
+def test_a_smooth_phase_that_begins_far_off_is_not_refuted() -> None:
+    noise = KeyedNoise(5, [("9", 0)])
+    scanner = SimulatedMRI(8, 6.5 / SIZE[1], coils=8)
+    mask = scanner.mask(SIZE, 86)[None]
+    whole = scanner.whole(magnitude(), torch.ones(1), noise)
+    kspace, maps, level = whole.kspace * mask, whole.coils, whole.sigma.double()
+    ramp, first = begun(image_of_centre(kspace, calibration_box(mask[0, 0]), maps))
+    assert apart(first, whole.phase, magnitude()) > 0.3
+    operator = CartesianMRI(mask, maps, None, ConjugateGradients(tolerance=1e-6, steps=50))
+    fit = SmoothPhase(operator, kspace, ramp, level, torch.zeros(1))
+    found, held = refuted(lambda _: fit, mask, maps, first)
+    assert found.tolist() == [False]
+    assert brightest(held) == pytest.approx(brightest(magnitude()), rel=0.15)
+
+
+def brightest(image: Tensor) -> float:
+    return float(image.abs().flatten().quantile(0.999))
+
+
+def test_a_phase_that_is_not_smooth_makes_no_magnitude_much_brighter() -> None:
+    mask = torch.zeros(1, 1, *SIZE)
+    mask[..., ::5] = mask[..., SIZE[1] // 2 - 3 : SIZE[1] // 2 + 3] = 1
+    maps = ring_of_coils(8, SIZE)
+    operator = CartesianMRI(mask, maps, None, ConjugateGradients())
+    rough = true_phase() + 0.4 * (15 * grid()[0]).sin() * (15 * grid()[1]).sin()
+    kspace = operator.forward(torch.polar(magnitude(), rough))
+    level = torch.full((1,), 0.01, dtype=torch.float64)
+    fit = SmoothPhase(operator, kspace, 9.0 * grid()[1][None, None], level, torch.zeros(1))
+    found, held = refuted(lambda _: fit, mask, maps, true_phase())
+    assert found.tolist() == [True]
+    assert brightest(held) < 1.25 * brightest(magnitude())
