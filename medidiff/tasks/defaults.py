@@ -62,7 +62,8 @@ class Posterior:
     mean. For results that are a mean; samples that stand for themselves are better independent."""
     chunk: int | None = None
     """Images that the network sees at a time. Where gradients go through it, each part is computed
-    again on the way back, which bounds memory by one part's activations. None: all."""
+    again on the way back, which bounds memory by one part's activations. None: all that are drawn
+    at once, which are as many as the memory holds."""
 
     pilots: int = 0
     """Where a phase is estimated: quick samples before, each of which makes it better."""
@@ -94,8 +95,13 @@ class Posterior:
 
     @property
     def through_the_network(self) -> bool:
-        """Whether gradients may be taken through the network, whose activations are then kept."""
-        return isinstance(self.method, DPS | PiGDM | MomentMatching)
+        """Whether gradients are taken through the network, whose activations are then kept."""
+        match self.method:
+            case DPS() | PiGDM():
+                return self.method.gradient == "network"
+            case MomentMatching():
+                return True
+        return False
 
     def levels(self, schedule: Schedule) -> list[NoiseLevel]:
         """From noise to clean."""

@@ -201,6 +201,7 @@ def drawn(problem: Problem, model: Model, how: Posterior, n: int, seed: int) -> 
         given[0],
         signal=values[0].numel() * values.element_size(),
         gradient=how.through_the_network,
+        chunk=how.chunk,
     )
     members = [(case, sample) for case in range(len(given)) for sample in range(n)]
     made = torch.empty((len(members), *given.shape[1:]), dtype=given.dtype)

@@ -33,15 +33,24 @@ SMALLER = "take the input by tiles (--tile 96, tile=96), or ask for fewer sample
 Member = TypeVar("Member")
 
 
-def at_once(model: Model, image: Tensor, *, signal: int = 0, gradient: bool = False) -> int:
+def at_once(
+    model: Model,
+    image: Tensor,
+    *,
+    signal: int = 0,
+    gradient: bool = False,
+    chunk: int | None = None,
+) -> int:
     """How many images to draw at once: a power of two up to `MOST_AT_ONCE` that the free memory of
     the model's device holds, and at least 1.
 
     Shapes: image (channel, *space), on the model's grid. `signal`: bytes of what was measured of
-    it; `gradient`: whether the sampler goes through the network's gradient.
+    it; `gradient`: whether the sampler goes through the network's gradient; `chunk`: how many of
+    the images the network sees at a time, if not all.
     """
-    fixed, each = drawing_bytes(model, image, signal, gradient)
-    fits = int((SHARE * free_memory(model.device) - fixed) // each)
+    free = SHARE * free_memory(model.device)
+    ways = [drawing_bytes(model, image, signal, gradient, size) for size in {None, chunk}]
+    fits = max(int((free - fixed) // each) for fixed, each in ways)
     return 1 if fits < 2 else min(MOST_AT_ONCE, 2 ** int(math.log2(fits)))
 
 
@@ -51,14 +60,17 @@ def parts_of(members: Sequence[Member], count: int) -> Iterator[Sequence[Member]
         yield members[first : first + count]
 
 
-def drawing_bytes(model: Model, image: Tensor, signal: int, gradient: bool) -> tuple[int, int]:
+def drawing_bytes(
+    model: Model, image: Tensor, signal: int, gradient: bool, chunk: int | None = None
+) -> tuple[int, int]:
     """(what drawing takes whatever the number of images, what it takes of each), at most."""
     whole, reach = FLOAT * image.numel(), model.reach
     each = STATES * whole + SIGNALS * signal
     call = _call_bytes(model, image.shape[1:], gradient)
     if reach.slices:
         return reach.at_once * call, each + BLENDED * whole
-    return 0, each + call + (0 if reach.tiles is None else BLENDED * whole)
+    each += 0 if reach.tiles is None else BLENDED * whole
+    return (0, each + call) if chunk is None else (chunk * call, each)
 
 
 def _call_bytes(model: Model, image_space: Sequence[int], gradient: bool) -> int:

@@ -13,7 +13,7 @@ from medidiff.data.images import Original
 from medidiff.data.intensity import FittedIntensity, unscaled
 from medidiff.data.options import Space
 from medidiff.errors import TaskError
-from medidiff.inverse import DPS, DiffPIR, PiGDM
+from medidiff.inverse import DPS, DiffPIR, MomentMatching, PiGDM
 from medidiff.inverse.problem import Posterior as Method
 from medidiff.jobs.measurements import open_measurement
 from medidiff.model import Model
@@ -50,8 +50,8 @@ def holes(model: Model, *size: int) -> Problem:
     return Inpainting().prepare([case(*size)], model)
 
 
-def peak(problem: Problem, model: Model, method: Method, n: int) -> int:
-    how = Posterior(method, steps=2)  # type: ignore[arg-type]
+def peak(problem: Problem, model: Model, method: Method, n: int, chunk: int | None = None) -> int:
+    how = Posterior(method, steps=2, chunk=chunk)  # type: ignore[arg-type]
     with _LiveBytes([*model.network.parameters()]) as live:
         drawn(problem, model, how, n, 0)
         return live.most
@@ -78,6 +78,31 @@ def test_drawing_one_takes_no_more_than_was_foreseen(
     gradient = not isinstance(method, DiffPIR)
     fixed, each = room.drawing_bytes(model, problem.given[0], signal, gradient)
     assert peak(problem, model, method, 1) < fixed + each
+
+
+def test_a_gradient_that_is_not_taken_is_not_foreseen() -> None:
+    for method, through in ((DPS(), True), (PiGDM(), True), (MomentMatching(), True)):
+        assert Posterior(method).through_the_network == through
+    for method in (DPS(gradient="none"), PiGDM(gradient="none"), DiffPIR()):
+        assert not Posterior(method).through_the_network
+
+
+def test_more_images_are_drawn_at_once_where_the_network_sees_a_few_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = tiny(32, 32)
+    problem = holes(model, 32, 32)
+    assert problem.measurement is not None
+    image, signal = problem.given[0], 4 * problem.measurement.values[0].numel()
+    few = room.drawing_bytes(model, image, signal, True, 2)
+    _, alone = room.drawing_bytes(model, image, signal, True)
+    held = int((few[0] + 8 * few[1]) / room.SHARE) + 1
+    monkeypatch.setattr(room, "free_memory", lambda device: held)
+    assert held * room.SHARE < 8 * alone
+    assert room.at_once(model, image, signal=signal, gradient=True, chunk=2) == 8
+    assert room.at_once(model, image, signal=signal, gradient=True) < 8
+    assert room.at_once(model, image, signal=signal, gradient=True, chunk=10**6) < 8  # no use
+    assert peak(problem, model, DPS(), 8, chunk=2) < few[0] + 8 * few[1]
 
 
 def test_receiver_coils_are_foreseen() -> None:
