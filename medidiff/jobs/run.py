@@ -103,15 +103,17 @@ def _solved(
     head: Head,
     model: Model,
     cases: Sequence[Case],
-    count: int,
+    count: int | None,
     n: int,
     seed: int,
     digest: str,
     told: Progress,
 ) -> list[Result]:
-    """The results of some of the `count` cases of an input."""
+    """The results of some cases of an input. `count`: how many it has in all; None where there was
+    found to be room for their samples before."""
     problem = replace(head.prepare(cases, model), progress=told)
-    _check_room(head, problem, count, n)
+    if count is not None:
+        _check_room(head, problem, count, n)
     with memory_told():
         solution = head.solve(problem, model, n, seed)
         results = finish(head, problem, solution, model, n, seed)
@@ -123,10 +125,9 @@ def _solved(
 
 def _check_room(head: Head, problem: Problem, count: int, n: int) -> None:
     """Errors: TaskError for more samples than can be kept, before any is drawn."""
-    image = problem.given[0]
-    on_input = len(image) * math.prod(problem.cases[0].original.shape)
+    on_input = problem.given.shape[1] * math.prod(problem.cases[0].original.shape)
     every = getattr(head, "result", "all") == "all"
-    check_kept(n, count, image.numel(), on_input, every=every)
+    check_kept(n, count, problem.given.numel(), on_input, every=every)
 
 
 def _measured(
@@ -148,7 +149,7 @@ def _measured(
     slices: list[Result] = []
     for first in range(0, len(opened.cases), SLICES):
         part = opened.cases[first : first + SLICES]
-        count = len(opened.cases)
+        count = len(opened.cases) if first == 0 else None
         slices += _solved(head, model, part, count, n, seed, digest, report.progress)
         report.progress(f"{head.kind}, slices", len(slices), len(opened.cases))
     return stacked(slices, opened.affine)

@@ -128,18 +128,18 @@ def check_kept(n: int, count: int, on_grid: int, on_input: int, *, every: bool) 
     """Whether `n` samples of `count` images (slices of one volume) can be held until the maps are
     made.
 
-    `on_grid` and `on_input`: numbers of an image on the model's grid, and on its input's. `every`:
-    whether the samples themselves are part of the result.
+    `on_grid`: numbers of all images that are solved at a time, on the model's grid; `on_input`: of
+    one image on its input's. `every`: whether the samples themselves are part of the result.
     Errors: TaskError, before any work is done, if they cannot.
     """
     if n == 1:
         return
     results = every * (count if count == 1 else 2 * count)  # slices, and the volume made of them
-    one = FLOAT * (count * on_grid + results * on_input)
+    one = FLOAT * (on_grid + results * on_input)
     free = SHARE * free_memory(torch.device("cpu"))
     if n * one <= free:
         return
-    less = every and n * FLOAT * count * on_grid <= free
+    less = every and n * FLOAT * on_grid <= free
     alone = ", or keep the mean and the maps alone (--set result=mean)" if less else ""
     raise TaskError(
         f"{n} samples take {n * one / GIB:.3g} GiB to be kept until the maps are made, and "

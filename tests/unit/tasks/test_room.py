@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import medidiff
 from medidiff.data.datasets import Case
 from medidiff.data.images import Original
 from medidiff.data.intensity import FittedIntensity, unscaled
@@ -15,6 +16,7 @@ from medidiff.data.options import Space
 from medidiff.errors import TaskError
 from medidiff.inverse import DPS, DiffPIR, MomentMatching, PiGDM
 from medidiff.inverse.problem import Posterior as Method
+from medidiff.jobs import run
 from medidiff.jobs.measurements import open_measurement
 from medidiff.model import Model
 from medidiff.networks import NetworkShape, Reach, UNetOptions, build
@@ -160,6 +162,20 @@ def test_samples_that_cannot_be_kept_are_refused_before_any_is_drawn(
     with pytest.raises(TaskError) as told:
         room.check_kept(200, 1, 2**16, 2**16, every=False)
     assert "result=mean" not in str(told.value)
+
+
+def test_room_is_looked_for_once_before_any_slice_is_solved(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Later slices lie beside results that were foreseen: what is free then is less."""
+    asked: list[tuple[int, ...]] = []
+    monkeypatch.setattr(run, "check_kept", lambda *numbers, every: asked.append(numbers))
+    monkeypatch.setattr(run, "SLICES", 2)
+    random = np.random.default_rng(0).standard_normal((3, 1, 16, 16, 2)).astype(np.float32)
+    few = {"steps": 1, "draws": 1, "pilots": 0}
+    kspace = random.view(np.complex64)[..., 0]
+    medidiff.run("reconstruct", tiny(16, 16), kspace, n=2, posterior=few)
+    assert asked == [(2, 3, 2 * 16 * 16, 16 * 16)]
 
 
 def test_what_is_free_is_no_more_than_a_limit_leaves(
