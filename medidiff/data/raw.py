@@ -127,11 +127,11 @@ def to_array(given: Any) -> NDArray[Any]:
     return found
 
 
-def _numbers(given: Any) -> NDArray[Any]:
+def _numbers(given: Any, name: str = "measurement") -> NDArray[Any]:
     try:
         return to_array(given)
     except DataError as error:
-        raise DataError(f"the measurement {error}") from None
+        raise DataError(f"the {name} {error}") from None
 
 
 def _shaped(values: NDArray[Any], dims: int, single_coil: bool | None) -> NDArray[Any]:
@@ -162,7 +162,7 @@ def _numpy(place: Path, dims: int, beside: Mapping[str, NDArray[Any]]) -> Raw:
             "kspace or sinogram",
             private=str(place),
         )
-    known = {name: to_array(each) for name, each in names.items() if name in BESIDE}
+    known = {name: _numbers(each, name) for name, each in names.items() if name in BESIDE}
     return Raw(_shaped(_numbers(values), dims, None), _together(known, beside))
 
 
@@ -177,7 +177,7 @@ def _hdf5(place: Path, dims: int, beside: Mapping[str, NDArray[Any]]) -> Raw:
         if not isinstance(kspace, h5py.Dataset):
             raise DataError("the file holds no data set named kspace", private=str(place))
         values = _numbers(np.asarray(kspace))
-        known = {name: np.asarray(file[name]) for name in BESIDE if name in file}
+        known = {name: _numbers(np.asarray(file[name]), name) for name in BESIDE if name in file}
         header = np.asarray(file.get("ismrmrd_header")).item() if "ismrmrd_header" in file else None
     values = _shaped(values, dims, single_coil=True)
     if header is None or dims == 3:

@@ -85,10 +85,10 @@ class Radon:
         spacing = plane_spacing(cases) if isinstance(stated, str) else (stated[-2], stated[-1])
         sinogram = stacked(cases, "sinogram", model)
         angles = self._angles(cases, sinogram.shape[-2])
-        beam, plane = self._beam(angles, sinogram.shape[-1]), (size[-2], size[-1])
         try:
-            projector = projector_of(beam, plane, spacing)
-        except ValueError as error:  # a source within the image
+            beam = self._beam(angles, sinogram.shape[-1])
+            projector = projector_of(beam, (size[-2], size[-1]), spacing)
+        except ValueError as error:  # angles that are none, a source within the image
             raise TaskError(str(error)) from None
         deviation = self._deviation(sinogram)
         scaled = self._scaled(cases, model, projector, sinogram)
@@ -117,12 +117,12 @@ class Radon:
         given = [case.beside["angles"] for case in cases if "angles" in case.beside]
         if not given:
             return even_angles(views, self.span, self.start)
-        if len(given[0]) != views or not bool(given[0].isfinite().all()):
+        if len(given[0]) != views:
             raise TaskError(
-                f"the sinogram has {views} views and {len(given[0])} angles are given: one finite "
-                "angle a view, in degrees"
+                f"the sinogram has {views} views and {len(given[0])} angles are given: one angle a "
+                "view, in degrees"
             )
-        if len(given) < len(cases) or any(not torch.equal(each, given[0]) for each in given):
+        if len(given) < len(cases) or any(not torch.equal(each, given[0]) for each in given[1:]):
             raise TaskError(f"the sinograms of a batch need {views} views of the same angles each")
         return tuple(given[0].double().tolist())
 

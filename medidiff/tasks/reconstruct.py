@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from medidiff.data.datasets import Case
+from medidiff.data.raw import BESIDE
 from medidiff.diffusion import KeyedNoise
 from medidiff.errors import TaskError
 from medidiff.model import Model
@@ -77,8 +78,7 @@ class Reconstruction:
             raise ValueError(f"settings has no {unknown[0]!r}; there are {', '.join(SETTINGS)}")
 
     def needs(self) -> Needs:
-        beside = ("mask", "coils", "phase", "angles", "affine", "spacing_mm")
-        return Needs(beside=beside, measurement=self.measurement.kind)
+        return Needs(beside=BESIDE, measurement=self.measurement.kind)
 
     def prepare(self, cases: Sequence[Case], model: Model) -> Problem:
         """The measurement in model units; brightness, phase, coils and noise level from it alone

@@ -103,6 +103,16 @@ def test_as_many_angles_as_views_are_asked_for() -> None:
         Radon().problem(opened.cases, model_of())
 
 
+def test_a_beam_that_cannot_be_is_told_as_any_other_wrong_input() -> None:
+    (case,) = open_measurement(SINOGRAM, {}, model_of(), 1, "radon").cases
+    with pytest.raises(TaskError, match="a pitch above 0"):
+        Radon(pitch_mm=float("inf")).problem([case], model_of())
+    nowhere = torch.full((6,), torch.nan, dtype=torch.float64)
+    turned = replace(case, beside={**case.beside, "angles": nowhere})
+    with pytest.raises(TaskError, match="angles are finite numbers"):
+        Radon().problem([turned], model_of())
+
+
 def case_of(affine: np.ndarray, **beside: torch.Tensor) -> Case:
     original = Original(SIZE, affine, True, "MR", (0.0,))
     image = torch.full((1, *SIZE), -1.0)

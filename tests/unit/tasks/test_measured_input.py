@@ -163,6 +163,14 @@ def scan(place: Path, values: Values, **more: Values) -> Path:
     return place / "scan.h5"
 
 
+def test_what_lies_in_a_file_by_a_known_name_and_is_no_numbers_is_named(tmp_path: Path) -> None:
+    words = np.array([b"every", b"second"])
+    np.savez(tmp_path / "scan.npz", kspace=GOOD, mask=words)
+    for file in (tmp_path / "scan.npz", scan(tmp_path, GOOD, mask=words)):
+        with pytest.raises(DataError, match="measurement 1: the mask is no array of numbers"):
+            open_measurement(file, {}, model(), 1)
+
+
 def test_maps_and_masks_of_a_read_out_that_is_cut_are_cut_with_it(tmp_path: Path) -> None:
     """They are of the k-space that they are given beside, or of what is shown already."""
     file, maps = scan(tmp_path, kspace(2, COILS, 24, 16)), kspace(COILS, 24, 16)
