@@ -161,7 +161,8 @@ class Filled:
 class Solution:
     """What a head found, in model units.
 
-    Shapes: point is (batch, channel, *space); samples (n, batch, channel, *space) or None.
+    Shapes: point is (batch, channel, *space), where the problem lies; samples (n, batch, channel,
+    *space) in the host's memory, or None.
     """
 
     point: Tensor

@@ -112,7 +112,8 @@ class Denoising:
     from the level of the diffusion that matches the noise, and for noise of counts, which no level
     matches, by the default sampler from its law."""
     result: Literal["all", "mean", "sample"] = "all"
-    """With n > 1: the mean with every sample, the mean alone, or one sample."""
+    """The image with every sample, the image alone, or one sample in its place; maps come with
+    n > 1."""
 
     def __post_init__(self) -> None:
         if isinstance(self.sigma, float | int) and not 0 < self.sigma < 10:
@@ -149,13 +150,13 @@ class Denoising:
         """The posterior mean, by one network call or the few that the noise asks for, whatever n;
         posterior samples besides for n > 1. Where the options state a sampler, the mean of its
         samples; where `result` is "sample", the first of them."""
-        if self.posterior is not None:
+        facts, single = self._noise_told(problem), self.result == "sample"
+        if self.posterior is not None or (single and self._counted is not None):
             found = solved(self, self._as_measured(problem, model), model, n, seed)
-            return replace(found, facts={**found.facts, **self._noise_told(problem)})
-        facts, drawn = self._noise_told(problem), n > 1 or self.result == "sample"
+            return replace(found, facts={**found.facts, **facts})
         with torch.no_grad(), evaluating(model.network):
             point, calls = self._point(problem, model, seed)
-            if not drawn:
+            if n == 1 and not single:
                 return Solution(point, calls, facts=facts | {"estimate": POSTERIOR_MEAN})
             if self._counted is not None:
                 known = point, Cost(calls, calls)
@@ -163,7 +164,6 @@ class Denoising:
                 found = solved(self, measured, model, n, seed, known)
                 return replace(found, facts={**found.facts, **facts})
             samples, nfe = self._samples(point, problem, model, n, seed)
-        single = self.result == "sample"
         facts |= {"estimate": "one sample" if single else POSTERIOR_MEAN}
         return Solution(
             samples[0].to(point) if single else point,

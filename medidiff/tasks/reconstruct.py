@@ -63,7 +63,8 @@ class Reconstruction:
     posterior: Posterior | None = None
     """How samples are drawn; None: as validation subjects said."""
     result: Literal["all", "mean", "sample"] = "all"
-    """The mean with every sample, the mean alone, or one sample; maps come with n > 1."""
+    """The image with every sample, the image alone, or one sample in its place; maps come with
+    n > 1."""
     settings: tuple[str, ...] | None = None
     """Of the benchmark: those to run, by name; all unless told."""
     noise_scale: float = 1.0

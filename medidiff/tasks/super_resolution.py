@@ -52,7 +52,8 @@ class SuperResolution:
     posterior: Posterior | None = None
     """How samples are drawn; None: as validation subjects said."""
     result: Literal["all", "mean", "sample"] = "all"
-    """The mean with every sample, the mean alone, or one sample; maps come with n > 1."""
+    """The image with every sample, the image alone, or one sample in its place; maps come with
+    n > 1."""
 
     def __post_init__(self) -> None:
         factors = (self.factor,) if isinstance(self.factor, int) else self.factor
