@@ -149,7 +149,7 @@ def _disc_order(centre: Tensor, count: int, generator: torch.Generator) -> Tenso
     The distance is the largest at which a random order still fills enough places.
     Source: Bridson 2007 (doi:10.1145/1278780.1278807) for the discs, Lustig et al. 2007
     (doi:10.1002/mrm.21391) for the density that falls away from the middle.
-    Differs: places of the grid in a random order, all at once, in place of darts one by one.
+    Differs: each place of the grid once, in a random order, in place of darts until many miss.
     """
     sizes = tuple(centre.shape)
     order = torch.rand(sizes, generator=generator, dtype=torch.float64)

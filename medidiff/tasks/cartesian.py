@@ -76,12 +76,16 @@ class Cartesian:
         kspace, mask = stacked(cases, "kspace", model), stacked(cases, "mask", model)
         mask = mask.to(kspace.real.dtype)
         kspace = kspace * mask
-        boxes = [_box(each[0]) for each in mask.cpu()]
+        # masks are many slices' alike, and what is told of one takes a while
+        masks, which = mask[:, 0].cpu().unique(dim=0, return_inverse=True)
+        found = [(_box(each), kind_of(each, kspace.shape[1])) for each in masks]
+        boxes, kinds = zip(*(found[index] for index in which.tolist()), strict=True)
         coils = self._coils(cases, kspace, boxes, model)
         sigma = torch.tensor([*map(self._level, cases, kspace, mask)], dtype=torch.float64)
         known = is_stated(cases, "phase")
         ramp, phase = _phases(cases, kspace, boxes, coils, model)
-        made = _Made(kspace, mask, coils, sigma, tuple(cases), size, ramp, torch.zeros_like(sigma))
+        smooth = torch.zeros_like(sigma)
+        made = _Made(kspace, mask, coils, sigma, tuple(cases), size, ramp, smooth, kinds)
         bright = _brightness(kspace, boxes, coils)
         if not known:
             made, top = self._roughened(made, phase)
@@ -160,6 +164,8 @@ class _Made:
     """What of each phase is no smooth field to be fitted."""
     fine: Tensor
     """How far each phase may be off a smooth one at a voxel, (batch,)."""
+    kinds: tuple[str, ...]
+    """Of the measurements, but for what is said of their phase."""
 
     @property
     def grid(self) -> tuple[int, ...]:
@@ -188,7 +194,7 @@ class _Made:
 
     def _kind(self, known: bool, member: int) -> str:
         """Of an image's measurement, with what is said of its phase."""
-        kind = kind_of(self.mask[member, 0], self.kspace.shape[1])
+        kind = self.kinds[member]
         if known:
             return f"{kind}, phase given"
         return f"{kind}, phase not smooth" if self.fine[member] > 0 else kind
@@ -336,9 +342,9 @@ def kind_of(mask: Tensor, coils: int) -> str:
     whole, left out along how many axes, and by which pattern of lines if they are evenly spaced or
     nothing but the middle.
 
-    Shapes: mask (*space).
+    Shapes: mask (*space), on the CPU.
     """
-    seen = mask.cpu() > 0
+    seen = mask > 0
     acceleration = seen.numel() / max(int(seen.sum()), 1)
     axes = [axis for axis in range(seen.ndim) if (seen != seen.narrow(axis, 0, 1)).any()]
     box = calibration_box(seen)
