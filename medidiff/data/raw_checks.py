@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -11,6 +11,24 @@ from numpy.typing import NDArray
 from medidiff.errors import DataError
 
 Kind = Literal["cartesian", "radon"]
+OF_THE_OTHER: Mapping[Kind, tuple[str, ...]] = {
+    "cartesian": ("angles",),
+    "radon": ("mask", "coils", "phase"),
+}
+"""What only measurements of the other kind have beside them."""
+
+
+def check_belonging(names: Iterable[str], kind: Kind) -> None:
+    """Errors: DataError for what is given beside a measurement of a kind that does not have it."""
+    wrong = [name for name in names if name in OF_THE_OTHER[kind]]
+    if wrong:
+        what, other, say = "k-space", "a sinogram", "radon"
+        if kind == "radon":
+            what, other, say = "a sinogram", "k-space", "cartesian"
+        raise DataError(
+            f"{' and '.join(wrong)} would not be used: {what} has none. Leave it out, or, of "
+            f"{other}, say measurement={{kind: {say}}}"
+        )
 
 
 def check_values(values: NDArray[Any], kind: Kind) -> None:

@@ -18,6 +18,7 @@ from medidiff.data.privacy import SiteKey
 from medidiff.data.raw import Raw, read_array, read_raw
 from medidiff.data.raw_checks import (
     Kind,
+    check_belonging,
     check_coils,
     check_finite,
     check_mask,
@@ -65,6 +66,7 @@ def open_measurement(
 
 def _opened(given: object, beside: Mapping[str, object], model: Model, kind: Kind) -> Opened:
     space = model.spec.space
+    check_belonging(beside, kind)
     mine = {name: _beside(name, each) for name, each in beside.items()}
     raw = read_raw(given, space.dims, mine)
     check_values(raw.values, kind)

@@ -102,6 +102,17 @@ def test_what_does_not_belong_to_a_measurement_is_refused(
         open_measurement(GOOD, {name: given}, model(), 1)
 
 
+def test_what_a_measurement_of_its_kind_does_not_have_is_refused_and_not_ignored() -> None:
+    sinogram = np.ones((6, 24), np.float32)
+    for values, kind, name, said in (
+        (GOOD, "cartesian", "angles", "kind: radon"),
+        (sinogram, "radon", "mask", "kind: cartesian"),
+        (sinogram, "radon", "coils", "kind: cartesian"),
+    ):
+        with pytest.raises(DataError, match=f"measurement 1: {name} would not be used.*{said}"):
+            open_measurement(values, {name: np.ones(6)}, model(), 1, kind)  # type: ignore[arg-type]
+
+
 def test_an_affine_and_a_size_of_voxels_that_contradict_it_are_refused() -> None:
     beside = {"affine": np.diag([2.0, 3, 5, 1]), "spacing_mm": np.array([2.0, 2.0])}
     with pytest.raises(DataError, match="affine's voxels are of 2 x 3 x 5 mm"):
