@@ -4,6 +4,7 @@ for want of a folder."""
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,16 @@ def all_or_none(files: Iterable[Path]) -> Iterator[None]:
     except BaseException:
         for file in files:
             file.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def folder_or_none(folder: Path) -> Iterator[None]:
+    """A new folder that is written within: if that fails, nothing of it is left."""
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
         raise
 
 

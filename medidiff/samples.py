@@ -13,7 +13,7 @@ from torch import Tensor
 
 from medidiff.data.images import save_image
 from medidiff.model_folder import check_free, sidecar, write_json
-from medidiff.outputs import all_or_none
+from medidiff.outputs import all_or_none, folder_or_none
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ class Samples:
         for index, (target, image) in enumerate(zip(targets, self.images, strict=True)):
             said = {**self.provenance, "index": index}
             made = Making("SYNTHETIC", "sample", said, when or now())
-            for name, objects in channels(image.numpy(), self.affine, modality, made).items():
-                files += written(objects, target / name)
+            with folder_or_none(target):
+                for name, objects in channels(image.numpy(), self.affine, modality, made).items():
+                    files += written(objects, target / name)
         return files

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -22,6 +21,7 @@ from medidiff.data.dicom_out_protect import Protect
 from medidiff.data.dicom_out_source import source_of
 from medidiff.errors import TaskError
 from medidiff.model_folder import check_free, write_json
+from medidiff.outputs import folder_or_none
 
 if TYPE_CHECKING:
     from medidiff.tasks.results import Result
@@ -61,14 +61,11 @@ def save_series(
     check_free([folder])
     files: list[Path] = []
     record = folder / PROVENANCE
-    try:
+    with folder_or_none(folder):
         for name, objects in series.items():
             files += written(objects, folder / name, protect)
         listed = [file.relative_to(folder).as_posix() for file in files]
         write_json(record, {**provenance, "files": listed})
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)  # it is new: nothing else lies there
-        raise
     return [*files, record]
 
 

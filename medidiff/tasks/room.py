@@ -1,7 +1,8 @@
 """How many samples are drawn at once, and whether all that are asked for can be kept.
 
-The noise of a sample is keyed by its own number, so that the images are the same however many are
-drawn at once: what differs is memory and speed. Samples drawn are kept in the memory of the host.
+The noise of a sample is keyed by its own number, so that the images are the same, but for rounding,
+however many are drawn at once: what differs is memory and speed. Samples drawn are kept in the
+memory of the host.
 """
 
 from __future__ import annotations
@@ -114,7 +115,8 @@ def _limit_files() -> Iterator[Path]:
             root = Path("/sys/fs/cgroup", kinds)
             name = "memory.limit_in_bytes" if kinds else "memory.max"
             inner = root / place.lstrip("/")
-            yield from (each / name for each in (inner, *inner.parents) if each != root.parent)
+            groups = (each for each in (inner, *inner.parents) if each.is_relative_to(root))
+            yield from (each / name for each in groups)
 
 
 def _limit(file: Path) -> int | None:

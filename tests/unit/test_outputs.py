@@ -5,12 +5,17 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from pydicom import Dataset
 
 from medidiff import cli
 from medidiff.errors import OutputError
 from medidiff.outputs import all_or_none, check_new_folder
+from medidiff.samples import Samples
 
 
 def test_a_new_or_empty_folder_passes(tmp_path: Path) -> None:
@@ -53,6 +58,23 @@ def test_new_files_are_all_written_or_none(tmp_path: Path) -> None:
     with all_or_none(files):
         files[0].touch()
     assert files[0].exists()
+
+
+def test_of_a_sample_of_two_channels_no_half_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Dataset.save_as
+
+    def full(data: Dataset, file: Path, **options: Any) -> None:
+        if "sample-0001/image-2" in str(file):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        whole(data, file, **options)
+
+    monkeypatch.setattr(Dataset, "save_as", full)
+    drawn = Samples(torch.rand(2, 2, 4, 5), np.eye(4), 1, {"kind": "SYNTHETIC"})
+    with pytest.raises(OSError, match="No space"):
+        drawn.save_dicom(tmp_path / "out", "MR")
+    assert [each.name for each in (tmp_path / "out").iterdir()] == ["sample-0000"]
 
 
 @pytest.mark.parametrize("behind", [False, True])
