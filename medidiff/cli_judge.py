@@ -72,6 +72,7 @@ def benchmark(
         **settings_of(setting),
     )
     typer.echo(table.text)
+    say_where(out)
 
 
 def evaluate(
@@ -134,3 +135,10 @@ def evaluate(
         progress="bars",
     )
     typer.echo(found.text)
+    say_where(out)
+
+
+def say_where(out: Path | None) -> None:
+    """Name the files of results below the table, where there are any."""
+    if out is not None:
+        typer.echo(f"in {out}: {', '.join(sorted(file.name for file in out.iterdir()))}")

@@ -139,7 +139,8 @@ def try_shipped(folder: Path, report: Reporter, shipped: Path) -> None:
     )
     restored = torch.stack([torch.as_tensor(result.image) for result in results]).to(noisy)
     rows = torch.cat([drawn.images, noisy, restored])
-    sheet(rows, folder / "sheet.png", window=(low, high), columns=SLICES)
+    titles = [what for what in ("drawn", "spoilt", "restored") for _ in range(SLICES)]
+    sheet(rows, folder / "sheet.png", window=(low, high), columns=SLICES, titles=titles)
     before, after = (
         float(psnr(images, drawn.images, data_range=high - low).mean())
         for images in (noisy, restored)

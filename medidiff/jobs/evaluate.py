@@ -133,6 +133,7 @@ def losses_on_split(
     two_heads = model.spec.spread != "none"
     objective = PriorObjective(denoising, 0.0, two_heads=two_heads)
     total = torch.zeros(LEVELS)
+    report.progress("loss by level", 0, len(cases))  # the first part may take minutes
     for first in range(0, len(cases), PART):
         part = cases[first : first + PART]
         clean = torch.stack([case.images for case in part]).to(model.device)

@@ -385,16 +385,19 @@ def _difference_cells(differences: Sequence[Difference]) -> Cells:
 
 
 def _shown(interval: Interval, sign: str = "") -> str:
-    """As 28.53 (27.91 to 29.10): digits by the size of the largest of the three."""
+    """As 28.53 (27.91 to 29.10): digits by the size of the largest of the three; of one subject
+    without an interval, for there is none."""
     size = max(abs(v) for v in (interval.mean, interval.low, interval.high))
     digits = 2 if not math.isfinite(size) or size >= 10 else 3 if size >= 0.1 else 5
     mean, low, high = (
         f"{value:{sign}.{digits}f}" for value in (interval.mean, interval.low, interval.high)
     )
-    return f"{mean} ({low} to {high})"
+    return mean if interval.n == 1 else f"{mean} ({low} to {high})"
 
 
 def _note(summary: Sequence[Summary]) -> str:
+    if summary and all(item.interval.n == 1 for item in summary):
+        return "Of one subject: no interval.\n"
     levels = {item.interval.level for item in summary}
     stated = " and ".join(f"{level:.0%}" for level in sorted(levels))
     return f"Mean over subjects ({stated} bootstrap interval over subjects).\n"

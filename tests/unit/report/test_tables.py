@@ -120,6 +120,14 @@ def test_texts_show_means_intervals_counts_and_verdicts():
     assert len({line.count("|") for line in lines[:5]}) == 1
 
 
+def test_one_subject_has_no_interval():
+    one = [row for row in rows() if row["subject"] == rows()[0]["subject"]]
+    text = plain_text(summarise(one, "psnr"))
+    assert "Of one subject: no interval." in text
+    assert " to " not in text
+    assert "bootstrap" not in text
+
+
 def test_a_bar_in_a_name_does_not_break_the_table():
     barred = [row | {"setting": "a|b"} for row in rows()]
     assert "a\\|b" in markdown(summarise(barred, "psnr"))
