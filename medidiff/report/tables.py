@@ -397,7 +397,7 @@ def _shown(interval: Interval, sign: str = "") -> str:
 
 def _note(summary: Sequence[Summary]) -> str:
     if summary and all(item.interval.n == 1 for item in summary):
-        return "Of one subject: no interval.\n"
+        return "Measured once: no interval.\n"
     levels = {item.interval.level for item in summary}
     stated = " and ".join(f"{level:.0%}" for level in sorted(levels))
     return f"Mean over subjects ({stated} bootstrap interval over subjects).\n"

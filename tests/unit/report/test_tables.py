@@ -123,7 +123,7 @@ def test_texts_show_means_intervals_counts_and_verdicts():
 def test_one_subject_has_no_interval():
     one = [row for row in rows() if row["subject"] == rows()[0]["subject"]]
     text = plain_text(summarise(one, "psnr"))
-    assert "Of one subject: no interval." in text
+    assert "Measured once: no interval." in text
     assert " to " not in text
     assert "bootstrap" not in text
 
