@@ -15,8 +15,8 @@ package's own folder, where `medidiff run` reads them.
 
 Networks that benchmarks/supervised.py trained are compared on the same measurements by
 --supervised FILES; with --baselines none and --name supervised that is all there is besides. With
---ours FOLDER, the W of an earlier run, only the others are run (networks, or with --baselines tuned
-the classical methods of a part), beside what ours was there.
+--ours FOLDER, the W of an earlier run, only the others are run (those networks, or without
+--supervised the classical methods of a part), beside what ours was there.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from supervised_peers import RICIAN, described, least_of, peer
 from supervised_tasks import as_benchmarked
 
 from medidiff import api, options
+from medidiff.api.calls import splits_of
 from medidiff.jobs.benchmark import make_table
 from medidiff.jobs.cases import cases_of_split
 from medidiff.jobs.reporting import Lines
-from medidiff.jobs.splits import Splits
 from medidiff.report.tables import write_json
 from medidiff.tasks.base import OURS, Bench, Benchmarked, Head, Peer, Row
 from medidiff.tasks.denoise import Denoising
@@ -116,7 +116,8 @@ def main() -> None:
     rows = [row for part in parts for row in rows_of(args.work, part)]
     rows += [row for part in PARTS for row in spread_of(args.work, part)]
     facts: dict[str, object] = {
-        "estimate": f"mean of the samples of the head's default; coverage of {DRAWS} samples",
+        "estimate": "the image of the head's default: the mean of two samples of opposite noise, "
+        f"of denoise the posterior mean; coverage of {DRAWS} samples",
         "intervals": "95 %, bootstrap over subjects; goals are for the lower bound",
         "data": "IXI T1 slices (CC BY-SA 3.0), 55 test subjects; simulated from magnitude images",
         "data_range": "the intensity window",
@@ -130,7 +131,7 @@ def main() -> None:
         old, earlier = beside(json.loads(args.keep.read_text(encoding="utf-8")), rows)
         rows, facts["kept"] = [*rows, *old], earlier
     print(write_result(args.name, rows, facts=facts, folder=args.out))
-    for part in parts if args.out is None else ():
+    for part in parts if args.out is None and args.ours is None else ():
         picture = ROOT / "benchmarks" / "results" / f"inverse_{part.name.replace('-', '_')}.png"
         shutil.copyfile(args.work / part.name / "comparison.png", picture)
 
@@ -188,18 +189,17 @@ def run_others(args: argparse.Namespace, part: Part) -> None:
         return
     model, peers = api.load(args.model), peers_of(args, part)
     head = HEADS[part.task](**part.options)  # type: ignore[arg-type]
-    lineage = model.spec.lineage
-    splits = Splits(lineage.train_split, lineage.validation_split, lineage.holdout)
+    splits = splits_of(model, None, None)
     cases, validation = (
         cases_of_split(model, args.manifest, name, splits, Lines(), None)
         for name in ("test", splits.validation)
     )
     bench = Bench(model, [], validation, cases)
-    if args.baselines == "tuned":
-        found = classical(head, bench)
-    else:
+    if args.supervised:
         names = getattr(head, "settings", (RICIAN,))
         found = Benchmarked([row for name in names for row in networks(name, bench, peers)])
+    else:
+        found = classical(head, bench)
     ours = [row for row in summary(args.ours, part.name)["rows"] if row["method"] == OURS]
     subjects = {row["row"]: row["subject"] for row in ours}  # pseudonyms are a machine's own
     others = [row | {"subject": subjects[row["row"]]} for row in found.rows]
@@ -218,26 +218,28 @@ def run_others(args: argparse.Namespace, part: Part) -> None:
 def classical(head: Head, bench: Bench) -> Benchmarked:
     """Rows of the classical methods of a head that measures, tuned on validation scans.
 
-    Errors: SystemExit for denoising, whose filters take no problems.
+    Errors: SystemExit for denoising, whose filters take no problems, and for holes, which are
+    judged in a region of their own.
     """
     match head:
         case Reconstruction():
             settings = [setting_of(name, head) for name in head.settings]
-        case SuperResolution() | Inpainting():
+        case SuperResolution():
             settings = head.settings_of(bench)
         case _:
-            raise SystemExit(f"--ours with tuned baselines is not for {head.kind}")
-    rows, targets = [], []
+            raise SystemExit(f"--ours without --supervised is not for {head.kind}")
+    rows = []
     for setting in settings:
-        targets += setting.targets
-        for tuned, first in product(tune(setting, bench), range(0, len(bench.test), AT_ONCE)):
+        tuned = tune(setting, bench)
+        for first in range(0, len(bench.test), AT_ONCE):
             some = bench.test[first : first + AT_ONCE]
             given = simulated(setting, some, bench.seed)
             problem = setting.head.prepare(given, bench.model)
-            made = as_the_truth(tuned.rival.solve(problem, tuned.parameter), problem, given)
             clean = torch.stack([case.images for case in some])
-            rows += measured(made, clean, some, setting.name, tuned.rival.name)
-    return Benchmarked(rows, targets=targets)
+            for each in tuned:
+                made = as_the_truth(each.rival.solve(problem, each.parameter), problem, given)
+                rows += measured(made, clean, some, setting.name, each.rival.name)
+    return Benchmarked(rows, targets=[each for setting in settings for each in setting.targets])
 
 
 def networks(name: str, bench: Bench, peers: Sequence[Peer]) -> Iterator[Row]:

@@ -28,11 +28,11 @@ from sampling_rate import STEPS, images_per_second
 from weights import split
 
 from medidiff import api
+from medidiff.api.calls import splits_of
 from medidiff.config import load_config
 from medidiff.jobs.cases import cases_of_split
 from medidiff.jobs.memorisation import Memorisation, losses_by_case
 from medidiff.jobs.reporting import reporter
-from medidiff.jobs.splits import Splits
 from medidiff.model import Model
 from medidiff.model_folder import write_json
 from medidiff.report.pictures import sheet
@@ -269,7 +269,7 @@ def losses_by_level(
 ) -> dict[str, list[float]]:
     """The final weights' loss on the three splits at the guard's levels, with the same noises."""
     lineage = model.spec.lineage
-    splits = Splits(lineage.train_split, lineage.validation_split, lineage.holdout)
+    splits = splits_of(model, None, None)
     report = reporter()
     cases = cases_of_split(model, args.manifest, lineage.validation_split, splits, report)
     validation = losses_by_case(model, cases, 0, report).mean(0)

@@ -27,11 +27,11 @@ from supervised_tasks import AUGMENT, Checked, Scans, Task, task_of
 from torch import Tensor, nn
 
 from medidiff import api
+from medidiff.api.calls import splits_of
 from medidiff.data.augment import margin
 from medidiff.data.datasets import Case, CaseSet
 from medidiff.data.manifest import read_manifest
 from medidiff.diffusion import training_noise, training_uniforms
-from medidiff.jobs.splits import Splits
 from medidiff.model import Model
 from medidiff.networks import UNetOptions, accelerated, has_bf16
 from medidiff.networks.graphs import channels_last
@@ -179,8 +179,7 @@ def cases_of(
     model: Model, manifest: Path, which: Literal["train", "validation"], limit: int | None
 ) -> list[Case]:
     """The scans that the prior was trained on or chosen by, with what lies around its grid."""
-    lineage, space = model.spec.lineage, model.spec.space
-    splits = Splits(lineage.train_split, lineage.validation_split, lineage.holdout)
+    space, splits = model.spec.space, splits_of(model, None, None)
     name = splits.train if which == "train" else splits.validation
     rows = splits.rows(read_manifest(manifest), name)[:limit]
     beyond = margin(AUGMENT, space)

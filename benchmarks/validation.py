@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from medidiff.api.calls import splits_of
 from medidiff.data.datasets import Case
 from medidiff.jobs.cases import cases_of_split
 from medidiff.jobs.reporting import Lines
-from medidiff.jobs.splits import Splits
 from medidiff.model import Model
 
 
@@ -25,6 +25,4 @@ def parser_of(question: str | None) -> argparse.ArgumentParser:
 
 def validation_cases(model: Model, manifest: Path, split: str, count: int) -> list[Case]:
     """The first scans of a split, on the model's grid."""
-    lineage = model.spec.lineage
-    splits = Splits(lineage.train_split, split, lineage.holdout)
-    return cases_of_split(model, manifest, split, splits, Lines(), count)
+    return cases_of_split(model, manifest, split, splits_of(model, split, None), Lines(), count)
