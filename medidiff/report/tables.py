@@ -385,8 +385,8 @@ def _difference_cells(differences: Sequence[Difference]) -> Cells:
 
 
 def _shown(interval: Interval, sign: str = "") -> str:
-    """As 28.53 (27.91 to 29.10): digits by the size of the largest of the three; of one subject
-    without an interval, for there is none."""
+    """As 28.53 (27.91 to 29.10): digits by the size of the largest of the three; what was
+    measured once has no interval."""
     size = max(abs(v) for v in (interval.mean, interval.low, interval.high))
     digits = 2 if not math.isfinite(size) or size >= 10 else 3 if size >= 0.1 else 5
     mean, low, high = (
