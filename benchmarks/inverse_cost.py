@@ -6,19 +6,22 @@ A batch of sixteen slices, solved by the defaults of each head: one result of al
 samples with maps beside it. Seconds are the median of three runs after one that is not counted,
 from the measurement made ready to images on the CPU; GiB is the most that a run holds on the GPU,
 the model and the measurement included. Forward-equivalent calls are all of an image's: a backward
-counts two.
+counts two. A stopped measurement goes on with --keep RESULT: its rows stay, and what it lacks is
+measured beside them.
 """
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 import torch
-from record import Measured, write_result
+from record import HEADER, Measured, write_result
 from tune_inverse import settings
 from validation import parser_of, validation_cases
 
@@ -45,6 +48,7 @@ def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--slices", type=int, default=SLICES)
     parser.add_argument("--minutes", type=float, default=8.0)
+    parser.add_argument("--keep", type=Path, help="an earlier result whose rows stay")
     args = parser.parse_args()
     model = api.load(args.model)
     cases = validation_cases(model, args.manifest, "val", args.slices)
@@ -54,10 +58,16 @@ def main() -> None:
         "model_digest": model.digest,
         "seconds": f"median of {RUNS} runs, after one to warm up",
     }
-    rows, end = [], time.monotonic() + 60 * args.minutes
+    rows: list[Measured] = []
+    end = time.monotonic() + 60 * args.minutes
+    if args.keep:
+        earlier = json.loads(args.keep.read_text(encoding="utf-8"))
+        rows = [Measured(**row) for row in earlier["rows"]]
+        facts["kept"] = {name: earlier[name] for name in HEADER} | {"rows": len(rows)}
+    done = {row.what for row in rows}
     made = list(problems(model, cases))
     for n, (name, head, problem) in product((1, SAMPLES), made):
-        if time.monotonic() < end:
+        if titled(name, n, len(cases)) not in done and time.monotonic() < end:
             rows.append(measured(name, head, problem, model, n))
             print(rows[-1].what, rows[-1].ours, rows[-1].peers, flush=True)
             write_result("inverse_cost", rows, facts=facts, folder=args.out)
@@ -75,6 +85,12 @@ def problems(model: Model, cases: Sequence[Case]) -> Iterator[tuple[str, Head, P
         yield each.name, each.head, each.head.prepare(simulated(each, cases, seed=0), model)
 
 
+def titled(name: str, n: int, slices: int) -> str:
+    """What a row is about."""
+    made = "one result" if n == 1 else f"{n} samples"
+    return f"{name}: {made} of each of {slices} slices"
+
+
 def measured(name: str, head: Head, problem: Problem, model: Model, n: int) -> Measured:
     """Seconds, with the calls and the memory beside them."""
     on_gpu, taken, solution = model.device.type == "cuda", [], None
@@ -90,8 +106,7 @@ def measured(name: str, head: Head, problem: Problem, model: Model, n: int) -> M
     beside = {"forward-equivalent calls": float(calls)}
     if on_gpu:
         beside["GiB"] = torch.cuda.max_memory_allocated() / 2**30
-    made = "one result" if n == 1 else f"{n} samples"
-    what = f"{name}: {made} of each of {len(problem.cases)} slices"
+    what = titled(name, n, len(problem.cases))
     return Measured(what, statistics.median(taken[1:]), "s", "lower", beside)
 
 
