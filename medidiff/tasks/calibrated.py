@@ -28,6 +28,7 @@ FILE = "calibration.json"
 OF_NO_IMAGE = ("chunk",)  # options: of the cost alone
 OF_A_PHASE = ("pilots", "pilot_steps", "pilot", "slack", "phase")  # options: of no use without one
 NEAR = 1.25  # noise levels within this factor of the judged one are covered by its verdict
+SAME = 1.05  # within this one they are judged anew: what is estimated differs a little from before
 
 Uncertainty = Literal["calibrated", "uncalibrated"]
 How = Posterior | Mapping[str, object]
@@ -78,7 +79,7 @@ def verdict(model: Model, kinds: Sequence[str], levels: Sequence[float], how: Ho
     def known(kind: str, level: float) -> bool:
         return any(
             item["kind"] == kind
-            and _near(level, item["noise"])
+            and _near(level, item["noise"], NEAR)
             and _sampler(kind, item["posterior"]) == _sampler(kind, _tree(how))
             for item in judged
         )
@@ -100,8 +101,8 @@ def keep(model: Model, found: Sequence[Mapping[str, object]]) -> Path | None:
     """
     if model.folder is None or not found or not _as_judged(model):
         return None
-    new = {_key(item) for item in found}
-    kept = [item for item in _verdicts(model.folder) if _key(item) not in new]
+    earlier = _verdicts(model.folder)
+    kept = [item for item in earlier if not any(_again(item, new) for new in found)]
     file = model.folder / FILE
     content = {"weights": _weights(model.folder), "verdicts": [*kept, *found]}
     try:
@@ -135,9 +136,14 @@ def _verdicts(folder: Path | None) -> list[dict[str, Any]]:
     return content["verdicts"] if content["weights"] == _weights(folder) else []
 
 
-def _key(item: Mapping[str, Any]) -> str:
-    sampler = _sampler(item["kind"], item["posterior"])
-    return json.dumps([item["kind"], item["noise"], sampler], sort_keys=True)
+def _again(item: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether a new verdict is of the same measurement, noise level and sampler."""
+    kind = item["kind"]
+    return (
+        kind == new["kind"]
+        and _near(item["noise"], new["noise"], SAME)
+        and _sampler(kind, item["posterior"]) == _sampler(kind, _tree(new["posterior"]))
+    )
 
 
 def _tree(how: How) -> Any:
@@ -155,8 +161,8 @@ def _sampler(kind: str, posterior: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name not in OF_A_PHASE}
 
 
-def _near(level: float, noise: float) -> bool:
-    return level == noise or (noise > 0 and 1 / NEAR <= level / noise <= NEAR)
+def _near(level: float, noise: float, factor: float) -> bool:
+    return level == noise or (noise > 0 and 1 / factor <= level / noise <= factor)
 
 
 def _weights(folder: Path) -> str:

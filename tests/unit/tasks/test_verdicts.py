@@ -125,3 +125,25 @@ def test_another_level_of_noise_is_judged_by_itself(name: str) -> None:
     assert loud.name == f"{name} (noise x2)"
     assert quiet.targets
     assert not loud.targets
+
+
+def test_what_is_judged_anew_takes_the_place_of_the_earlier_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = model_of((80, 176))
+    monkeypatch.setattr(calibrated, "_weights", lambda folder: STORED["weights"])
+    monkeypatch.setattr(model, "folder", tmp_path)
+    how = chosen_for("radon 60", 8)
+    before = {
+        "kind": "radon 60",
+        "noise": 0.01,
+        "posterior": calibrated._tree(how),
+        "calibrated": True,
+    }
+    calibrated.keep(model, [before])
+    calibrated.keep(model, [before | {"noise": 0.0102, "calibrated": False}])  # a little apart
+    assert verdict(model, ["radon 60"], [0.01], how) == "uncalibrated"
+    calibrated.keep(model, [before | {"noise": 0.011}])  # another level, near enough to serve
+    assert verdict(model, ["radon 60"], [0.01], how) == "calibrated"
+    kept = json.loads((tmp_path / FILE).read_text(encoding="utf-8"))["verdicts"]
+    assert [each["noise"] for each in kept] == [0.0102, 0.011]
