@@ -6,8 +6,8 @@ A batch of sixteen slices, solved by the defaults of each head: one result of al
 samples with maps beside it. Seconds are the median of three runs after one that is not counted,
 from the measurement made ready to images on the CPU; GiB is the most that a run holds on the GPU,
 the model and the measurement included. Forward-equivalent calls are all of an image's: a backward
-counts two. A stopped measurement goes on with --keep RESULT: its rows stay, and what it lacks is
-measured beside them.
+counts two. A stopped measurement goes on with --keep RESULT: its rows stay, with their origin, and
+what it lacks is measured beside them.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
-from record import HEADER, Measured, write_result
+from record import Measured, write_result
 from tune_inverse import settings
 from validation import parser_of, validation_cases
 
@@ -60,17 +61,27 @@ def main() -> None:
     }
     rows: list[Measured] = []
     end = time.monotonic() + 60 * args.minutes
-    if args.keep:
-        earlier = json.loads(args.keep.read_text(encoding="utf-8"))
-        rows = [Measured(**row) for row in earlier["rows"]]
-        facts["kept"] = {name: earlier[name] for name in HEADER} | {"rows": len(rows)}
-    done = {row.what for row in rows}
-    made = list(problems(model, cases))
-    for n, (name, head, problem) in product((1, SAMPLES), made):
+    earlier = earlier_of(args.keep, facts)
+    done = {row["what"] for row in earlier.get("rows", ())}
+    for n, (name, head, problem) in product((1, SAMPLES), list(problems(model, cases))):
         if titled(name, n, len(cases)) not in done and time.monotonic() < end:
             rows.append(measured(name, head, problem, model, n))
             print(rows[-1].what, rows[-1].ours, rows[-1].peers, flush=True)
-            write_result("inverse_cost", rows, facts=facts, folder=args.out)
+            write_result("inverse_cost", rows, facts=facts, folder=args.out, earlier=earlier)
+
+
+def earlier_of(place: Path | None, facts: Mapping[str, object]) -> dict[str, Any]:
+    """A result to go on with, of the same model and slices; empty without one."""
+    if place is None:
+        return {}
+    found = json.loads(place.read_text(encoding="utf-8"))
+    for name, value in facts.items():
+        if found["facts"].get(name) != value:
+            raise SystemExit(
+                f"{place.name} cannot be gone on with: {name} was {found['facts'].get(name)}, and "
+                f"is {value} here; measure all anew, without --keep"
+            )
+    return found
 
 
 def problems(model: Model, cases: Sequence[Case]) -> Iterator[tuple[str, Head, Problem]]:
@@ -93,21 +104,25 @@ def titled(name: str, n: int, slices: int) -> str:
 
 def measured(name: str, head: Head, problem: Problem, model: Model, n: int) -> Measured:
     """Seconds, with the calls and the memory beside them."""
-    on_gpu, taken, solution = model.device.type == "cuda", [], None
+    on_gpu = model.device.type == "cuda"
+    solution = head.solve(problem, model, n, 0)  # to warm up
+    calls = solution.nfe if solution.cost is None else solution.cost
+    del solution
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
-    for _ in range(1 + RUNS):
-        begin = time.monotonic()
-        solution = head.solve(problem, model, n, 0)
-        solution.point.cpu()
-        taken.append(time.monotonic() - begin)
-    assert solution is not None
-    calls = solution.nfe if solution.cost is None else solution.cost
+    taken = [seconds(head, problem, model, n) for _ in range(RUNS)]
     beside = {"forward-equivalent calls": float(calls)}
     if on_gpu:
         beside["GiB"] = torch.cuda.max_memory_allocated() / 2**30
     what = titled(name, n, len(problem.cases))
-    return Measured(what, statistics.median(taken[1:]), "s", "lower", beside)
+    return Measured(what, statistics.median(taken), "s", "lower", beside)
+
+
+def seconds(head: Head, problem: Problem, model: Model, n: int) -> float:
+    """Of one run, until its images are on the CPU."""
+    begin = time.monotonic()
+    head.solve(problem, model, n, 0).point.cpu()
+    return time.monotonic() - begin
 
 
 if __name__ == "__main__":

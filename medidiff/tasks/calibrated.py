@@ -69,23 +69,15 @@ def spread(setting: str, judged: Sequence[Judged]) -> Calibrated:
 
 
 def verdict(model: Model, kinds: Sequence[str], levels: Sequence[float], how: How) -> Uncertainty:
-    """Calibrated if verdicts on these weights say so of the measurement of every image, at its
-    noise level, for this sampler; never of a network called by tiles or averaged over orientations,
-    which is another prior than the one that was judged."""
+    """Calibrated if the verdicts on these weights whose noise is nearest say so of the measurement
+    of every image, at its noise level, for this sampler; never of a network called by tiles or
+    averaged over orientations, which is another prior than the one that was judged."""
     if not levels or not _as_judged(model):
         return "uncalibrated"
-    judged = [item for item in _verdicts(model.folder) if item["calibrated"]]
-
-    def known(kind: str, level: float) -> bool:
-        return any(
-            item["kind"] == kind
-            and _near(level, item["noise"], NEAR)
-            and _sampler(kind, item["posterior"]) == _sampler(kind, _tree(how))
-            for item in judged
-        )
-
+    judged = _verdicts(model.folder)
     images = zip(kinds, levels, strict=True)
-    return "calibrated" if all(known(*each) for each in images) else "uncalibrated"
+    right = all(_judged_right(judged, kind, level, how) for kind, level in images)
+    return "calibrated" if right else "uncalibrated"
 
 
 def without_verdict(facts: Mapping[str, object]) -> dict[str, object]:
@@ -134,6 +126,21 @@ def _verdicts(folder: Path | None) -> list[dict[str, Any]]:
         return []
     content = json.loads((folder / FILE).read_text(encoding="utf-8"))
     return content["verdicts"] if content["weights"] == _weights(folder) else []
+
+
+def _judged_right(judged: Sequence[Mapping[str, Any]], kind: str, level: float, how: How) -> bool:
+    """What the verdict nearest in noise says, if there is one near enough."""
+    sampler = _sampler(kind, _tree(how))
+    near = [
+        item
+        for item in judged
+        if item["kind"] == kind
+        and _near(level, item["noise"], NEAR)
+        and _sampler(kind, item["posterior"]) == sampler
+    ]
+    if not near:
+        return False
+    return bool(min(near, key=lambda item: abs(item["noise"] - level))["calibrated"])
 
 
 def _again(item: Mapping[str, Any], new: Mapping[str, Any]) -> bool:

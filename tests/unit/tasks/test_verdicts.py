@@ -143,7 +143,8 @@ def test_what_is_judged_anew_takes_the_place_of_the_earlier_verdict(
     calibrated.keep(model, [before])
     calibrated.keep(model, [before | {"noise": 0.0102, "calibrated": False}])  # a little apart
     assert verdict(model, ["radon 60"], [0.01], how) == "uncalibrated"
-    calibrated.keep(model, [before | {"noise": 0.011}])  # another level, near enough to serve
-    assert verdict(model, ["radon 60"], [0.01], how) == "calibrated"
+    calibrated.keep(model, [before | {"noise": 0.011}])  # another level: the nearest one counts
+    assert verdict(model, ["radon 60"], [0.01], how) == "uncalibrated"
+    assert verdict(model, ["radon 60"], [0.0108], how) == "calibrated"
     kept = json.loads((tmp_path / FILE).read_text(encoding="utf-8"))["verdicts"]
     assert [each["noise"] for each in kept] == [0.0102, 0.011]
