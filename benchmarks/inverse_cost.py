@@ -64,10 +64,15 @@ def main() -> None:
     earlier = earlier_of(args.keep, facts)
     done = {row["what"] for row in earlier.get("rows", ())}
     for n, (name, head, problem) in product((1, SAMPLES), list(problems(model, cases))):
-        if titled(name, n, len(cases)) not in done and time.monotonic() < end:
-            rows.append(measured(name, head, problem, model, n))
-            print(rows[-1].what, rows[-1].ours, rows[-1].peers, flush=True)
-            write_result("inverse_cost", rows, facts=facts, folder=args.out, earlier=earlier)
+        what = titled(name, n, len(cases))
+        if what in done:
+            continue
+        if time.monotonic() > end:
+            print(f"{what}: not reached; go on with --keep", flush=True)
+            continue
+        rows.append(measured(what, head, problem, model, n))
+        print(what, rows[-1].ours, rows[-1].peers, flush=True)
+        write_result("inverse_cost", rows, facts=facts, folder=args.out, earlier=earlier)
 
 
 def earlier_of(place: Path | None, facts: Mapping[str, object]) -> dict[str, Any]:
@@ -102,7 +107,7 @@ def titled(name: str, n: int, slices: int) -> str:
     return f"{name}: {made} of each of {slices} slices"
 
 
-def measured(name: str, head: Head, problem: Problem, model: Model, n: int) -> Measured:
+def measured(what: str, head: Head, problem: Problem, model: Model, n: int) -> Measured:
     """Seconds, with the calls and the memory beside them."""
     on_gpu = model.device.type == "cuda"
     solution = head.solve(problem, model, n, 0)  # to warm up
@@ -114,7 +119,6 @@ def measured(name: str, head: Head, problem: Problem, model: Model, n: int) -> M
     beside = {"forward-equivalent calls": float(calls)}
     if on_gpu:
         beside["GiB"] = torch.cuda.max_memory_allocated() / 2**30
-    what = titled(name, n, len(problem.cases))
     return Measured(what, statistics.median(taken), "s", "lower", beside)
 
 
