@@ -42,6 +42,7 @@ __all__ = [
     "Space",
     "Window",
     "augment",
+    "covers",
     "field_of",
     "fit",
     "from_space",
@@ -52,6 +53,7 @@ __all__ = [
 
 SAME_SPACING_MM = 1e-3
 SAME_VOXEL = 1e-2  # of a voxel, at the far corners: less is rounding of the file's affine
+WELL_WITHIN = 0.1  # of a voxel beyond the last one's middle; half of it bounds the field
 FIELD = "field"  # the key in MetaTensor.meta that holds the `Field`
 Kind = Literal["image", "label"]
 MODES = {"image": "bilinear", "label": "nearest"}
@@ -124,6 +126,18 @@ def inside_space(size: tuple[int, ...], affine: NDArray[np.float64], original: O
     """Which voxels of the original grid (*space) lie within the model's field of view."""
     ones = torch.ones((1, *size))
     return _onto(ones, affine, original, "bilinear", "zeros")[0] > 0.5 - 1e-6
+
+
+def covers(size: tuple[int, ...], affine: NDArray[np.float64], original: Original) -> bool:
+    """Whether a grid reaches over all voxels of the original, so that `inside_space` is all
+    true."""
+    ends = [*np.ndindex(*(2,) * len(size))]
+    corners = np.zeros((4, len(ends)))
+    corners[: len(size)] = (np.array(ends) * (np.array(original.shape) - 1)).T
+    corners[3] = 1
+    places = (np.linalg.inv(np.array(affine)) @ original.affine @ corners)[: len(size)]
+    last = np.array(size)[:, None] - 1
+    return bool((places >= -WELL_WITHIN).all() and (places <= last + WELL_WITHIN).all())
 
 
 def plane(affine: NDArray[np.float64], dims: int) -> str:

@@ -19,13 +19,14 @@ LITTLE = 1e-3  # of the power, at either side
 BACKGROUND = 0.5  # of the mean power along an axis: no signal, or a little beside the head
 
 
-def offset_of(slices: Sequence[Mapping[str, Tensor]], size: tuple[int, ...]) -> tuple[int, ...]:
+def offset_of(powers: Sequence[Tensor], size: tuple[int, ...]) -> tuple[int, ...]:
     """How far along each axis the middle of the model's field, of `size` voxels, is to lie from
-    that of the measured one; the same for all slices, 0 where the measured field is not larger.
+    that of the measured one, by the power of each slice; the same for all of them, 0 where the
+    measured field is not larger.
 
     The signal's middle, as far as the measured field allows: the margins are then alike.
     """
-    power = sum(_power(each["kspace"], each["mask"]) for each in slices)
+    power = sum(powers)
     assert isinstance(power, Tensor)
     axes = range(power.ndim)
     found = []
@@ -52,7 +53,7 @@ def rolled(beside: Mapping[str, Tensor], offset: tuple[int, ...]) -> dict[str, T
     return made
 
 
-def _power(kspace: Tensor, mask: Tensor) -> Tensor:
+def power_of(kspace: Tensor, mask: Tensor) -> Tensor:
     """Of the image of the fully sampled middle, all coils together, (*space); whole axes where
     there is none."""
     box = calibration_box(mask[0])

@@ -16,7 +16,7 @@ from medidiff.data.intensity import FittedIntensity, unscaled
 from medidiff.data.options import Space
 from medidiff.diffusion import KeyedNoise
 from medidiff.errors import DataError, TaskError
-from medidiff.jobs.centring import offset_of
+from medidiff.jobs.centring import offset_of, power_of
 from medidiff.jobs.measurements import Opened, open_measurement
 from medidiff.model import Model
 from medidiff.networks import NetworkShape, UNetOptions, build
@@ -241,11 +241,6 @@ def test_the_models_field_of_view_lies_on_the_head() -> None:
 
 def test_the_field_of_view_stays_within_what_was_measured_and_moves_along_no_shorter_axis() -> None:
     at_the_edge = torch.from_numpy(off_middle((32, 16), (2, 3)))[None, None]
-    beside = {
-        "kspace": to_kspace(at_the_edge.to(torch.complex64))[0],
-        "mask": torch.ones(1, 32, 16),
-    }
-    assert offset_of([beside], SIZE) == (-10, 0)
-    assert offset_of(
-        [{**beside, "kspace": torch.zeros(1, 32, 16, dtype=torch.complex64)}], SIZE
-    ) == (0, 0)
+    kspace, mask = to_kspace(at_the_edge.to(torch.complex64))[0], torch.ones(1, 32, 16)
+    assert offset_of([power_of(kspace, mask)], SIZE) == (-10, 0)
+    assert offset_of([power_of(torch.zeros_like(kspace), mask)], SIZE) == (0, 0)
