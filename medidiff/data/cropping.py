@@ -44,8 +44,8 @@ class Cropped:
         return self.share > SPECKS
 
     def __str__(self) -> str:
-        """Such as "1969 voxels that are not air (6.6 % of them)"."""
-        return f"{self.voxels} voxels that are not air ({100 * self.share:.2g} % of them)"
+        """Such as "about 1969 voxels that are not air (6.6 % of them)"."""
+        return f"about {self.voxels} voxels that are not air ({100 * self.share:.2g} % of them)"
 
 
 def cropped(
