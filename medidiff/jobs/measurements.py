@@ -29,7 +29,7 @@ from medidiff.data.raw_checks import (
 )
 from medidiff.data.transforms import covers, put_back
 from medidiff.errors import DataError
-from medidiff.jobs.centring import offset_of, power_of, rolled
+from medidiff.jobs.centring import holding, offset_of, power_of, rolled
 from medidiff.model import Model
 from medidiff.physics import from_kspace, to_kspace
 from medidiff.physics.window import centred_on
@@ -86,7 +86,8 @@ def _opened(given: object, beside: Mapping[str, object], model: Model, kind: Kin
         grid = _grid(measured, spacing, model)
         slices = _kspace(values.to(torch.complex64), more, grid)
         powers = [power_of(each["kspace"], each["mask"]) for each in slices]
-        away = offset_of(powers, space.size)
+        signal = not_air(torch.stack(powers).sqrt().numpy())
+        away = holding(signal, space.size, offset_of(powers, space.size))
         slices = [rolled(each, away) for each in slices]
         ratio = tuple(n / m for n, m in zip(measured, grid, strict=True))
         shape = raw.kept or measured
