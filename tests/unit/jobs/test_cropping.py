@@ -14,7 +14,8 @@ from medidiff import cli
 from medidiff.api.training import check
 from medidiff.config import load_config
 from medidiff.data import placing
-from medidiff.data.images import Volume, load_image
+from medidiff.data.datasets import load_case
+from medidiff.data.images import Volume, load_image, save_image
 from medidiff.data.manifest import read_manifest
 from medidiff.data.options import Space
 from medidiff.data.phantoms import write_population
@@ -85,6 +86,22 @@ def test_a_run_tells_of_tissue_beyond_the_grid_and_not_of_air(
     assert np.ptp(made[rim]) == 0
     number = int(said.split()[3])
     assert number == pytest.approx((given[rim] > 75).sum(), rel=0.2)
+
+
+def test_a_volume_taken_slice_by_slice_is_told_of_once_and_in_dicom_too(
+    make: Make, scans: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make("tiny").save(tmp_path / "model")
+    stack = np.stack([np.asarray(Image.open(scans["large"]))] * 3, -1).astype(np.int16)
+    volume = save_image(tmp_path / "volume.nii.gz", stack[None], np.diag([1.0, 1.0, 4.0, 1.0]))
+    words = ["run", "denoise", str(tmp_path / "model"), str(volume), "--set", "sigma=0.05"]
+    more = ["--out", str(tmp_path / "out"), "--format", "dicom"]
+    assert called(monkeypatch, *words, *more) == 0
+    (place,) = (tmp_path / "out").rglob("*.json")
+    told = json.loads(place.read_text(encoding="utf-8"))["warning"]
+    (said,) = [each for each in told if "not air" in each]
+    flat = load_case(scans["large"], Space(2, (24, 24)), None).cropped
+    assert int(said.split()[3]) == pytest.approx(3 * flat.voxels, rel=0.1)
 
 
 def test_what_inpaint_leaves_as_it_is_is_not_lost_but_a_hole_there_is_not_filled(
