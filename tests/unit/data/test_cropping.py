@@ -21,7 +21,7 @@ from medidiff.data.manifest import Manifest, read_manifest
 from medidiff.data.options import AXES, Slices, Space
 from medidiff.data.placing import place
 from medidiff.data.privacy import SiteKey
-from medidiff.data.transforms import covers, inside_space, put_back
+from medidiff.data.transforms import _onto, covers, inside_space, put_back
 
 LETTERS = ["".join(word) for kind in itertools.permutations(("LR", "PA", "IS"))
            for word in itertools.product(*kind)]  # fmt: skip
@@ -76,6 +76,8 @@ def test_what_is_cut_is_what_comes_back_as_background(
     placed = place(images, None, space, None if margin is None else margin[:dims])
     back, _ = put_back(torch.ones(2, *size), placed.affine, placed.original)
     missing = (back == 0).all(0).numpy()  # background is 0, what the model saw 1
+    ones = _onto(torch.ones(1, *size), placed.affine, placed.original, "bilinear", "zeros")[0]
+    assert np.array_equal(missing, (ones <= 0.5 - 1e-6).numpy())
     there = np.logical_or(*(not_air(image.numpy()[0]) for image in images))
     if covers(size, placed.affine, placed.original):
         assert not missing.any()
