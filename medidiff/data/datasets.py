@@ -142,14 +142,20 @@ class CaseSet:
         """What of the scans that were looked at so far lies beyond the grid, by row."""
         self._scales: dict[tuple[int, FittedIntensity], Scale] = {}
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="scans")
-        self._placed: Callable[[Row], Placed] = partial(
-            place_row,
-            columns=self.images,
-            label=label,
-            space=space,
-            margin=margin,
-            stacked=slices is not None,
-        )
+        columns, known = self.images, self.cropped
+
+        def read(row: Row) -> Placed:
+            return place_row(
+                row,
+                columns,
+                label,
+                space,
+                margin,
+                stacked=slices is not None,
+                known=known.get(row.number),
+            )
+
+        self._placed: Callable[[Row], Placed] = read
         if cache == "disk":
             grid = Grid(space, margin, slices is not None)
             kept = PreparedImages(self.rows, self._placed, self.images, label, grid)

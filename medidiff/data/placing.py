@@ -59,10 +59,12 @@ def place(
     space: Space,
     margin: Sequence[int] | None = None,
     modality: str = "",
+    known: Cropped | None = None,
 ) -> Placed:
     """Channels and label brought to the grid, with up to `margin` voxels of the scan around it.
 
-    `modality`: of scans that do not say it.
+    `modality`: of scans that do not say it. `known`: what lies beyond the grid, if that was looked
+    at before.
     Errors: DataError for images on different grids, or ones that cannot be brought there.
     """
     _check_grids([*channels, *([label] if label is not None else [])])
@@ -76,11 +78,11 @@ def place(
     beyond = [(w - h) // 2 for w, h in zip(wide.shape[1:], space.size, strict=True)]
     affine[:3, 3] += affine[:3, : space.dims] @ beyond
     original = replace(original_of(placed[0]), background=background)
-    hounsfield = (original.modality or modality).upper() == "CT"
-    found = cropped(
-        [image.as_tensor()[0] for image in channels], space.size, affine, original, hounsfield
-    )
-    return Placed(wide, space.size, mask, affine, original, field_of(placed[0]), cropped=found)
+    if known is None:
+        values = [image.as_tensor()[0] for image in channels]
+        hounsfield = (original.modality or modality).upper() == "CT"
+        known = cropped(values, space.size, affine, original, hounsfield)
+    return Placed(wide, space.size, mask, affine, original, field_of(placed[0]), cropped=known)
 
 
 def place_row(
@@ -90,6 +92,7 @@ def place_row(
     space: Space,
     margin: Sequence[int] | None = None,
     stacked: bool = False,
+    known: Cropped | None = None,
 ) -> Placed:
     """The images of a manifest's row brought to the grid, as `place` does.
 
@@ -103,8 +106,8 @@ def place_row(
     where = ", ".join(str(row.images[name]) for name in columns)
     try:
         if stacked:
-            return _place_stack(channels, marked, space, margin, stated_modality(row))
-        return place(channels, marked, space, margin, stated_modality(row))
+            return _place_stack(channels, marked, space, margin, stated_modality(row), known)
+        return place(channels, marked, space, margin, stated_modality(row), known)
     except DataError as error:
         raise DataError(f"row {row.number}: {error}", private=f"{where}: {error}") from error
     except Exception as error:  # no memory, a resampling that fails: the row must be known
@@ -124,12 +127,13 @@ def _place_stack(
     space: Space,
     margin: Sequence[int] | None,
     modality: str,
+    known: Cropped | None,
 ) -> Placed:
     grid = stack_grid(space, original_of(channels[0]))
     beyond = None if margin is None else (0, *margin)
-    placed = place(channels, label, grid, beyond, modality)
-    known = placed.original.modality or modality
-    return replace(placed, filled=foreground(placed.images, known.upper() == "CT"))
+    placed = place(channels, label, grid, beyond, modality, known)
+    kind = placed.original.modality or modality
+    return replace(placed, filled=foreground(placed.images, kind.upper() == "CT"))
 
 
 def cut(stack: Placed, letters: str, place: int, thickness: int = 1) -> tuple[Placed, int]:

@@ -234,6 +234,15 @@ def test_every_cache_knows_what_was_cut(
     assert whole.cropped == large
 
 
+def test_a_scan_that_is_read_again_is_not_looked_at_again(
+    manifest: Manifest, key: SiteKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases = CaseSet(manifest.rows, ["image"], Space(3, (20, 20, 6)), cache="none", key=key)
+    first = [case.cropped for case in cases]
+    monkeypatch.setattr("medidiff.data.cropping.not_air", lambda *_: pytest.fail("looked at"))
+    assert [case.cropped for case in cases] == first
+
+
 def test_an_entry_of_before_or_of_another_modality_is_not_taken(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
