@@ -10,6 +10,7 @@ from typing import Literal
 from medidiff.api.calls import ModelLike, PathLike, Progress, reporting
 from medidiff.config import Loaded, load_config
 from medidiff.data.options import CTWindowName, Slices
+from medidiff.jobs.cropping import cropping_notes, scans_cropped
 from medidiff.jobs.fitting import Fit, check_gpu_memory, fit_config
 from medidiff.jobs.models import load_model
 from medidiff.jobs.parents import parent_notes
@@ -85,14 +86,19 @@ def check(
     with reporting(progress) as report:
         loaded = load_config(config, changes)
         data = check_data(loaded, None, report)
+        asked = loaded.config.data
+        cropped = scans_cropped(
+            data.train, asked.images, data.space, data.slices, asked.workers, report
+        )
     shape = shape_of(loaded.config, data)
     count = parameter_count(loaded.config.network, shape)
     found = None
     if gpu_memory is not None:
         with reporting(progress) as report:
             found = fit_config(loaded.config, shape, gpu_memory, report)
-    notes = (*data.notes, *parent_notes(loaded.config))
     train, validation = len(data.train), len(data.validation)
+    notes = (*data.notes, *cropping_notes(cropped, train, data.space))
+    notes = (*notes, *parent_notes(loaded.config))
     return Checked(loaded, train, validation, count, found, data.slices, notes)
 
 

@@ -84,7 +84,7 @@ def run(
     `tile`: take the input whole, in overlapping tiles of so many voxels along each axis (of the
     model's size of voxel), however large it is; the memory is that of a tile, and neighbours are
     blended over the share `tile_overlap`. Without it an input beyond the model's field of view is
-    refused.
+    refused, and tissue beyond its grid, which comes back as background, is warned of.
     A model of slices takes a volume slice by slice: those of `plane`, the directions in which rows
     and columns count up (the model's own, else PL), or with `across` "three" of all three
     orientations, averaged at each noise level.

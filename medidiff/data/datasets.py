@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medidiff.data.augment import middle
+from medidiff.data.cropping import Cropped
 from medidiff.data.image_cache import Grid
 from medidiff.data.images import Original, Volume, load_image
 from medidiff.data.intensity import FittedIntensity, Scale, unscaled
@@ -69,6 +70,8 @@ class Case:
     volume: Tensor | None = None
     """Of a slice of a volume: all of its slices on the grid, (channel, slice, *space), in the
     volume's own intensities."""
+    cropped: Cropped = Cropped()
+    """What of the scan lies beyond the grid; of a slice, of its volume."""
 
     @property
     def member(self) -> tuple[str, int]:
@@ -135,16 +138,24 @@ class CaseSet:
         self.workers = workers
         self.margin = margin
         self.slices = slices
+        self.cropped: dict[int, Cropped] = {}
+        """What of the scans that were looked at so far lies beyond the grid, by row."""
         self._scales: dict[tuple[int, FittedIntensity], Scale] = {}
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="scans")
-        self._placed: Callable[[Row], Placed] = partial(
-            place_row,
-            columns=self.images,
-            label=label,
-            space=space,
-            margin=margin,
-            stacked=slices is not None,
-        )
+        columns, known = self.images, self.cropped
+
+        def read(row: Row) -> Placed:
+            return place_row(
+                row,
+                columns,
+                label,
+                space,
+                margin,
+                stacked=slices is not None,
+                known=known.get(row.number),
+            )
+
+        self._placed: Callable[[Row], Placed] = read
         if cache == "disk":
             grid = Grid(space, margin, slices is not None)
             kept = PreparedImages(self.rows, self._placed, self.images, label, grid)
@@ -223,7 +234,7 @@ class CaseSet:
         stacks: dict[int, Placed] = {}
 
         def look(row: Row) -> list[int]:
-            stack = self._placed(row)
+            stack = self._place(row)
             if keep:
                 stacks[row.number] = stack
             with _naming(row, self.images):
@@ -251,8 +262,13 @@ class CaseSet:
         _raise_all([error for _, error in found if error is not None])
         return [cast(Made, made) for made, _ in found]
 
+    def _place(self, row: Row) -> Placed:
+        placed = self._placed(row)
+        self.cropped[row.number] = placed.cropped
+        return placed
+
     def _load(self, row: Row, place: int | None) -> Case:
-        placed, number, volume = self._placed(row), None, None
+        placed, number, volume = self._place(row), None, None
         if place is not None and self.slices is not None:
             volume = placed.images
             placed, number = cut(placed, self.space.orientation, place, self.slices.thickness)
@@ -298,10 +314,12 @@ def load_case(
     subject: str = "",
     conditions: Mapping[str, str | float] | None = None,
     key: SiteKey | None = None,
+    modality: str = "",
 ) -> Case:
     """The case in one input file, or in several that are its channels.
 
     `subject`: whose images they are; without it the case is named by the content of its files.
+    `modality`: what tells air from tissue in files that do not say theirs.
     Errors: DataError without file names in its text.
     """
     single = isinstance(path_or_paths, str | os.PathLike)
@@ -313,7 +331,7 @@ def load_case(
     pseudonym = (key or SiteKey.load()).pseudonym(subject or content)
     try:
         case = _case(
-            place(channels, None, space),
+            place(channels, None, space, modality=modality),
             subject=pseudonym,
             row=0,
             conditions=conditions or {},
@@ -392,6 +410,7 @@ def _case(
         original,
         wide=wide if wide.shape[1:] != placed.size else None,
         field=placed.field,
+        cropped=placed.cropped,
     )
 
 

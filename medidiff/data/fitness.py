@@ -80,15 +80,20 @@ def _spacing_problems(case: Case, space: Space) -> list[str]:
 
 
 def field_of_view(case: Case, space: Space) -> tuple[float, ...]:
-    """How far the input reaches along each axis of the model's grid.
+    """As `extent`, of a case's input."""
+    return extent(case.original, space)
+
+
+def extent(original: Original, space: Space) -> tuple[float, ...]:
+    """How far an image reaches along each axis of the model's grid.
 
     Units: voxels where the grid's spacing is "as stored", mm otherwise.
     """
-    order = model_order(case.original, space)
-    extent = np.array(case.original.shape, float)[order]
+    order = model_order(original, space)
+    found = np.array(original.shape, float)[order]
     if not isinstance(space.spacing_mm, str):
-        extent = extent * np.array(case.original.spacing_mm)[order]
-    return tuple(extent.tolist())
+        found = found * np.array(original.spacing_mm)[order]
+    return tuple(found.tolist())
 
 
 def views(cases: Iterable[Case], space: Space) -> View:
@@ -107,13 +112,13 @@ def _view_problems(case: Case, space: Space, view: View | None) -> list[str]:
     step = (1.0,) * space.dims if isinstance(space.spacing_mm, str) else space.spacing_mm
     grid = tuple((n * mm, n * mm) for n, mm in zip(space.size, step, strict=True))
     low, high = np.array(view or grid).T
-    extent = np.array(field_of_view(case, space))
-    above = (extent <= high * (1 + FIELD_OF_VIEW_TOLERANCE)).all()
-    if above and (extent >= low * (1 - FIELD_OF_VIEW_TOLERANCE)).all():
+    seen = np.array(field_of_view(case, space))
+    above = (seen <= high * (1 + FIELD_OF_VIEW_TOLERANCE)).all()
+    if above and (seen >= low * (1 - FIELD_OF_VIEW_TOLERANCE)).all():
         return []
     unit = "voxels" if stored else "mm"
-    larger = (extent >= low * (1 - FIELD_OF_VIEW_TOLERANCE)).all()
-    told = f"the field of view is {_shown(extent)} {unit}, {_taken(low, high, unit)}"
+    larger = (seen >= low * (1 - FIELD_OF_VIEW_TOLERANCE)).all()
+    told = f"the field of view is {_shown(seen)} {unit}, {_taken(low, high, unit)}"
     return [f"{told} ({BY_TILES})" if larger else told]
 
 

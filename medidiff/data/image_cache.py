@@ -23,13 +23,14 @@ from pathlib import Path
 
 import numpy as np
 
+from medidiff.data.cropping import Cropped
 from medidiff.data.images import Original
 from medidiff.data.options import Space
 from medidiff.data.placing import Placed
 from medidiff.data.privacy import home
 from medidiff.errors import OutputError
 
-FORMAT = 1  # raise it when what is stored changes
+FORMAT = 2  # raise it when what is stored changes
 FOLDER_VARIABLE = "MEDIDIFF_CACHE"
 LOCKS = 256
 ABANDONED_S = 3600.0
@@ -59,10 +60,10 @@ def entry_key(
     """The name of an entry: a SHA-256 of the contents (digests) and of the grid.
 
     The versions of what decodes and resamples enter, for another one may give other values. So does
-    the `modality` that is stated of volumes that are cut, where their foreground depends on it.
+    whether the `modality` that is stated is CT, which what is foreground depends on.
     """
-    said = [FORMAT, _made_by(), asdict(grid), list(images), label]
-    said += [modality] if grid.stacked else []
+    hounsfield = (modality or "").upper() == "CT"
+    said = [FORMAT, _made_by(), asdict(grid), list(images), label, hounsfield]
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
@@ -112,7 +113,8 @@ class ImageCache:
         )
         affine, size = np.array(said["affine"], np.float64), tuple(said["size"])
         field = tuple((first, last) for first, last in said["field"])
-        return Placed(wide, size, label, affine, original, field, tuple(said["filled"]))
+        filled, lost = tuple(said["filled"]), Cropped(**said["cropped"])
+        return Placed(wide, size, label, affine, original, field, filled, lost)
 
     def put(self, key: str, placed: Placed) -> None:
         """Keeps an entry: written aside, then moved into place whole."""
@@ -120,7 +122,7 @@ class ImageCache:
 
         original = asdict(placed.original) | {"affine": placed.original.affine.tolist()}
         grid = {"affine": placed.affine.tolist(), "size": placed.size, "field": placed.field}
-        grid |= {"filled": placed.filled}
+        grid |= {"filled": placed.filled, "cropped": asdict(placed.cropped)}
         said = json.dumps({**grid, "original": original})
         tensors = {"images": placed.wide.contiguous()}
         if placed.label is not None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medidiff.data.augment import middle
+from medidiff.data.cropping import Cropped, cropped
 from medidiff.data.decode import not_one
 from medidiff.data.images import Original, Volume, load_image, original_of
 from medidiff.data.options import Field, Space
@@ -43,6 +44,8 @@ class Placed:
     filled: tuple[int, ...] = ()
     """Of a volume that is there to be cut into slices along the first axis: the foreground of each,
     in pixels of the grid."""
+    cropped: Cropped = Cropped()
+    """What of the scan lies beyond the grid; of a slice, of its volume."""
 
     @property
     def images(self) -> Tensor:
@@ -55,9 +58,13 @@ def place(
     label: Volume | None,
     space: Space,
     margin: Sequence[int] | None = None,
+    modality: str = "",
+    known: Cropped | None = None,
 ) -> Placed:
     """Channels and label brought to the grid, with up to `margin` voxels of the scan around it.
 
+    `modality`: of scans that do not say it. `known`: what lies beyond the grid, if that was looked
+    at before.
     Errors: DataError for images on different grids, or ones that cannot be brought there.
     """
     _check_grids([*channels, *([label] if label is not None else [])])
@@ -71,7 +78,11 @@ def place(
     beyond = [(w - h) // 2 for w, h in zip(wide.shape[1:], space.size, strict=True)]
     affine[:3, 3] += affine[:3, : space.dims] @ beyond
     original = replace(original_of(placed[0]), background=background)
-    return Placed(wide, space.size, mask, affine, original, field_of(placed[0]))
+    if known is None:
+        values = [image.as_tensor()[0] for image in channels]
+        hounsfield = (original.modality or modality).upper() == "CT"
+        known = cropped(values, space.size, affine, original, hounsfield)
+    return Placed(wide, space.size, mask, affine, original, field_of(placed[0]), cropped=known)
 
 
 def place_row(
@@ -81,6 +92,7 @@ def place_row(
     space: Space,
     margin: Sequence[int] | None = None,
     stacked: bool = False,
+    known: Cropped | None = None,
 ) -> Placed:
     """The images of a manifest's row brought to the grid, as `place` does.
 
@@ -94,8 +106,8 @@ def place_row(
     where = ", ".join(str(row.images[name]) for name in columns)
     try:
         if stacked:
-            return _place_stack(channels, marked, space, margin, stated_modality(row))
-        return place(channels, marked, space, margin)
+            return _place_stack(channels, marked, space, margin, stated_modality(row), known)
+        return place(channels, marked, space, margin, stated_modality(row), known)
     except DataError as error:
         raise DataError(f"row {row.number}: {error}", private=f"{where}: {error}") from error
     except Exception as error:  # no memory, a resampling that fails: the row must be known
@@ -104,7 +116,7 @@ def place_row(
 
 
 def stated_modality(row: Row) -> str:
-    """What the manifest says in capitals, nothing where it does not: what a volume's foreground
+    """What the manifest says in capitals, nothing where it does not: what a scan's foreground
     depends on where the file says no modality."""
     return (row.word("modality") or "").upper()
 
@@ -115,11 +127,13 @@ def _place_stack(
     space: Space,
     margin: Sequence[int] | None,
     modality: str,
+    known: Cropped | None,
 ) -> Placed:
     grid = stack_grid(space, original_of(channels[0]))
-    placed = place(channels, label, grid, None if margin is None else (0, *margin))
-    known = placed.original.modality or modality
-    return replace(placed, filled=foreground(placed.images, known.upper() == "CT"))
+    beyond = None if margin is None else (0, *margin)
+    placed = place(channels, label, grid, beyond, modality, known)
+    kind = placed.original.modality or modality
+    return replace(placed, filled=foreground(placed.images, kind.upper() == "CT"))
 
 
 def cut(stack: Placed, letters: str, place: int, thickness: int = 1) -> tuple[Placed, int]:
@@ -137,7 +151,8 @@ def cut(stack: Placed, letters: str, place: int, thickness: int = 1) -> tuple[Pl
     original = replace(original, background=tuple(background))
     size = stack.size[1:]
     wide = stack.wide.narrow(1, place - thickness // 2, thickness).flatten(0, 1)
-    return Placed(wide, size, label, affine, original, stack.field[1:]), number
+    field, lost = stack.field[1:], stack.cropped
+    return Placed(wide, size, label, affine, original, field, cropped=lost), number
 
 
 def _read(row: Row, column: str, path: Path | None) -> Volume:

@@ -6,6 +6,7 @@ from the affine of the result to the affine of the original.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Literal, cast
 
@@ -42,6 +43,7 @@ __all__ = [
     "Space",
     "Window",
     "augment",
+    "covers",
     "field_of",
     "fit",
     "from_space",
@@ -51,7 +53,9 @@ __all__ = [
 ]
 
 SAME_SPACING_MM = 1e-3
+SAME_AXIS = 1e-6  # of a voxel, at the far end
 SAME_VOXEL = 1e-2  # of a voxel, at the far corners: less is rounding of the file's affine
+WELL_WITHIN = 0.1  # of a voxel beyond the last one's middle; half of it bounds the field
 FIELD = "field"  # the key in MetaTensor.meta that holds the `Field`
 Kind = Literal["image", "label"]
 MODES = {"image": "bilinear", "label": "nearest"}
@@ -121,9 +125,48 @@ def put_back(
 
 
 def inside_space(size: tuple[int, ...], affine: NDArray[np.float64], original: Original) -> Tensor:
-    """Which voxels of the original grid (*space) lie within the model's field of view."""
-    ones = torch.ones((1, *size))
-    return _onto(ones, affine, original, "bilinear", "zeros")[0] > 0.5 - 1e-6
+    """Which voxels of the original grid (*space) lie within the model's field of view: those that
+    linear interpolation gives more of it than of what lies around it."""
+    along = _along_axes(size, np.array(affine), original)
+    if along is None:
+        share = _onto(torch.ones((1, *size)), affine, original, "bilinear", "zeros")[0]
+    else:
+        share = functools.reduce(lambda a, b: a[..., None] * b, along)
+    return share > 0.5 - 1e-6
+
+
+def _along_axes(
+    size: tuple[int, ...], affine: NDArray[np.float64], original: Original
+) -> list[Tensor] | None:
+    """The share of the field in each voxel along each axis of the original; None where its axes are
+    not those of the field, and the share in a voxel is not a product of these."""
+    dims = len(size)
+    between = (np.linalg.inv(affine) @ original.affine)[:3]
+    axes = np.abs(between[:dims, :dims]).argmax(0)
+    rest = between.copy()
+    rest[axes, range(dims)] = rest[:dims, 3] = rest[:, dims:3] = 0
+    off = np.abs(rest[:, :dims]) * original.shape
+    if len({*axes}) < dims or max(off.max(), np.abs(rest[:, 3]).max()) > SAME_AXIS:
+        return None
+    shares = []
+    for column, (axis, count) in enumerate(zip(axes, original.shape, strict=True)):
+        steps = torch.arange(count, dtype=torch.float64)
+        places = between[axis, 3] + between[axis, column] * steps
+        beyond = torch.maximum(-places, places - (size[axis] - 1)).clamp(0, 1)
+        shares.append(1 - beyond)
+    return shares
+
+
+def covers(size: tuple[int, ...], affine: NDArray[np.float64], original: Original) -> bool:
+    """Whether a grid reaches over all voxels of the original, so that `inside_space` is all
+    true."""
+    ends = [*np.ndindex(*(2,) * len(size))]
+    corners = np.zeros((4, len(ends)))
+    corners[: len(size)] = (np.array(ends) * (np.array(original.shape) - 1)).T
+    corners[3] = 1
+    places = (np.linalg.inv(np.array(affine)) @ original.affine @ corners)[: len(size)]
+    last = np.array(size)[:, None] - 1
+    return bool((places >= -WELL_WITHIN).all() and (places <= last + WELL_WITHIN).all())
 
 
 def plane(affine: NDArray[np.float64], dims: int) -> str:

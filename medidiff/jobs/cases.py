@@ -123,7 +123,7 @@ def case_of_files(
         )
     paths = [Path(file) for file in files]
     try:
-        case = load_case(paths, spec.space, spec.intensity)
+        case = load_case(paths, spec.space, spec.intensity, modality=spec.modality)
     except DataError as error:
         raise DataError(f"input {row}: {error}", private=error.private) from None
     problems = not_fitting(model, case, needs)

@@ -1,31 +1,37 @@
 """Where a model's field of view lies in a measured one that is larger.
 
 In the middle, unless the head lies elsewhere: what is outside of the model's field cannot be drawn,
-and the samples would be left unexplained.
+and the samples would be left unexplained. Where the middle of the signal's power would leave out a
+head's narrow end, though the field could hold it, it moves there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from medidiff.data.survey import SPECKS
 from medidiff.physics import from_kspace
 from medidiff.physics.coils import calibration_box
 from medidiff.physics.window import centred_on
 
+Offset = tuple[int, ...]
 LITTLE = 1e-3  # of the power, at either side
 BACKGROUND = 0.5  # of the mean power along an axis: no signal, or a little beside the head
 
 
-def offset_of(slices: Sequence[Mapping[str, Tensor]], size: tuple[int, ...]) -> tuple[int, ...]:
+def offset_of(powers: Sequence[Tensor], size: tuple[int, ...]) -> Offset:
     """How far along each axis the middle of the model's field, of `size` voxels, is to lie from
-    that of the measured one; the same for all slices, 0 where the measured field is not larger.
+    that of the measured one, by the power of each slice; the same for all of them, 0 where the
+    measured field is not larger.
 
     The signal's middle, as far as the measured field allows: the margins are then alike.
     """
-    power = sum(_power(each["kspace"], each["mask"]) for each in slices)
+    power = sum(powers)
     assert isinstance(power, Tensor)
     axes = range(power.ndim)
     found = []
@@ -35,7 +41,31 @@ def offset_of(slices: Sequence[Mapping[str, Tensor]], size: tuple[int, ...]) -> 
     return tuple(found)
 
 
-def rolled(beside: Mapping[str, Tensor], offset: tuple[int, ...]) -> dict[str, Tensor]:
+def holding(there: NDArray[np.bool_], size: tuple[int, ...], offset: tuple[int, ...]) -> Offset:
+    """An offset moved along each axis where the model's field would leave out some of what is
+    there, (slices, *grid): to the middle of the places that hold the most of it."""
+    found = []
+    for axis, (n, away) in enumerate(zip(size, offset, strict=True), start=1):
+        others = tuple(other for other in range(there.ndim) if other != axis)
+        found.append(_holding(there.sum(others), n, away))
+    return tuple(found)
+
+
+def _holding(counts: NDArray[np.integer], n: int, away: int) -> int:
+    """Of a window of n voxels, along one axis."""
+    length = len(counts)
+    if length <= n:
+        return away
+    sums = np.concatenate([[0], counts.cumsum()])
+    held = sums[n:] - sums[:-n]
+    middle = n // 2 - length // 2  # of the window that starts at 0
+    if held[away - middle] >= (1 - SPECKS) * sums[-1]:
+        return away
+    best = np.flatnonzero(held == held.max())
+    return int(best[len(best) // 2]) + middle
+
+
+def rolled(beside: Mapping[str, Tensor], offset: Offset) -> dict[str, Tensor]:
     """A measurement as if what lies `offset` from the middle lay in the middle."""
     if not any(offset):
         return dict(beside)
@@ -52,7 +82,7 @@ def rolled(beside: Mapping[str, Tensor], offset: tuple[int, ...]) -> dict[str, T
     return made
 
 
-def _power(kspace: Tensor, mask: Tensor) -> Tensor:
+def power_of(kspace: Tensor, mask: Tensor) -> Tensor:
     """Of the image of the fully sampled middle, all coils together, (*space); whole axes where
     there is none."""
     box = calibration_box(mask[0])

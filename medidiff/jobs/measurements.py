@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from medidiff.data.cropping import Cropped, beyond, not_air
 from medidiff.data.datasets import Case
 from medidiff.data.images import Original
 from medidiff.data.intensity import unscaled
@@ -26,8 +27,9 @@ from medidiff.data.raw_checks import (
     check_values,
     laid_out,
 )
+from medidiff.data.transforms import covers, put_back
 from medidiff.errors import DataError
-from medidiff.jobs.centring import offset_of, rolled
+from medidiff.jobs.centring import holding, offset_of, power_of, rolled
 from medidiff.model import Model
 from medidiff.physics import from_kspace, to_kspace
 from medidiff.physics.window import centred_on
@@ -43,6 +45,8 @@ class Opened:
     cases: tuple[Case, ...]
     affine: NDArray[np.float64]
     """Of the first slice's grid, RAS+ mm; further slices follow along its third axis."""
+    cropped: Cropped = Cropped()
+    """What gives signal and lies beyond the model's grid, in voxels of the results."""
 
 
 def open_measurement(
@@ -81,7 +85,9 @@ def _opened(given: object, beside: Mapping[str, object], model: Model, kind: Kin
         measured = tuple(values.shape[2:])
         grid = _grid(measured, spacing, model)
         slices = _kspace(values.to(torch.complex64), more, grid)
-        away = offset_of(slices, space.size)
+        powers = [power_of(each["kspace"], each["mask"]) for each in slices]
+        signal = not_air(torch.stack(powers).sqrt().numpy())
+        away = holding(signal, space.size, offset_of(powers, space.size))
         slices = [rolled(each, away) for each in slices]
         ratio = tuple(n / m for n, m in zip(measured, grid, strict=True))
         shape = raw.kept or measured
@@ -89,8 +95,11 @@ def _opened(given: object, beside: Mapping[str, object], model: Model, kind: Kin
         _check_pixels(affine, spacing, space)
         slices = _sinograms(values.float(), more)
         shape, ratio, away = space.size, (1.0,) * space.dims, (0,) * space.dims
+        grid, powers = shape, []
     grid_affine = _model_affine(affine, shape, ratio, space.size, away)
-    return Opened(_cases(slices, shape, affine, grid_affine, model, raw.content, located), affine)
+    cases = _cases(slices, shape, affine, grid_affine, model, raw.content, located)
+    whole = _model_affine(affine, shape, ratio, grid, (0,) * space.dims)
+    return Opened(cases, affine, _signal_cropped(powers, whole, cases[0], space.size))
 
 
 def _beside(name: str, given: object) -> NDArray[Any]:
@@ -267,6 +276,20 @@ def _cases(
             )
         )
     return tuple(made)
+
+
+def _signal_cropped(
+    powers: Sequence[torch.Tensor],
+    affine: NDArray[np.float64],
+    case: Case,
+    size: tuple[int, ...],
+) -> Cropped:
+    """Of the slices' powers on a grid of `affine`, in the model's voxels, over all of the measured
+    field."""
+    if covers(size, case.affine, case.original):
+        return Cropped()
+    seen = [put_back(each.sqrt()[None], affine, case.original)[0][0] for each in powers]
+    return beyond(not_air(torch.stack(seen).numpy()), size, case.affine, case.original)
 
 
 def _model_affine(

@@ -33,6 +33,7 @@ from medidiff.jobs.codecs import (
     said_of_seams,
     slab_notes,
 )
+from medidiff.jobs.cropping import cropping_notes
 from medidiff.jobs.objectives import (
     as_student,
     check_encoder,
@@ -86,6 +87,8 @@ class Prepared:
     """How the loop moves what it reads: not at all if latents of moved images were kept."""
     codec: ReadyCodec
     parent: Model | None = None
+    notes: tuple[str, ...] = ()
+    """What was said of its scans."""
 
     def model(self, spec: ModelSpec, network: nn.Module) -> Model:
         """The model of this training's network, as it is or averaged."""
@@ -203,7 +206,10 @@ def prepare(loaded: Loaded, parent: Model | None, report: Reporter) -> Prepared:
     sets = [training_set(manifest, cases, intensity, data.told) for cases in (train, validation)]
     codec, known = fit_codec(config, sets[0], source, parent, device, report)
     spec = make_spec(config, data, len(train), intensity, parent)
-    view = views(train.one_a_row(), spec.space)
+    view = views(train.one_a_row(), spec.space)  # which looks at every scan
+    cropping = cropping_notes(train.cropped, len(data.train), data.space)
+    for note in cropping:
+        report.say(f"Note: {note}")
     spec = dataclasses.replace(spec, view=view, codec=codec.fitted, step_mm=steps_mm(train))
     check_sampling(config, spec)
     network = network_of(config, spec, parent)
@@ -228,6 +234,7 @@ def prepare(loaded: Loaded, parent: Model | None, report: Reporter) -> Prepared:
         moved,
         codec,
         parent,
+        (*data.notes, *cropping),
     )
 
 

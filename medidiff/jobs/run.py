@@ -17,6 +17,7 @@ from medidiff.data.dicom_out_patient import Patient
 from medidiff.data.dicom_out_protect import Dates
 from medidiff.errors import OutputError, TaskError
 from medidiff.jobs.cases import Mismatch, case_of_files, input_digest, not_fitting
+from medidiff.jobs.cropping import warn_of_cropped, warn_of_signal
 from medidiff.jobs.measurements import open_measurement
 from medidiff.jobs.reaching import Reaching, fitted_to, on_tiles
 from medidiff.jobs.reporting import Reporter
@@ -72,6 +73,7 @@ def run_head(
                 check_files(head, files)
                 fitted = fitted_to(model, files, how, index + 1)
                 case = case_of_files(fitted, files, mismatch, index + 1, head.needs(), beside)
+                warn_of_cropped(case, fitted, head.needs(), index + 1)
                 digest = _digests(files)
                 found = _solved(head, fitted, [case], 1, n, seed, digest, report.progress)
                 if not_fitting(fitted, case, head.needs()):
@@ -145,6 +147,7 @@ def _measured(
         raise TaskError(f"a measurement is one file or array; {len(given)} given")
     kind = head.needs().measurement or "cartesian"
     opened = open_measurement(given[0], beside, model, index + 1, kind)
+    warn_of_signal(opened.cropped, index + 1)
     digest = opened.cases[0].content.split()[0]
     slices: list[Result] = []
     for first in range(0, len(opened.cases), SLICES):

@@ -99,6 +99,7 @@ def _run(
         tags={
             "modality": config.modality,
             "manifest_digest": str(ready.spec.lineage.manifest_digest),
+            **({"notes": "\n".join(ready.notes)} if ready.notes else {}),
         },
         resume=resume,
         subjects=ready.subjects,

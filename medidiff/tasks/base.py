@@ -54,6 +54,8 @@ class Needs:
     """How many times larger than the model's the voxels of the given scan are, along each axis."""
     measurement: Kind | None = None
     """What is given where it is no image but what a scanner measures: k-space, or sinograms."""
+    around: Literal["background", "scan"] = "background"
+    """What a result holds where its input reaches beyond the model's grid."""
 
 
 @dataclass(frozen=True, eq=False)

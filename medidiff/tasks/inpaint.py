@@ -68,7 +68,7 @@ class Inpainting:
             raise ValueError(f"hole has positive numbers of voxels, not {self.hole}")
 
     def needs(self) -> Needs:
-        return Needs(beside=("mask",))
+        return Needs(beside=("mask",), around="background" if self.sigma else "scan")
 
     def prepare(self, cases: Sequence[Case], model: Model) -> Problem:
         """Cases with what is known of each; the mask beside a case is 1 where it is missing.

@@ -73,6 +73,7 @@ def same(one: Case, other: Case) -> bool:
         torch.equal(one.images, other.images)
         and torch.equal(one.around, other.around)
         and one.field == other.field
+        and one.cropped == other.cropped
         and one.images.dtype == other.images.dtype
         and torch.equal(one.label, other.label)  # pyright: ignore[reportArgumentType]
         and np.array_equal(one.affine, other.affine)
@@ -90,6 +91,7 @@ def test_a_case_from_the_cache_is_the_case_from_its_files(
         for _ in range(2):
             assert all(map(same, on_disk(population, key, margin=margin), fresh))
     assert fresh[0].around.shape == (1, 30, 32)
+    assert fresh[0].cropped.of > 0  # 32 rows on 24
 
 
 def test_a_second_set_decodes_nothing_and_another_grid_everything(

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 
+import medidiff
 from medidiff.data.datasets import Case
 from medidiff.data.images import Original
 from medidiff.data.intensity import FittedIntensity, unscaled
 from medidiff.data.options import Space
 from medidiff.diffusion import KeyedNoise
 from medidiff.errors import DataError, TaskError
-from medidiff.jobs.centring import offset_of
+from medidiff.jobs.centring import offset_of, power_of
 from medidiff.jobs.measurements import Opened, open_measurement
 from medidiff.model import Model
 from medidiff.networks import NetworkShape, UNetOptions, build
@@ -25,6 +26,7 @@ from medidiff.physics.window import centred_on
 from medidiff.spec import ModelSpec
 from medidiff.tasks.cartesian import Cartesian, noise_level
 from medidiff.tasks.radon import Radon
+from medidiff.tasks.results import Result
 from medidiff.tasks.simulate import SimulatedRadon
 
 SIZE = (12, 16)
@@ -241,11 +243,45 @@ def test_the_models_field_of_view_lies_on_the_head() -> None:
 
 def test_the_field_of_view_stays_within_what_was_measured_and_moves_along_no_shorter_axis() -> None:
     at_the_edge = torch.from_numpy(off_middle((32, 16), (2, 3)))[None, None]
-    beside = {
-        "kspace": to_kspace(at_the_edge.to(torch.complex64))[0],
-        "mask": torch.ones(1, 32, 16),
-    }
-    assert offset_of([beside], SIZE) == (-10, 0)
-    assert offset_of(
-        [{**beside, "kspace": torch.zeros(1, 32, 16, dtype=torch.complex64)}], SIZE
-    ) == (0, 0)
+    kspace, mask = to_kspace(at_the_edge.to(torch.complex64))[0], torch.ones(1, 32, 16)
+    assert offset_of([power_of(kspace, mask)], SIZE) == (-10, 0)
+    assert offset_of([power_of(torch.zeros_like(kspace), mask)], SIZE) == (0, 0)
+
+
+def told_of(image: np.ndarray) -> tuple[Opened, list[str]]:
+    """What is opened of its k-space, and what a run says of it."""
+    given = to_kspace(torch.from_numpy(image)[None, None].to(torch.complex64))[0].numpy()
+    real, other = 1e-3 * np.random.default_rng(0).normal(size=(2, *given.shape))
+    given = (given + real + 1j * other).astype(np.complex64)  # a sample of 0 is none
+    opened = open_measurement(given, {}, model_of(), 1)
+    result = medidiff.run("reconstruct", model_of(), given, posterior={"steps": 2, "draws": 1})
+    assert isinstance(result, Result)
+    found = result.provenance["warning"]
+    assert isinstance(found, list)
+    return opened, [each for each in found if "not air" in each]
+
+
+def long_head(rows: slice, narrow: slice) -> np.ndarray:
+    """In 32 rows, of which some are narrow."""
+    image = np.zeros((32, 16), np.float32)
+    image[rows], image[narrow, 7:9] = 1.0, 1.0
+    return image
+
+
+def test_no_end_of_a_head_that_the_field_can_hold_is_left_out() -> None:
+    image = long_head(slice(13, 21), slice(9, 13))  # a nose
+    kspace = to_kspace(torch.from_numpy(image)[None, None].to(torch.complex64))[0]
+    by_power = offset_of([power_of(kspace, torch.ones(1, 32, 16))], SIZE)
+    opened, told = told_of(image)
+    seen = centred_on(from_kspace(opened.cases[0].beside["kspace"][None]), SIZE)[0, 0].abs()
+    assert 16 + by_power[0] - 6 > 9  # where that would begin
+    assert float(seen.square().sum()) > 0.999 * float(np.square(image).sum())
+    assert told == []
+
+
+def test_signal_beyond_the_field_is_told() -> None:
+    opened, (told,) = told_of(long_head(slice(6, 26), slice(0)))
+    assert opened.cropped.share == pytest.approx(8 / 20, abs=0.06)
+    assert told.startswith("measurement 1: about ")
+    assert "larger grid" in told
+    assert "--tile" not in told
