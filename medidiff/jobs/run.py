@@ -24,8 +24,9 @@ from medidiff.jobs.reporting import Reporter
 from medidiff.model import Model
 from medidiff.model_folder import check_free, sidecar, stem
 from medidiff.outputs import check_writable
-from medidiff.tasks.base import Head, Problem, Progress, check_fit, finish
+from medidiff.tasks.base import Head, Problem, Progress, check_fit
 from medidiff.tasks.calibrated import without_verdict
+from medidiff.tasks.finish import finish
 from medidiff.tasks.results import Result, older, stacked
 from medidiff.tasks.room import check_kept, memory_told
 from medidiff.warned import kept_warnings
