@@ -123,7 +123,10 @@ def _rayleigh_deviation(magnitude: Array) -> float | None:
     values = magnitude[smooth <= level * tolerance]
     if values.size < SMALLEST_BACKGROUND * magnitude.size or level == 0:
         return None
-    ratio = values.mean() / values.std()
+    deviation = values.std()
+    if deviation == 0:
+        return None
+    ratio = values.mean() / deviation
     return float(np.sqrt(level / 2)) if abs(ratio / RAYLEIGH_RATIO - 1) < 0.1 else None
 
 

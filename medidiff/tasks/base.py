@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -329,6 +329,16 @@ class Head(Solves, Protocol):
 
     def benchmark(self, bench: Bench) -> Benchmarked:
         """Rows for this head and each of its baselines, by subject, and examples to look at."""
+        ...
+
+
+@runtime_checkable
+class Doubting(Protocol):
+    """A head that can tell when what was stated of an input speaks against the input itself."""
+
+    def doubts(self, problem: Problem) -> Sequence[str | None]:
+        """Of each case one line, or None. Asked of a person's inputs, not of a benchmark's, where
+        all is as stated."""
         ...
 
 

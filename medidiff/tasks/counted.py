@@ -36,7 +36,7 @@ from medidiff.inverse import AnyLikelihood, PoissonEmission, PoissonTransmission
 from medidiff.inverse.likelihoods import LEAST_COUNT
 from medidiff.physics.operators import per_image
 from medidiff.tasks.base import Measurement, Problem
-from medidiff.tasks.noises import Denoise, every_voxel
+from medidiff.tasks.noises import STRUCTURE, Denoise, every_voxel
 from medidiff.tasks.restoration import WINDOW, signal_zero
 
 NOISIEST = 0.995  # quantile of the voxels' noise that the first level covers
@@ -54,6 +54,11 @@ class CountNoise:
     @property
     def name(self) -> str:
         return "poisson" if isinstance(self.law, Emission) else "transmission"
+
+    @property
+    def structure(self) -> float:
+        """Of transmission its sigma is that of line integrals over the attenuation."""
+        return STRUCTURE / (1 if isinstance(self.law, Emission) else self.law.attenuation)
 
     @property
     def drawing(self) -> dict[str, object]:

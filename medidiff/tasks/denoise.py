@@ -37,10 +37,11 @@ from medidiff.tasks.base import (
 from medidiff.tasks.calibrated import verdict
 from medidiff.tasks.counted import CountNoise
 from medidiff.tasks.defaults import Posterior
+from medidiff.tasks.levels import Level, doubted, level_of
 from medidiff.tasks.magnitudes import MagnitudeNoise
 from medidiff.tasks.matched import mean_at, noise_scale, samples_from
 from medidiff.tasks.measured import POSTERIOR_MEAN, Cost, check_image_space, solved
-from medidiff.tasks.noises import EvenNoise, GaussianNoise, Level, kind_of, level_of
+from medidiff.tasks.noises import EvenNoise, GaussianNoise, kind_of
 from medidiff.tasks.restoration import RESTORATION_METRICS, SPREAD, TRUTH, restored
 
 LEVELS = {
@@ -175,6 +176,14 @@ class Denoising:
             | (self._spread_told(problem, model) if n > 1 else {}),
             kept=self.result,
         )
+
+    def doubts(self, problem: Problem) -> list[str | None]:
+        """A stated level that is far from what is estimated of an image."""
+        stated = self._stated
+        if stated == "estimate":
+            return [None] * len(problem.cases)
+        images = zip(problem.given.cpu(), problem.cases, strict=True)
+        return [doubted(self.noise_law, stated, image, case) for image, case in images]
 
     def baselines(self) -> tuple[str, ...]:
         return tuple(baseline.name for baseline in DENOISERS)

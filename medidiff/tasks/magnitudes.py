@@ -26,7 +26,7 @@ from medidiff.evaluation.rician import invert_mean
 from medidiff.inverse import Rician
 from medidiff.physics.operators import per_image
 from medidiff.tasks.base import Measurement, Problem
-from medidiff.tasks.noises import Denoise, every_voxel
+from medidiff.tasks.noises import STRUCTURE, Denoise, every_voxel
 from medidiff.tasks.restoration import WINDOW, signal_zero
 
 PHASE_POINTS = 129  # of the table that a von Mises angle is looked up in
@@ -41,6 +41,7 @@ class MagnitudeNoise:
     name: Literal["rician"] = "rician"
     stated_by: Literal["sigma"] = "sigma"
     corrections: tuple[BiasCorrection, ...] = RICIAN
+    structure: float = STRUCTURE
 
     @property
     def drawing(self) -> dict[str, object]:
