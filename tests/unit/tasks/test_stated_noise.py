@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,8 @@ def test_it_is_warned_of_once_kept_with_the_result_and_its_maps_are_not_called_c
     nibabel.save(nibabel.Nifti1Image(scan[..., None], np.eye(4)), file)  # type: ignore[attr-defined]
     found = {}
     for sigma in (0.01, 0.1):
-        with pytest.warns(UserWarning) as warned:
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
             (found[sigma],) = run_head(
                 Denoising(sigma=sigma, steps=1), tiny(SIZE, SIZE), [[file]],
                 n=2, seed=0, mismatch="warn", report=Quiet(),
