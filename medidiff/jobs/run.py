@@ -21,6 +21,7 @@ from medidiff.jobs.cropping import warn_of_cropped, warn_of_signal
 from medidiff.jobs.measurements import open_measurement
 from medidiff.jobs.reaching import Reaching, fitted_to, on_tiles
 from medidiff.jobs.reporting import Reporter
+from medidiff.jobs.result_sheets import sheet_file
 from medidiff.model import Model
 from medidiff.model_folder import check_free, sidecar, stem
 from medidiff.outputs import check_writable
@@ -184,6 +185,7 @@ def output_files(
     task: str,
     format: Format = "nifti",
     deidentify: Dates = "none",
+    pictures: bool = False,
 ) -> list[Path]:
     """Where the result of each input goes: `out` itself for one input and a NIfTI name, else names
     inside it; for DICOM a folder for each, which has a number for a name where results are
@@ -217,6 +219,7 @@ def output_files(
         )
     written = [each for target in targets for each in (target, sidecar(target), *older(target))]
     check_free(targets if format == "dicom" else written)
+    check_free([sheet_file(target) for target in targets if pictures])
     check_writable(targets[0])
     return targets
 
