@@ -173,6 +173,8 @@ def run(
 
     A model of slices takes volumes slice by slice; --tile takes what is larger than the grid.
     As DICOM they belong to the study of a DICOM input; of other inputs a study is made.
+    The provenance's residual of a measurement is over what its noise explains: far above 1 the
+    image does not fit it; a mean of samples may lie below 1, one sample should not.
     """
     cli_paths.check_scans(*(Path(file) for item in inputs for file in item.split(",")))
     from medidiff import api
