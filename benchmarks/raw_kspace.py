@@ -26,7 +26,7 @@ from medidiff.evaluation.tuning import best_strength
 from medidiff.physics import CartesianMRI, ConjugateGradients
 from medidiff.physics.coils import ESPIRiT, calibration_box
 from medidiff.report.pictures import sheet
-from medidiff.tasks.cartesian import noise_level
+from medidiff.tasks.kspace import noise_level
 
 CG = ConjugateGradients(tolerance=1e-5, steps=30)
 

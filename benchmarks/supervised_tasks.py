@@ -21,7 +21,8 @@ from medidiff.evaluation.regions import head_region
 from medidiff.model import Model
 from medidiff.physics import CartesianMRI, ConjugateGradients
 from medidiff.tasks.base import Problem, noise_key
-from medidiff.tasks.denoise import Denoising, noisy_magnitude
+from medidiff.tasks.denoise import Denoising
+from medidiff.tasks.magnitudes import noisy_magnitude
 from medidiff.tasks.reconstruct import MRI, Reconstruction, setting_of
 from medidiff.tasks.restoration import WINDOW
 from medidiff.tasks.settings import as_the_truth, simulated

@@ -11,6 +11,7 @@ from medidiff import cli_paths
 from medidiff.cli_options import (
     AccelerationChoice,
     Holdout,
+    Limit,
     MismatchChoice,
     ModelName,
     Out,
@@ -39,7 +40,7 @@ def benchmark(
     setting: Settings = None,
     n: Annotated[int, typer.Option(help="Posterior samples a case")] = 1,
     seed: Seed = 0,
-    limit: Annotated[int | None, typer.Option(help="At most this many scans of a split")] = None,
+    limit: Limit = None,
     mismatch: MismatchChoice = "refuse",
     tile: Tile = None,
     tile_overlap: TileOverlap = 0.25,
@@ -84,6 +85,7 @@ def evaluate(
     n: Annotated[int, typer.Option(help="Samples to draw")] = 64,
     seed: Seed = 0,
     out: Out = None,
+    limit: Limit = None,
     mismatch: MismatchChoice = "refuse",
     acceleration: AccelerationChoice = "auto",
     likelihood: Annotated[
@@ -126,6 +128,7 @@ def evaluate(
         n=n,
         seed=seed,
         out=out,
+        limit=limit,
         mismatch=mismatch,
         likelihood=methods,
         probes=probes,

@@ -43,6 +43,7 @@ Holdout = Annotated[
     float | None,
     typer.Option(help="Share of the train subjects that stands in (default: as in training)"),
 ]
+Limit = Annotated[int | None, typer.Option(help="At most this many scans of a split: a first look")]
 MismatchChoice = Annotated[
     Literal["refuse", "warn"],
     typer.Option("--mismatch", help="What to do with input that does not fit the model"),

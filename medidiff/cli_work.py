@@ -164,23 +164,30 @@ def run(
     ] = "nifti",
     patient: cli_dicom.PatientOption = None,
     deidentify: cli_dicom.DeidentifyOption = "none",
+    sheet: Annotated[
+        bool,
+        typer.Option("--sheet", help="A picture beside each result: input, result, deviation"),
+    ] = False,
 ) -> None:
     """Put a model to work on scans; results lie on the input's grid, with their provenance.
 
     A model of slices takes volumes slice by slice; --tile takes what is larger than the grid.
     As DICOM they belong to the study of a DICOM input; of other inputs a study is made.
+    The provenance's residual of a measurement is over what its noise explains: far above 1 the
+    image does not fit it; a mean of samples may lie below 1, one sample should not.
     """
     cli_paths.check_scans(*(Path(file) for item in inputs for file in item.split(",")))
     from medidiff import api
+    from medidiff.jobs.result_sheets import save_sheet
     from medidiff.jobs.run import output_files, save_result
     from medidiff.jobs.to_dicom import patient_of
     from medidiff.tasks import head_and_beside
 
     settings = settings_of(setting)
-    beside = head_and_beside(task, settings)[1].values()
-    cli_paths.check_scans(*(Path(each) for each in beside if isinstance(each, str)))
+    chosen, beside = head_and_beside(task, settings)
+    cli_paths.check_scans(*(Path(each) for each in beside.values() if isinstance(each, str)))
     cases: list[list[str | os.PathLike[str]]] = [[*item.split(",")] for item in inputs]
-    targets = output_files(cases, out, task, format, deidentify)
+    targets = output_files(cases, out, task, format, deidentify, pictures=sheet)
     whose = patient_of(pairs(patient, "--patient"))
     loaded = api.load(model, acceleration=acceleration)
     for case, target in zip(cases, targets, strict=True):  # saved one by one: none is lost
@@ -200,5 +207,7 @@ def run(
         )
         for file in save_result(results[0], case, target, format, whose, deidentify):
             typer.echo(file)
+        if sheet:
+            typer.echo(save_sheet(results[0], chosen, loaded, case, target))
     if format == "dicom":
         cli_dicom.tell_of_faces(deidentify)

@@ -79,6 +79,7 @@ def evaluate(
     n: int = 64,
     seed: int = 0,
     out: PathLike | None = None,
+    limit: int | None = None,
     mismatch: Mismatch = "refuse",
     likelihood: Sequence[Method] = (),
     probes: int = 8,
@@ -97,6 +98,8 @@ def evaluate(
     `memorisation` asks the guard: the nearest training scan of each of the `n` samples (500 say
     something) beside unseen scans, and what the loss tells of who was trained on. Its verdict is
     left in the folder that the model was loaded from, where `register` reads it.
+    `limit`: at most so many scans of each split, for a first look; the report says so. Not with
+    `memorisation`, whose verdict is of all of them.
     Errors: ManifestError, OutputError; TaskError for options of no meaning; DataError as
     `benchmark`, and for intensities that are not those of the bit depth.
     """
@@ -117,6 +120,7 @@ def evaluate(
             out=place,
             mismatch=mismatch,
             report=report,
+            limit=limit,
             likelihood=asked if likelihood else None,
             memorisation=memorisation,
         )

@@ -19,6 +19,7 @@ ROOT = np.sqrt(3.0)
 DETAIL = np.array([1 - ROOT, -(3 - ROOT), 3 + ROOT, -(1 + ROOT)]) / (4 * np.sqrt(2.0))
 SMOOTH = np.array([1 + ROOT, 3 + ROOT, 3 - ROOT, 1 - ROOT]) / (4 * np.sqrt(2.0))
 MAD_TO_DEVIATION = 0.6744897501960817  # the median of |x| for x of unit Gaussian spread
+EVEN = 1e-12  # of the largest value: details below it are the rounding of filters on an even area
 SMALLEST_BACKGROUND = 0.05  # share of the image that a believable background fills
 EVEN_FROM = 4.0  # counts from which Anscombe's root leaves a spread of 1
 ROUNDS = 10  # of the counts' scale: each takes what is wrong to a few per cent of itself
@@ -29,8 +30,8 @@ def estimate_gaussian(image: Tensor) -> float:
     """The standard deviation of white Gaussian noise, the mean over channels.
 
     Takes the median size of the finest diagonal wavelet coefficients in the flatter half of the
-    image; exact zeros, as of a masked background, are left out. What edges remain raise it, most
-    in small images with little noise.
+    image; what is even, such as padding or a masked background, is left out. What edges remain
+    raise it, most in small images with little noise.
     Shapes: (channel, *space).
     Errors: ValueError for a constant image, or sides under 8 voxels: of a volume, two of them.
     Source: Donoho and Johnstone 1994 (doi:10.1093/biomet/81.3.425), section 4.
@@ -122,7 +123,10 @@ def _rayleigh_deviation(magnitude: Array) -> float | None:
     values = magnitude[smooth <= level * tolerance]
     if values.size < SMALLEST_BACKGROUND * magnitude.size or level == 0:
         return None
-    ratio = values.mean() / values.std()
+    deviation = values.std()
+    if deviation == 0:
+        return None
+    ratio = values.mean() / deviation
     return float(np.sqrt(level / 2)) if abs(ratio / RAYLEIGH_RATIO - 1) < 0.1 else None
 
 
@@ -152,7 +156,7 @@ def _flat_deviation(image: Array, inside: NDArray[np.bool_] | None) -> float:
         ahead, behind = (np.clip(np.arange(size) + shift, 0, size - 1) for shift in (2, -2))
         step = np.take(approximation, ahead, axis) - np.take(approximation, behind, axis)
         steepness += step**2
-    used = detail != 0
+    used = np.abs(detail) > EVEN * np.abs(image).max()
     if inside is not None:
         # the filters look one voxel back and two ahead
         used &= inside[tuple(slice(1, 1 + size) for size in detail.shape)]

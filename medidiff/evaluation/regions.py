@@ -34,7 +34,7 @@ def otsu_threshold(values: NDArray[np.floating]) -> float:
     below = np.cumsum(counts)[:-1]
     above = counts.sum() - below
     sums = np.cumsum(counts * centres)
-    mean_below = sums[:-1] / below
+    mean_below = sums[:-1] / np.maximum(below, 1)  # of a constant image all is in one bin
     mean_above = (sums[-1] - sums[:-1]) / np.maximum(above, 1)
     return float(centres[:-1][np.argmax(below * above * (mean_below - mean_above) ** 2)])
 

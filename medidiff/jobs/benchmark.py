@@ -143,9 +143,17 @@ def benchmark_head(
     found = head.benchmark(bench)
     if split == splits.train:
         found = replace(found, notes=[*found.notes, of_training(model, split)])
+    if limit is not None:
+        found = replace(found, notes=[*found.notes, of_some(limit, len(bench.test))])
     table = make_table(head, found, [peer.name for peer in peers])
     if out is not None:
-        protocol = {"split": split, "seed": seed, "samples": n, "rows_that_do_not_fit": misfits}
+        protocol = {
+            "split": split,
+            "seed": seed,
+            "samples": n,
+            "limit": limit,
+            "rows_that_do_not_fit": misfits,
+        }
         try:
             save_table(table, found, head, model, protocol, out)
         except OSError as error:  # hours of work are not lost for a full disk
@@ -163,6 +171,14 @@ def of_training(model: Model, split: str) -> str:
     return (
         f"scans of split {split!r} are what a prior is trained on: if {model.spec.name} was "
         "trained on these, its figures say nothing of new subjects"
+    )
+
+
+def of_some(limit: int, scans: int) -> str:
+    """What is said of figures on part of a split."""
+    return (
+        f"at most {limit} rows of each split were read (--limit), {scans} scans of the one "
+        "reported: a first look, not the figures of the split"
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -58,14 +58,22 @@ def evaluate_model(
     out: Path | None,
     mismatch: Mismatch,
     report: Reporter,
+    limit: int | None = None,
     likelihood: LikelihoodOptions | None = None,
     memorisation: bool = False,
 ) -> Evaluation:
     """Losses, sample quality, likelihood and memorisation on `split`; with `out`, evaluation.json,
     likelihood.md, .json and .csv, memorisation.json and nearest.png beside what `benchmark` writes.
+    `limit`: at most so many scans of a split, which the report says.
 
-    Errors: as `benchmark_head`; TaskError for n < 2, and for a likelihood of a student.
+    Errors: as `benchmark_head`; TaskError for n < 2, for a likelihood of a student, and for a
+    limit where the guard is asked, whose verdict stays with the model.
     """
+    if memorisation and limit is not None:
+        raise TaskError(
+            "the memorisation guard looks for copies among all training scans, and its verdict "
+            "stays with the model: leave out --limit, or --memorisation"
+        )
     if likelihood is not None and model.spec.draws_only:
         raise TaskError(
             f"{model.spec.name} is a consistency student: it has no score and so no likelihood; "
@@ -82,20 +90,23 @@ def evaluate_model(
         out=out,
         n=1,
         seed=seed,
-        limit=None,
+        limit=limit,
         mismatch=mismatch,
         report=report,
     )
-    losses = losses_on_split(model, manifest, split, splits, seed, report)
+    losses = losses_on_split(model, manifest, split, splits, seed, report, limit)
     line = " ".join(f"{x:.4f}" for x in losses) or "none (a student denoises to no mean)"
     parts = [f"loss by noise level, low noise first: {line}", table.text]
     found = None
     if likelihood is not None:
-        cases = cases_of_split(model, manifest, split, splits, report)
+        cases = cases_of_split(model, manifest, split, splits, report, limit)
         found = likelihoods_of(model, cases, likelihood, split=split, seed=seed, report=report)
+        if limit is not None:
+            found = replace(found, protocol={**found.protocol, "limit": limit})
         parts += [found.text]
     if out is not None:
-        write_json(out / "evaluation.json", {"losses_by_level": losses, "split": split})
+        told = {"losses_by_level": losses, "split": split, "limit": limit}
+        write_json(out / "evaluation.json", told)
         if found is not None:
             save_likelihoods(found, out)
     guarded = None
@@ -121,14 +132,16 @@ def losses_on_split(
     splits: Splits,
     seed: int,
     report: Reporter,
+    limit: int | None = None,
 ) -> list[float]:
-    """The unweighted error at levels evenly spaced in time, on a split, conditions unknown.
+    """The unweighted error at levels evenly spaced in time, on a split (at most `limit` scans of
+    it), conditions unknown.
 
     None for a consistency model, which has no error of its prediction to speak of.
     """
     if model.spec.draws_only:
         return []
-    cases = cases_of_split(model, manifest, split, splits, report)
+    cases = cases_of_split(model, manifest, split, splits, report, limit)
     denoising = DenoisingLoss(model.spec.target, model.spec.schedule, UniformTimes())
     two_heads = model.spec.spread != "none"
     objective = PriorObjective(denoising, 0.0, two_heads=two_heads)

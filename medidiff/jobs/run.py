@@ -21,14 +21,16 @@ from medidiff.jobs.cropping import warn_of_cropped, warn_of_signal
 from medidiff.jobs.measurements import open_measurement
 from medidiff.jobs.reaching import Reaching, fitted_to, on_tiles
 from medidiff.jobs.reporting import Reporter
+from medidiff.jobs.result_sheets import sheet_file
 from medidiff.model import Model
 from medidiff.model_folder import check_free, sidecar, stem
 from medidiff.outputs import check_writable
-from medidiff.tasks.base import Head, Problem, Progress, check_fit, finish
+from medidiff.tasks.base import Doubting, Head, Problem, Progress, check_fit
 from medidiff.tasks.calibrated import without_verdict
+from medidiff.tasks.finish import finish
 from medidiff.tasks.results import Result, older, stacked
 from medidiff.tasks.room import check_kept, memory_told
-from medidiff.warned import kept_warnings
+from medidiff.warned import kept_warnings, warn
 
 AS_IT_IS = Reaching()
 Format = Literal["nifti", "dicom"]
@@ -116,13 +118,28 @@ def _solved(
     problem = replace(head.prepare(cases, model), progress=told)
     if count is not None:
         _check_room(head, problem, count, n)
+    doubts = _doubts_told(head, problem)
     with memory_told():
         solution = head.solve(problem, model, n, seed)
         results = finish(head, problem, solution, model, n, seed)
     return [
-        replace(result, provenance={**result.provenance, "input_digest": digest})
-        for result in results
+        replace(each, provenance={**each.provenance, "input_digest": digest})
+        for each in map(_judged, results, doubts)
     ]
+
+
+def _judged(result: Result, doubt: str | None) -> Result:
+    return result if doubt is None else unjudged(result)
+
+
+def _doubts_told(head: Head, problem: Problem) -> Sequence[str | None]:
+    """What speaks against what was stated of each case, which is warned of."""
+    if not isinstance(head, Doubting):
+        return [None] * len(problem.cases)
+    doubts = head.doubts(problem)
+    for said in filter(None, doubts):
+        warn(said, stacklevel=3)
+    return doubts
 
 
 def _check_room(head: Head, problem: Problem, count: int, n: int) -> None:
@@ -168,6 +185,7 @@ def output_files(
     task: str,
     format: Format = "nifti",
     deidentify: Dates = "none",
+    pictures: bool = False,
 ) -> list[Path]:
     """Where the result of each input goes: `out` itself for one input and a NIfTI name, else names
     inside it; for DICOM a folder for each, which has a number for a name where results are
@@ -201,6 +219,7 @@ def output_files(
         )
     written = [each for target in targets for each in (target, sidecar(target), *older(target))]
     check_free(targets if format == "dicom" else written)
+    check_free([sheet_file(target) for target in targets if pictures])
     check_writable(targets[0])
     return targets
 

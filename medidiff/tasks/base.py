@@ -9,29 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medidiff import options
-from medidiff.data.datasets import Case, inside, restore
+from medidiff.data.datasets import Case
 from medidiff.data.raw_checks import Kind
 from medidiff.errors import TaskError
 from medidiff.evaluation.bootstrap import Interval
-from medidiff.evaluation.calibration import Calibration, central_interval, interval_share
+from medidiff.evaluation.calibration import Calibration
 from medidiff.inverse import AnyLikelihood, Gaussian, Refit
 from medidiff.model import Model
 from medidiff.physics import LinearOperator
 from medidiff.spec import SamplingOptions
-from medidiff.tasks.results import Result
 
 OURS = "medidiff"
 """Our method's name in every table."""
-
-VALUES = 2**24  # of samples that are sorted for maps at a time
 
 Row = dict[str, str | float]
 """One line of a benchmark: subject (a pseudonym), setting, method, then metrics by name."""
@@ -336,6 +332,16 @@ class Head(Solves, Protocol):
         ...
 
 
+@runtime_checkable
+class Doubting(Protocol):
+    """A head that can tell when what was stated of an input speaks against the input itself."""
+
+    def doubts(self, problem: Problem) -> Sequence[str | None]:
+        """Of each case one line, or None. Asked of a person's inputs, not of a benchmark's, where
+        all is as stated."""
+        ...
+
+
 def check_fit(head: Head, model: Model) -> None:
     """Errors: TaskError if the model is not the kind that the head needs."""
     wanted, found = head.needs().concat_channels, model.spec.given_channels
@@ -365,67 +371,3 @@ def noise_key(case: Case) -> str:
     if not case.row:
         return case.content
     return f"row {case.row}" if case.slice is None else f"row {case.row}, slice {case.slice}"
-
-
-def finish(
-    head: Head, problem: Problem, solution: Solution, model: Model, n: int, seed: int
-) -> list[Result]:
-    """Back to each input's grid and intensity units, with provenance."""
-    results = []
-    for index, case in enumerate(problem.cases):
-        filled = solution.filled[index] if solution.filled else None
-        image, affine = restore(case, _intensities(case, solution.point[index]))
-        image = image if filled is None else filled(image)
-        maps, samples = {}, []
-        if solution.samples is not None:
-            maps = _maps(case, solution.samples[:, index], filled)
-            if solution.kept == "all":
-                samples = [_restored(case, x, filled) for x in solution.samples[:, index]]
-        made = model.provenance(
-            "AI-PROCESSED", seed=seed, nfe=solution.nfe, sampling=solution.sampling
-        )
-        provenance = made | {
-            "task": options.tree(head),
-            "samples": n,
-            "forward_equivalents": solution.nfe if solution.cost is None else solution.cost,
-            "uncertainty": "uncalibrated" if maps else "none",
-            **({"interval": round(interval_share(n), 4)} if maps else {}),
-            **solution.facts,
-        }
-        came = case.original
-        modality = came.modality or model.spec.modality
-        results.append(
-            Result(image, affine, provenance, maps, samples, modality, came.known, came.sized)
-        )
-    return results
-
-
-def _restored(case: Case, x: Tensor, filled: Filled | None) -> NDArray[np.float32]:
-    """A sample (channel, *space) on the input's grid."""
-    image, _ = restore(case, _intensities(case, x))
-    return image if filled is None else filled(image)
-
-
-def _maps(case: Case, drawn: Tensor, filled: Filled | None) -> dict[str, NDArray[np.float32]]:
-    """Standard deviation and central 90 % of samples (n, channel, *space) in model units, on the
-    input's grid."""
-    rows = max(1, VALUES // drawn[:, :, :1].numel())
-    parts = [_spread_of(case, part) for part in drawn.split(rows, dim=2)]
-    spread, *ends = (torch.cat(each, 1) for each in zip(*parts, strict=True))
-    low, high = (restore(case, end)[0] for end in ends)
-    std = restore(case, spread)[0] * inside(case)
-    if filled is not None:
-        std, low, high = std * filled.hole, filled(low), filled(high)
-    return {"std": std, "p05": low, "p95": high}
-
-
-def _spread_of(case: Case, drawn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(standard deviation, lower and upper end) of part of the samples, in intensity units."""
-    values = torch.stack([_intensities(case, x) for x in drawn])
-    ends = central_interval(values.numpy())
-    low, high = (torch.from_numpy(end.astype(np.float32)) for end in ends)
-    return values.std(0), low, high
-
-
-def _intensities(case: Case, x: Tensor) -> Tensor:
-    return case.scale.inverse(x.cpu(), axis=0)

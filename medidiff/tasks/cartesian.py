@@ -7,7 +7,6 @@ sampled middle of k-space, so that the unknowns are real; brightness, too, is ta
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -16,31 +15,26 @@ import torch
 from torch import Tensor
 
 from medidiff.data.datasets import Case
-from medidiff.data.intensity import Scale
 from medidiff.diffusion.sampling import Step
 from medidiff.errors import TaskError
-from medidiff.evaluation.noise_level import MAD_TO_DEVIATION
 from medidiff.inverse import Refit, Refitted
 from medidiff.model import Model
 from medidiff.physics import (
     CartesianMRI,
     ConjugateGradients,
     LinearOperator,
-    from_kspace,
 )
-from medidiff.physics.coils import ESPIRiT, calibration_box, image_of_centre
-from medidiff.physics.masks import is_equispaced
+from medidiff.physics.coils import ESPIRiT, image_of_centre
 from medidiff.physics.operators import per_image
 from medidiff.physics.window import Placed, centred_on
 from medidiff.tasks.base import Measurement, Problem, Signal
+from medidiff.tasks.given import is_stated, lines, scale_of, stacked
+from medidiff.tasks.kspace import brightness, kind_of, noise_level, quantile, sampled_middle
 from medidiff.tasks.phase import SmoothPhase, begun
 from medidiff.tasks.restoration import WINDOW
 from medidiff.tasks.rough_phase import FINE, refuted
 
-BRIGHT = 0.99  # this quantile of a low-resolution magnitude lies at the top of the window
 BRIGHTEST = 0.999  # the same at full resolution, where the low one is known to blur what is bright
-OUTER = 0.1  # share of the samples, those farthest out, that the noise level is taken from
-ENOUGH = 1_000_000  # values that a quantile is taken from
 STEPS = ConjugateGradients(tolerance=1e-6, steps=15)  # of one proximal step, begun at the estimate
 EXACT = ConjugateGradients(tolerance=1e-6, steps=50)
 ROUNDS = 4  # steps of a phase's fit to images that are there
@@ -78,7 +72,7 @@ class Cartesian:
         kspace = kspace * mask
         # masks are many slices' alike, and what is told of one takes a while
         masks, which = mask[:, 0].cpu().unique(dim=0, return_inverse=True)
-        found = [(_box(each), kind_of(each, kspace.shape[1])) for each in masks]
+        found = [(sampled_middle(each), kind_of(each, kspace.shape[1])) for each in masks]
         boxes, kinds = zip(*(found[index] for index in which.tolist()), strict=True)
         coils = self._coils(cases, kspace, boxes, model)
         sigma = torch.tensor([*map(self._level, cases, kspace, mask)], dtype=torch.float64)
@@ -86,7 +80,7 @@ class Cartesian:
         ramp, phase = _phases(cases, kspace, boxes, coils, model)
         smooth = torch.zeros_like(sigma)
         made = _Made(kspace, mask, coils, sigma, tuple(cases), size, ramp, smooth, kinds)
-        bright = _brightness(kspace, boxes, coils)
+        bright = brightness(kspace, boxes, coils)
         if not known:
             made, top = self._roughened(made, phase)
             bright = torch.maximum(bright, top)
@@ -114,7 +108,7 @@ class Cartesian:
         found, magnitude = refuted(made.fit, made.mask, made.coils, phase)
         stated = None if self.fine == "estimate" else torch.full_like(made.fine, float(self.fine))
         fine = FINE * found.to(made.fine) if stated is None else stated
-        top = torch.stack([_quantile(each.abs().flatten(), BRIGHTEST) for each in magnitude])
+        top = torch.stack([quantile(each.abs().flatten(), BRIGHTEST) for each in magnitude])
         return replace(made, fine=fine), torch.where(fine > 0, top, 0.0)
 
     def _coils(
@@ -268,104 +262,9 @@ class _Made:
         )
 
 
-def is_stated(cases: Sequence[Case], name: str) -> bool:
-    """Whether it lies beside any of the cases; `stacked` then asks for it of all."""
-    return any(name in case.beside for case in cases)
-
-
-def stacked(cases: Sequence[Case], name: str, model: Model) -> Tensor:
-    """What lies beside each case, on the model's device.
-
-    Errors: TaskError for cases without it or of different shapes.
-    """
-    found = [case.beside[name] for case in cases if name in case.beside]
-    if len(found) < len(cases) or len({each.shape for each in found}) > 1:
-        raise TaskError(f"the cases of a batch need {name} of one shape each")
-    return torch.stack(found).to(model.device)
-
-
-def noise_level(kspace: Tensor, mask: Tensor) -> float:
-    """The standard deviation of the real numbers of the samples farthest from the middle.
-
-    Shapes: kspace (coil, *space), mask (1 or coil, *space). By the median, which what is left of
-    the image there moves little.
-    Source: Donoho and Johnstone 1994 (doi:10.1093/biomet/81.3.425), section 4, for the median.
-    Errors: TaskError where the outermost samples are all 0.
-    """
-    space = kspace.shape[1:]
-    ends = torch.zeros(space, device=kspace.device)
-    for axis, n in enumerate(space):
-        along = ((torch.arange(n, device=kspace.device) - n // 2).abs() / (n / 2)) ** 2
-        ends = ends + along.reshape([-1 if other == axis else 1 for other in range(len(space))])
-    seen = mask[0] > 0
-    limit = _quantile(ends[seen], 1 - OUTER)
-    outer = kspace[:, seen & (ends >= limit.to(ends))]
-    values = torch.view_as_real(outer.resolve_conj()).abs().flatten()
-    found = float(values.median()) / MAD_TO_DEVIATION
-    if not found > 0:
-        raise TaskError(
-            "the outermost samples of the k-space are 0, so its noise level is not to be seen; "
-            "state it with measurement.sigma"
-        )
-    return found
-
-
-def scale_of(model: Model, bright: float) -> Scale:
-    """The line between signal and model units where `bright` lies at the top of the window.
-
-    Errors: TaskError where nothing is bright.
-    """
-    if not bright > 0:
-        raise TaskError("the measurement holds no signal: there is nothing to take brightness from")
-    typical = model.spec.intensity.typical
-    gain = typical.high[0] / bright
-    return Scale((typical.low[0] / gain,), (typical.high[0] / gain,))
-
-
-def lines(cases: Sequence[Case]) -> tuple[Tensor, Tensor]:
-    """(gain, offset) of each case: model = gain * signal + offset, (batch,) in float64."""
-    low, high = (
-        torch.tensor([ends[0] for ends in pair], dtype=torch.float64)
-        for pair in zip(*((case.scale.low, case.scale.high) for case in cases), strict=True)
-    )
-    gain = 2 / (high - low)
-    return gain, -1 - gain * low
-
-
 def even(like: Tensor) -> Tensor:
     """Coils that all see alike, of the shape of their k-space."""
     return torch.full_like(like, like.shape[1] ** -0.5)
-
-
-def kind_of(mask: Tensor, coils: int) -> str:
-    """Such as "mri 8 coils R=4, 1-D mask": what is measured, at which acceleration to the nearest
-    whole, left out along how many axes, and by which pattern of lines if they are evenly spaced or
-    nothing but the middle.
-
-    Shapes: mask (*space), on the CPU.
-    """
-    seen = mask > 0
-    acceleration = seen.numel() / max(int(seen.sum()), 1)
-    axes = [axis for axis in range(seen.ndim) if (seen != seen.narrow(axis, 0, 1)).any()]
-    box = calibration_box(seen)
-    law = "mask"
-    if math.prod(box) == int(seen.sum()) and axes:
-        law = "middle"
-    elif len(axes) == 1:
-        line = seen.movedim(axes[0], -1).flatten(0, -2)[0]
-        law = "equispaced mask" if is_equispaced(line, box[axes[0]]) else law
-    number = f"{coils} {'coil' if coils == 1 else 'coils'}"
-    return f"mri {number} R={round(acceleration)}, {len(axes)}-D {law}"
-
-
-def _box(mask: Tensor) -> tuple[int, ...]:
-    box = calibration_box(mask)
-    if min(box) < 1:
-        raise TaskError(
-            "the middle of the k-space (n // 2 along each axis) was not sampled: there is nothing "
-            "to take brightness and phase from. Is zero frequency in the middle?"
-        )
-    return box
 
 
 def _phases(
@@ -386,22 +285,3 @@ def _phases(
         found.append(begun(image_of_centre(kspace[index, None], box, maps)))
     ramps, phases = zip(*found, strict=True)
     return torch.cat(ramps), torch.cat(phases)
-
-
-def _brightness(kspace: Tensor, boxes: Sequence[tuple[int, ...]], coils: Tensor | None) -> Tensor:
-    """The bright end of each magnitude at low resolution, (batch,)."""
-    grid = tuple(kspace.shape[2:])
-    found = []
-    for index, box in enumerate(boxes):
-        middle = centred_on(kspace[index, None], box)
-        images = from_kspace(centred_on(middle, grid))
-        if coils is not None:
-            images = (coils[index, None].conj() * images).sum(1, keepdim=True)
-        found.append(_quantile(images.abs().flatten(), BRIGHT))
-    return torch.stack(found)
-
-
-def _quantile(values: Tensor, part: float) -> Tensor:
-    """On the CPU; of many values, from some that lie evenly among them."""
-    step = max(1, len(values) // ENOUGH)  # torch's own takes 16 million at most
-    return torch.quantile(values[::step].float().cpu(), part)

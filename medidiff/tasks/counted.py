@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -28,13 +29,14 @@ from torch import Tensor
 from medidiff.data.datasets import Case
 from medidiff.diffusion import KeyedNoise
 from medidiff.errors import TaskError
+from medidiff.evaluation.classical import BiasCorrection
 from medidiff.evaluation.count_noise import CountLaw, Emission, drawn_counts
 from medidiff.evaluation.noise_level import estimate_counts
 from medidiff.inverse import AnyLikelihood, PoissonEmission, PoissonTransmission
 from medidiff.inverse.likelihoods import LEAST_COUNT
-from medidiff.physics import Mask
 from medidiff.physics.operators import per_image
 from medidiff.tasks.base import Measurement, Problem
+from medidiff.tasks.noises import STRUCTURE, Denoise, every_voxel
 from medidiff.tasks.restoration import WINDOW, signal_zero
 
 NOISIEST = 0.995  # quantile of the voxels' noise that the first level covers
@@ -42,22 +44,48 @@ NOISIEST = 0.995  # quantile of the voxels' noise that the first level covers
 
 @dataclass(frozen=True)
 class CountNoise:
-    """Noise of counts, in a head: its law and how images of model units are told of it."""
+    """Noise of counts by one law, whose level is told at one signal."""
 
     law: CountLaw
+    draws: int
+    """Of images at the typical level, for a mean."""
+    stated_by: Literal["counts"] = "counts"
 
-    def counted(
-        self, clean: Tensor, cases: Sequence[Case], counts: float, noise: KeyedNoise
+    @property
+    def name(self) -> str:
+        return "poisson" if isinstance(self.law, Emission) else "transmission"
+
+    @property
+    def structure(self) -> float:
+        """Of transmission its sigma is that of line integrals over the attenuation."""
+        return STRUCTURE / (1 if isinstance(self.law, Emission) else self.law.attenuation)
+
+    @property
+    def drawing(self) -> dict[str, object]:
+        return {}
+
+    @property
+    def corrections(self) -> tuple[BiasCorrection, ...]:
+        return (self.law,)
+
+    def sigma(self, stated: float) -> float:
+        return self.law.sigma(stated)
+
+    def stated(self, sigma: float) -> float:
+        return float(f"{self.law.counts(sigma):.6g}")
+
+    def added(
+        self, clean: Tensor, cases: Sequence[Case], stated: float, noise: KeyedNoise
     ) -> Tensor:
-        """Model-unit images of counts drawn from clean ones."""
+        """Images of counts drawn from clean ones."""
         zero = signal_zero(cases, clean)
         signal = ((clean - zero) / WINDOW).clamp_min(0).cpu().double().numpy()
         unit = noise(clean, 0).cpu().double().numpy()
-        drawn = self.law.signal(drawn_counts(self.law.rate(signal, counts), unit), counts)
+        drawn = self.law.signal(drawn_counts(self.law.rate(signal, stated), unit), stated)
         return torch.from_numpy(drawn).to(clean) * WINDOW + zero
 
     def level(self, image: Tensor, case: Case) -> float:
-        """The estimated level of an image's noise, as the law tells it.
+        """As the law tells it.
 
         Errors: TaskError where it cannot be told.
         """
@@ -91,19 +119,16 @@ class CountNoise:
             values = scale * (-self.law.attenuation * signal).exp()
             # the image has no logarithm of no count
             values = torch.where(values <= LEAST_COUNT * (1 + 1e-3), 0.0, values)
-        return Measurement(
-            lambda members: Mask(torch.ones_like(problem.given[[*members]])),
-            values,
-            WINDOW * torch.tensor(problem.levels, dtype=torch.float64),
-            torch.full((len(counts),), float(signal[0].numel()), dtype=torch.float64),
-            (f"{self.name} noise",) * len(counts),
-            likelihood=law,
-        )
+        return every_voxel(problem, values, self.name, law)
 
-    @property
-    def name(self) -> str:
-        """Of the noise."""
-        return "poisson" if isinstance(self.law, Emission) else "transmission"
+    def mean(self, denoise: Denoise, problem: Problem, seed: int) -> tuple[Tensor, int]:
+        """As `count_mean`."""
+
+        def at(images: Tensor, noise: Tensor) -> Tensor:
+            return denoise(images, (noise / WINDOW).tolist())
+
+        measured = replace(problem, measurement=self.measurement(problem))
+        return count_mean(at, measured, self.draws, seed), 1 + self.draws
 
 
 def count_mean(

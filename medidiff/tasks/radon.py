@@ -28,7 +28,8 @@ from medidiff.physics import (
 from medidiff.physics.operators import per_image
 from medidiff.physics.window import Weighted
 from medidiff.tasks.base import Measurement, Problem, Signal
-from medidiff.tasks.cartesian import BRIGHT, lines, scale_of, stacked
+from medidiff.tasks.given import lines, scale_of, stacked
+from medidiff.tasks.kspace import BRIGHT
 from medidiff.tasks.restoration import WINDOW
 
 STEPS = ConjugateGradients(tolerance=1e-6, steps=15)  # of one proximal step, begun at the estimate

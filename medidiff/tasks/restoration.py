@@ -12,7 +12,9 @@ from dataclasses import replace
 from multiprocessing import get_context
 from typing import Protocol, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from medidiff.data.datasets import Case
@@ -132,6 +134,11 @@ def _restored(
 def shown_spread(samples: Tensor) -> Tensor:
     """The deviation of samples (n, ...) as a picture in model units."""
     return SPREAD_SHOWN * samples.std(0) - 1
+
+
+def shown_deviation(std: NDArray[np.float32], low: float) -> NDArray[np.float32]:
+    """The same of a map in intensity units, in a window that begins at `low`."""
+    return SPREAD_SHOWN * std + low
 
 
 def _tuned(

@@ -11,7 +11,7 @@ import torch
 
 import medidiff
 from medidiff.data.manifest import read_manifest
-from medidiff.errors import ModelError, OutputError
+from medidiff.errors import ModelError, OutputError, TaskError
 from medidiff.model import evaluating
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "smoke-2d.yaml"
@@ -121,6 +121,29 @@ def test_an_evaluation_stands_beside_real_against_real(
     stored = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert {item["metric"] for item in stored["real_against_real"]} == metrics
     assert all(item["images"] == 4 for item in stored["real_against_real"])
+
+
+@pytest.mark.slow
+def test_an_evaluation_of_some_scans_says_so_and_is_no_verdict(
+    run_2d: Path, flat: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    some = medidiff.evaluate(
+        run_2d, manifest=flat, n=4, limit=3, out=out, likelihood=("bound",), bound_steps=2
+    )
+    assert "at most 3 rows of each split" in some.text
+    assert "at most 3 rows of each split" in (out / "table.md").read_text()
+    assert json.loads((out / "evaluation.json").read_text())["limit"] == 3
+    for file in ("summary.json", "likelihood.json"):
+        assert json.loads((out / file).read_text())["facts"]["limit"] == 3
+    assert some.likelihood is not None
+    assert len(some.likelihood.rows) == 3
+    assert all(row["images"] == 3 for row in some.samples.rows if "images" in row)
+    everyone = medidiff.evaluate(run_2d, manifest=flat, n=2)
+    assert some.losses != everyone.losses
+    assert "at most" not in everyone.text
+    with pytest.raises(TaskError, match="leave out --limit"):
+        medidiff.evaluate(run_2d, manifest=flat, n=4, limit=3, memorisation=True)
 
 
 def _denoising(model: medidiff.Model):

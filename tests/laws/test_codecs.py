@@ -38,6 +38,7 @@ from medidiff.networks.wavelet import haar, inverse_haar
 from medidiff.spec import ModelSpec
 from medidiff.tasks.base import Problem
 from medidiff.tasks.denoise import Denoising
+from medidiff.tasks.matched import matched, mean_at
 from medidiff.types import Tensor
 
 DTYPE = torch.float64
@@ -182,11 +183,11 @@ def test_denoising_behind_an_orthonormal_wavelet_is_denoising() -> None:
     """A network that treats all voxels alike does the same in either space, whatever the shift."""
     x = field(2, 1, 8, 8).float()
     problem = Problem(x, (), (0.1, 0.3))
-    plain = Denoising()._mean(x, problem, model_behind(IdentityCodec()))
+    plain = mean_at(x, problem.levels, model_behind(IdentityCodec()))
     waved = model_behind(FittedWavelet(Standard((0.0,) * 4, (1.0,) * 4)))
-    torch.testing.assert_close(Denoising()._mean(x, problem, waved), plain)
+    torch.testing.assert_close(mean_at(x, problem.levels, waved), plain)
     scaled = model_behind(FittedWavelet(Standard((0.0,) * 4, (2.0,) * 4)))
-    levels = Denoising()._begin(problem, scaled)
+    levels = matched(problem.levels, scaled)
     torch.testing.assert_close(levels.noise_ratio, torch.tensor([0.1, 0.3], dtype=DTYPE))
 
 

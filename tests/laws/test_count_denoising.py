@@ -56,10 +56,9 @@ def problem_of(head: Denoising, clean: Tensor, counts: float) -> Problem:
     """Noisy images of clean ones as a head prepares them."""
     given = cases(clean)
     keys = [(str(case.row), 0) for case in given]
-    noise = head._counted
-    assert noise is not None
-    drawn = noise.counted(clean, given, counts, KeyedNoise(3, keys))
-    levels = (noise.law.sigma(counts),) * len(given)
+    noise = head.noise_law
+    drawn = noise.added(clean, given, counts, KeyedNoise(3, keys))
+    levels = (noise.sigma(counts),) * len(given)
     problem = Problem(drawn, tuple(cases(drawn)), levels)
     return replace(problem, measurement=noise.measurement(problem))
 
@@ -152,8 +151,7 @@ def test_the_counts_of_an_image_are_estimated(head: Denoising, model: Model) -> 
     clean = 0.2 * field.draw(unit)[0].clamp(-2, 2).float().expand(1, 1, *SIZE) - 0.2
     drawn = cases(problem_of(head, clean, 300.0).given)
     (level,) = replace(head, counts="estimate").prepare(drawn, model).levels
-    assert head._counted is not None
-    assert head._counted.law.counts(level) == pytest.approx(300, rel=0.2)
+    assert head.noise_law.stated(level) == pytest.approx(300, rel=0.2)
     with pytest.raises(TaskError, match="state it with counts"):
         replace(head, counts="estimate").prepare(cases(torch.full((1, 1, *SIZE), -1.0)), model)
 
@@ -180,9 +178,9 @@ def bench_of_one(bench: Bench, head: Denoising) -> list[Row]:
     """With block matching alone, untuned."""
     (matching,) = [each for each in DENOISERS if each.name == "block matching"]
     single = replace(matching, grid=(1.0,))
-    level = head._level(bench.test[0].images, bench.test[0])
+    level = head.level(bench.test[0].images, bench.test[0])
     tuned = replace(bench, baselines="tuned")
-    return restored(head, level, "s", tuned, [single], head._corrections).rows
+    return restored(head, level, "s", tuned, [single], head.noise_law.corrections).rows
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,8 @@ from medidiff.networks import NetworkShape, UNetOptions, build
 from medidiff.physics import BlockAverage
 from medidiff.spec import ModelSpec, SamplingOptions
 from medidiff.tasks import head, head_classes, restoration, room
-from medidiff.tasks.base import OURS, Bench, Head, check_fit, finish
+from medidiff.tasks.base import OURS, Bench, Head, check_fit
+from medidiff.tasks.finish import finish
 from medidiff.tasks.super_resolution import coarser_affine, factors, finer_affine
 
 HEADS = sorted(head_classes())

@@ -477,7 +477,7 @@ MUTATIONS = (
     ),
     Mutation(
         "stratified phases that all are the first",
-        "tasks/denoise.py",
+        "tasks/magnitudes.py",
         "quantile = (torch.special.ndtr(unit.double()) + part) % 1",
         "quantile = torch.special.ndtr(unit.double())",
         ("tests/unit/tasks/test_denoise.py",),

@@ -67,3 +67,10 @@ def test_texture_in_a_part_of_the_image_does_not_count_as_noise():
     texture = torch.rand(1, 20, 60, generator=generator, dtype=torch.float64)
     image[:, :60, :120] += texture.repeat_interleave(3, 1).repeat_interleave(2, 2)
     assert estimate_gaussian(image) == pytest.approx(0.1, rel=0.1)
+
+
+@pytest.mark.parametrize("value", [-1.0, 0.3])
+def test_what_is_even_is_left_out_whatever_its_value(value):
+    noisy = 0.1 * torch.randn(1, 64, 64, generator=torch.Generator().manual_seed(0))
+    padded = torch.nn.functional.pad(noisy, (32, 32, 32, 32), value=value)  # three quarters
+    assert estimate_gaussian(padded) == pytest.approx(0.1, rel=0.1)

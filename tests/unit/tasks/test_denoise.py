@@ -18,7 +18,8 @@ from medidiff.model import Model
 from medidiff.networks import NetworkShape, UNetOptions, build
 from medidiff.spec import ModelSpec
 from medidiff.tasks import room
-from medidiff.tasks.denoise import Denoising, cos_of_von_mises, further
+from medidiff.tasks.denoise import Denoising
+from medidiff.tasks.magnitudes import cos_of_von_mises, further
 
 
 @pytest.mark.parametrize("concentration", [0.0, 0.3, 2.0, 20.0, 1000.0])
@@ -74,7 +75,7 @@ def test_an_image_that_is_even_shows_no_noise_to_be_estimated(
         Original((64, 64), np.eye(4), True, "MR", (0.0,)), "", {},
     )  # fmt: skip
     with pytest.raises(MedidiffError, match="state it with sigma"):
-        Denoising(noise=noise)._level(case.images, case)
+        Denoising(noise=noise).level(case.images, case)
 
 
 def test_the_steps_of_samples_are_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,8 +35,9 @@ from medidiff.spec import ModelSpec
 from medidiff.tasks import Reconstruction, SuperResolution, calibrated, denoise, measured
 from medidiff.tasks.base import OURS, Benchmarked, Calibrated, Target
 from medidiff.tasks.calibrated import keep, verdict
-from medidiff.tasks.cartesian import Cartesian, kind_of, noise_level
+from medidiff.tasks.cartesian import Cartesian
 from medidiff.tasks.defaults import Posterior, chosen_for
+from medidiff.tasks.kspace import kind_of, noise_level
 from medidiff.tasks.measured import misfit
 from medidiff.tasks.results import Result, stacked
 from medidiff.tasks.simulate import FINER, SimulatedMRI, ring_of_coils

@@ -24,7 +24,8 @@ from medidiff.networks import NetworkShape, UNetOptions, build
 from medidiff.physics import from_kspace, to_kspace
 from medidiff.physics.window import centred_on
 from medidiff.spec import ModelSpec
-from medidiff.tasks.cartesian import Cartesian, noise_level
+from medidiff.tasks.cartesian import Cartesian
+from medidiff.tasks.kspace import noise_level
 from medidiff.tasks.radon import Radon
 from medidiff.tasks.results import Result
 from medidiff.tasks.simulate import SimulatedRadon

@@ -23,9 +23,10 @@ from medidiff.networks import NetworkShape, Reach, UNetOptions, build
 from medidiff.networks.memory import _LiveBytes
 from medidiff.spec import ModelSpec
 from medidiff.tasks import Reconstruction, room
-from medidiff.tasks.base import Problem, finish
+from medidiff.tasks.base import Problem
 from medidiff.tasks.defaults import Posterior
 from medidiff.tasks.denoise import Denoising
+from medidiff.tasks.finish import finish
 from medidiff.tasks.inpaint import Inpainting
 from medidiff.tasks.measured import drawn
 
@@ -141,7 +142,7 @@ def test_maps_are_the_same_however_many_voxels_are_sorted_at_a_time(
     problem = head.prepare([case(8, 8)], model)
     solution = head.solve(problem, model, 5, 0)
     (whole,) = finish(head, problem, solution, model, 5, 0)
-    monkeypatch.setattr("medidiff.tasks.base.VALUES", 5 * 8 * 3)
+    monkeypatch.setattr("medidiff.tasks.finish.VALUES", 5 * 8 * 3)
     (parts,) = finish(head, problem, solution, model, 5, 0)
     for name, image in whole.maps.items():
         assert np.array_equal(image, parts.maps[name])

@@ -20,8 +20,9 @@ from medidiff.spec import ModelSpec
 from medidiff.tasks import Inpainting, Reconstruction, SuperResolution, calibrated
 from medidiff.tasks.base import Bench
 from medidiff.tasks.calibrated import FILE, verdict
+from medidiff.tasks.counted import CountNoise
 from medidiff.tasks.defaults import chosen_for
-from medidiff.tasks.denoise import LEVELS, Denoising, _told_by
+from medidiff.tasks.denoise import LEVELS, Denoising
 from medidiff.tasks.reconstruct import SETTINGS
 from medidiff.tasks.settings import Setting, simulated
 
@@ -100,16 +101,18 @@ def test_each_kind_and_level_of_noise_was_judged_for_todays_samples(file: Path) 
     judged = json.loads(file.read_text(encoding="utf-8"))["verdicts"]
     for noise, levels in LEVELS.items():
         for level in levels:
-            head = Denoising(noise=noise, **{_told_by(noise): level})  # type: ignore[arg-type]
-            how = chosen_for(head._kind, 8) if head._counted else head._how
-            today = calibrated._sampler(head._kind, calibrated._tree(how))
-            sigma = head._counted.law.sigma(level) if head._counted else level
+            stated_by = Denoising(noise=noise).noise_law.stated_by  # type: ignore[arg-type]
+            head = Denoising(noise=noise, **{stated_by: level})  # type: ignore[arg-type]
+            law, kind = head.noise_law, head.measured_as
+            how = chosen_for(kind, 8) if isinstance(law, CountNoise) else head.drawn_by
+            today = calibrated._sampler(kind, calibrated._tree(how))
+            sigma = law.sigma(level)
             assert [
                 each
                 for each in judged
-                if (each["kind"], each["calibrated"]) == (head._kind, True)
+                if (each["kind"], each["calibrated"]) == (kind, True)
                 and each["noise"] == pytest.approx(sigma)
-                and calibrated._sampler(head._kind, each["posterior"]) == today
+                and calibrated._sampler(kind, each["posterior"]) == today
             ], (noise, level)
 
 

@@ -1,0 +1,94 @@
+"""A picture beside a result, of what a person would look at: the input, the result, and of several
+samples how far they differ. It holds pixels, and no name or header of the scan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medidiff.data.images import load_image
+from medidiff.model import Model
+from medidiff.model_folder import stem
+from medidiff.report.pictures import sheet
+from medidiff.tasks.base import Head
+from medidiff.tasks.restoration import SPREAD, shown_deviation
+from medidiff.tasks.results import Result
+
+ENDS = (0.001, 0.999)  # quantiles of a result whose input has no intensities of the model
+
+
+def sheet_file(target: Path) -> Path:
+    """Where the picture of a result lies: beside it, by its name."""
+    return target.with_name(f"{stem(target)}.png")
+
+
+def save_sheet(
+    result: Result, head: Head, model: Model, files: Sequence[Any], target: Path
+) -> Path:
+    """A PNG beside `target`: a row a channel, of volumes a row an image with its middle planes.
+
+    All are on the result's grid, in the model's window on this input; several channels in shares of
+    theirs. What was measured has no image, and its result a window of its own.
+    """
+    given = None if head.needs().measurement else _given(files)
+    ends = _of_result(result) if given is None else _of_input(given, model)
+    shown = {"result": result.image}
+    if given is not None and (there := _onto(given, result.image.shape)) is not None:
+        shown = {"input": there, **shown}
+    images, titles = [], []
+    several = len(result.image) > 1
+    for channel, (low, high) in enumerate(ends):
+        own = {name: image[channel] for name, image in shown.items()}
+        if "std" in result.maps:
+            own[SPREAD] = shown_deviation(result.maps["std"][channel], low)
+        for name, image in own.items():
+            images.append(_cell((image - low) / (high - low) if several else image))
+            titles.append(f"{name}, {model.spec.images[channel]}" if several else name)
+    return sheet(
+        images,
+        sheet_file(target),
+        window=(0.0, 1.0) if several else ends[0],
+        columns=len(images) // len(ends) if result.image.ndim == 3 else None,
+        titles=titles,
+        affine=result.affine if result.placed else None,
+        title=f"{head.kind}, {model.spec.name}; research only",
+    )
+
+
+def _cell(image: NDArray[np.float32]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(image[None]))
+
+
+def _given(files: Sequence[Any]) -> NDArray[np.float32]:
+    """The input's images, a channel each."""
+    return np.concatenate([load_image(file).as_tensor().numpy() for file in files])
+
+
+def _of_input(given: NDArray[np.float32], model: Model) -> list[tuple[float, float]]:
+    """The intensities of each channel that the model's window begins and ends with."""
+    scale = model.spec.intensity.scale_of(torch.from_numpy(given))
+    return [*zip(scale.low, scale.high, strict=True)]
+
+
+def _of_result(result: Result) -> list[tuple[float, float]]:
+    """The same for a result whose intensities are a scanner's own."""
+    ends = [tuple(map(float, np.quantile(channel, ENDS))) for channel in result.image]
+    return [(low, high if low < high else low + 1) for low, high in ends]
+
+
+def _onto(given: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32] | None:
+    """The input with each voxel as often as the result has it along each axis; None where that is
+    no whole number."""
+    if len(given) != shape[0] or given.ndim != len(shape):
+        return None
+    for axis, (n, wanted) in enumerate(zip(given.shape, shape, strict=True)):
+        if wanted % n:
+            return None
+        given = given.repeat(wanted // n, axis)
+    return given
