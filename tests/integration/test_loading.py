@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import cast
 
 import pytest
 import torch
@@ -21,6 +21,7 @@ from medidiff.data.intensity import fit
 from medidiff.data.manifest import read_manifest
 from medidiff.data.options import Percentile, Space
 from medidiff.data.phantoms import write_population
+from medidiff.data.rows import Manifest
 from medidiff.errors import ConfigError
 from medidiff.jobs.prepare import training_set
 from medidiff.training.batches import training_batches
@@ -63,29 +64,40 @@ def test_only_images_have_an_age() -> None:
     assert medidiff.clear_cache("files")[0] == 1
 
 
+@pytest.fixture(scope="module")
+def sizes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[int]]:
+    """What a process of its own holds after 10 epochs and after 50, of each cache.
+
+    Its allocator gives each image a mapping, so that what is freed goes back to the system.
+    """
+    folder = tmp_path_factory.mktemp("epochs")
+    own = {"MEDIDIFF_HOME": str(folder / "home"), "MEDIDIFF_CACHE": str(folder / "scratch")}
+    allocator = {"MALLOC_MMAP_THRESHOLD_": str(2**18), "MALLOC_ARENA_MAX": "1"}
+    done = subprocess.run(
+        [sys.executable, __file__, str(folder)],
+        env={**os.environ, **own, **allocator},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("cache", ["disk", "none"])
-def test_memory_stays_flat_over_fifty_epochs(tmp_path: Path, cache: CacheKind) -> None:
-    """8 images of 1 MiB an epoch: one image kept each epoch would be 40 MiB.
-
-    In a process of its own, whose allocator gives what is freed back: each image has a mapping.
-    """
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**18), "MALLOC_ARENA_MAX": "1"}
-    command = [sys.executable, __file__, str(tmp_path), cache]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    after_10, after_50 = map(int, done.stdout.split())
+def test_memory_stays_flat_over_fifty_epochs(sizes: dict[str, list[int]], cache: CacheKind) -> None:
+    """Images of 1 MiB: one image kept each epoch would be 40 MiB."""
+    after_10, after_50 = sizes[cache]
     assert after_50 - after_10 < 8 * 2**20
 
 
-def sizes_of_training(folder: Path, cache: CacheKind) -> list[int]:
+def sizes_of_training(manifest: Manifest, cache: CacheKind, folder: Path) -> list[int]:
     """What is held at the end of 10 epochs and of 50, where no batch is read ahead."""
-    manifest = read_manifest(write_population(folder / "scans", 8, 1, 1, size=64, dims=3))
     rows, space = manifest.split("train"), Space(3, (64, 64, 64))
     cases = CaseSet(rows, ["image"], space, cache=cache, workers=2)
     data = training_set(manifest, cases, fit(Percentile(), (case.images for case in cases)), ())
-    sizes = []
-    for steps in (10 * len(rows) // 4, 50 * len(rows) // 4):
+    sizes, epoch = [], len(rows) // 4
+    for steps in (10 * epoch, 50 * epoch):
         for step, _ in training_batches(data, 4, 0, 0, steps, torch.device("cpu")):
             if step == steps - 1:
                 sizes.append(held(folder))
@@ -98,17 +110,17 @@ def held(folder: Path) -> int:
     The pages of its libraries come and go with what else the machine does.
     """
     gc.collect()
-    status = Path("/proc/self/status").read_text()
-    own = int(status.split("RssAnon:")[1].split()[0]) * 1024
-    maps = [
-        line.split()[0]
-        for line in Path("/proc/self/maps").read_text().splitlines()
-        if str(folder) in line
-    ]
-    return own + sum(
-        int(last, 16) - int(first, 16) for first, last in (part.split("-") for part in maps)
-    )
+    own = int(Path("/proc/self/status").read_text().split("RssAnon:")[1].split()[0]) * 1024
+    maps = [line.split(maxsplit=5) for line in Path("/proc/self/maps").read_text().splitlines()]
+    mapped = [parts[0].split("-") for parts in maps if parts[-1].startswith(str(folder))]
+    return own + sum(int(end, 16) - int(start, 16) for start, end in mapped)
+
+
+def main(folder: Path) -> None:
+    manifest = read_manifest(write_population(folder / "scans", 8, 1, 1, size=64, dims=3))
+    caches: tuple[CacheKind, ...] = ("disk", "none")
+    print(json.dumps({cache: sizes_of_training(manifest, cache, folder) for cache in caches}))
 
 
 if __name__ == "__main__":
-    print(*sizes_of_training(Path(sys.argv[1]), cast(CacheKind, sys.argv[2])))
+    main(Path(sys.argv[1]))
