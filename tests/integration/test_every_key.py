@@ -464,7 +464,7 @@ def test_scans_are_read_by_as_many_threads_as_the_configuration_says(
     together, original = threading.Barrier(3), placing.load_image
 
     def read(path: Path) -> object:
-        together.wait(10)  # passes only when three threads are here
+        together.wait(60)  # passes only when three threads are here
         return original(path)
 
     monkeypatch.setattr(placing, "load_image", read)

@@ -19,6 +19,8 @@ from medidiff.errors import OutputError
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "smoke-2d.yaml"
 STEPS = 40
+GUARD_S = 600
+"""Longer than anything takes on a busy machine."""
 
 
 def command(manifest: Path, output: Path, *more: str) -> list[str]:
@@ -45,6 +47,24 @@ def status_of(run: Path) -> tuple[str, str]:
     return run_id, MlflowClient(os.environ["MLFLOW_TRACKING_URI"]).get_run(run_id).info.status
 
 
+LINGER = f"""
+import time
+from medidiff import cli
+from medidiff.tracking import Run
+
+log = Run.log
+
+def lingering(run, metrics, step):
+    log(run, metrics, step)
+    if step in range({STEPS - 4}, {STEPS - 1}):
+        time.sleep(20)
+
+Run.log = lingering
+cli.main()
+"""
+"""A run that is not done before a busy machine comes to stop it."""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "ema"),
@@ -61,12 +81,13 @@ def test_a_stopped_run_goes_on_as_if_it_had_never_stopped(
     whole, parts = place / f"whole-{number}-{len(ema)}", place / f"parts-{number}-{len(ema)}"
     average = ("--change", f"train.ema={ema}")
     subprocess.run(command(flat, whole, *average), check=True, capture_output=True)
-    process = subprocess.Popen(command(flat, parts, *average), stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
+    lingering = [sys.executable, "-c", LINGER, *command(flat, parts, *average)[3:]]
+    process = subprocess.Popen(lingering, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + GUARD_S
     while not (parts / "checkpoints" / "latest.json").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(number)
-    _, text = process.communicate(timeout=120)
+    _, text = process.communicate(timeout=GUARD_S)
     assert not (parts / "model").exists(), "the run was done before it could be stopped"
     run_id, status = status_of(parts)
     if number == signal.SIGTERM:

@@ -156,7 +156,7 @@ def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pacs]:
             env={**os.environ, "LD_PRELOAD": str(shim)},
         )
     try:
-        limit = time.monotonic() + 60
+        limit = time.monotonic() + 300
         while not listens(port):
             assert process.poll() is None, log.read_text()[-2000:]
             assert time.monotonic() < limit, log.read_text()[-2000:]
@@ -165,7 +165,7 @@ def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pacs]:
         yield Pacs(port)
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(120)
 
 
 def listens(port: int) -> bool:

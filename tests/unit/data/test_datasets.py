@@ -107,7 +107,7 @@ def test_scans_are_read_by_as_many_threads_as_asked_for(
 
     def read(*arguments: object) -> object:
         seen.add(threading.get_ident())
-        together.wait(10)  # passes only when as many threads are here
+        together.wait(60)  # passes only when as many threads are here
         return load_image(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(placing, "load_image", read)

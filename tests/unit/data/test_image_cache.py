@@ -30,6 +30,8 @@ from medidiff.errors import DataError, OutputError
 
 SPACING = FIELD_OF_VIEW_MM / 32
 SPACE = Space(2, (24, 32), (SPACING, SPACING), "PL")
+GUARD_S = 300
+"""Longer than anything takes on a busy machine: what hangs is ended."""
 
 
 @pytest.fixture
@@ -197,8 +199,9 @@ def test_a_missing_channel_is_no_entry_of_the_others(population: Manifest, key: 
         CaseSet(population.rows[:1], ["image", "t2"], SPACE, cache="disk", key=key)
 
 
-WORKER = """
-import sys, time
+WORKER = f"""
+import signal, sys, time
+signal.alarm({GUARD_S})
 from pathlib import Path
 from medidiff.data import placing
 from medidiff.data.datasets import CaseSet
@@ -206,16 +209,18 @@ from medidiff.data.images import load_image
 from medidiff.data.manifest import read_manifest
 from medidiff.data.options import Space
 
-manifest, log, go, slow = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]
+manifest, go, stop = map(Path, sys.argv[1:4])
+log, *logs = map(Path, sys.argv[4:])
 
 def read(path):
     with log.open("a") as file:
         file.write(path.name + "\\n")
-    time.sleep(float(slow))
+    while stop.exists() or not all(other.read_text() for other in logs):
+        time.sleep(0.01)
     return load_image(path)
 
 placing.load_image = read
-space = Space(2, (24, 32), (SPACING, SPACING), "PL")
+space = Space(2, (24, 32), ({SPACING}, {SPACING}), "PL")
 from medidiff.data.transforms import to_space  # its imports are not to be waited for
 import monai.transforms.croppad.array, monai.transforms.spatial.array
 log.touch()
@@ -223,34 +228,40 @@ while not go.exists():
     time.sleep(0.01)
 cases = CaseSet(read_manifest(manifest).rows, ["image"], space, cache="disk", workers=1)
 print(float(sum(case.images.double().sum() for case in cases)))
-""".replace("SPACING", str(SPACING))
+"""
 
 
-def started(tmp_path: Path, population: Manifest, count: int, slow: float) -> Callable[[], list]:
-    """Processes that wait for one another; calling it lets them go."""
-    logs, go = [tmp_path / f"log{index}" for index in range(count)], tmp_path / "go"
+def started(tmp_path: Path, population: Manifest, *stops: str) -> list:
+    """Two processes that begin together, with the logs of what they read.
+
+    Each has its first image half read until the other has begun one, and, where the file that it
+    is given as a stop exists, as long as that does.
+    """
+    logs, go = [tmp_path / f"log{index}" for index in range(2)], tmp_path / "go"
     running = [
         subprocess.Popen(
-            [sys.executable, "-c", WORKER, population.path, log, go, str(slow)],
+            [sys.executable, "-c", WORKER, population.path, go, tmp_path / stop, *order],
             stdout=subprocess.PIPE,
             text=True,
         )
-        for log in logs
+        for stop, order in zip(stops, (logs, logs[::-1]), strict=True)
     ]
+    wait_for(lambda: all(log.exists() for log in logs))
+    go.touch()
+    return [*zip(running, logs, strict=True)]
 
-    def release() -> list:
-        while not all(log.exists() for log in logs):
-            time.sleep(0.02)
-        go.touch()
-        return [*zip(running, logs, strict=True)]
 
-    return release
+def wait_for(condition: Callable[[], bool]) -> None:
+    limit = time.monotonic() + GUARD_S
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.01)
 
 
 @pytest.mark.slow
 def test_processes_that_start_together_share_the_work(tmp_path: Path, population: Manifest) -> None:
-    both = started(tmp_path, population, 2, 0.2)()
-    told = [process.communicate(timeout=60)[0] for process, _ in both]
+    both = started(tmp_path, population, "none", "none")
+    told = [process.communicate(timeout=GUARD_S)[0] for process, _ in both]
     read = [log.read_text().split() for _, log in both]
     assert told[0] == told[1] != ""
     assert all(len(names) > 0 for names in read)
@@ -261,12 +272,11 @@ def test_processes_that_start_together_share_the_work(tmp_path: Path, population
 def test_a_killed_writer_leaves_nothing_that_others_stumble_over(
     tmp_path: Path, population: Manifest
 ) -> None:
-    both = started(tmp_path, population, 2, 0.5)()
-    killed, log = both[0]
-    while not log.read_text():
-        time.sleep(0.01)
+    (tmp_path / "stop").touch()
+    (killed, log), (other, _) = started(tmp_path, population, "stop", "none")
+    wait_for(lambda: bool(log.read_text()))
     killed.send_signal(signal.SIGKILL)  # holds a lock, has an image half read
-    assert both[1][0].communicate(timeout=60)[0].strip()
+    assert other.communicate(timeout=GUARD_S)[0].strip()
     assert len([*cache_folder().rglob("*.safetensors")]) == 5
 
 
@@ -277,9 +287,9 @@ def test_mapped_entries_cost_one_copy_for_all(tmp_path: Path) -> None:
     original = placing.Original(shape, np.eye(4), True, None, (0.0,))
     case = placing.Placed(torch.ones(1, *shape), shape, None, np.eye(4), original, ())
     cache.put(key := entry_key(Grid(SPACE), ["0"], None), case)
+    before = private_bytes()
     placed = cache.get(key)
     assert placed is not None
-    before = private_bytes()
     assert float(placed.images.sum()) == 256**3
     assert private_bytes() - before < size / 8  # read, but not held
 

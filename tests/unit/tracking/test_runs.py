@@ -20,11 +20,14 @@ from medidiff.tracking.delivery import Courier
 from medidiff.tracking.journal import Journal
 from medidiff.tracking.process import process, this_process
 from medidiff.tracking.record import read_record, write_record
+from medidiff.tracking.sender import within
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 NOBODY = "http://user:secret@127.0.0.1:9"
+GUARD_S = 300
+"""Longer than anything takes on a busy machine."""
 
 
 class Stop(Exception):  # noqa: N818 as the training's own
@@ -130,12 +133,14 @@ def test_the_status_says_how_a_run_ended(
 def test_killed_arrives_although_everything_else_is_stuck(
     store: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "KILL_LIMIT_S", 2.0)
+    monkeypatch.setattr(runs, "KILL_LIMIT_S", 0.5)
+    # a busy machine has longer for the one thing that is not stuck
+    monkeypatch.setattr(runs, "within", lambda _, action: within(GUARD_S, action))
     free = threading.Event()
 
     def interrupted() -> None:
         with opened(tmp_path / "run") as run:
-            monkeypatch.setattr(Courier, "deliver", lambda self: free.wait(30))
+            monkeypatch.setattr(Courier, "deliver", lambda self: free.wait(2 * GUARD_S))
             run.log({"loss": 1.0}, 1)
             raise KeyboardInterrupt
 
@@ -350,7 +355,7 @@ def test_the_load_of_the_machine_is_recorded(
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")
     wanted = "system/cpu_utilization_percentage"
     with opened(tmp_path / "run") as run:
-        limit = time.monotonic() + 30
+        limit = time.monotonic() + GUARD_S
         while wanted not in run.folder.joinpath("journal.jsonl").read_text():
             assert time.monotonic() < limit
             time.sleep(0.05)

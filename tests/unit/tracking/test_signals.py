@@ -30,7 +30,7 @@ signal.signal(signal.SIGTERM, stop)
 with open_run(sys.argv[1], name="a run", experiment="brain", params={}) as run:
     run.log({"loss": 1.0}, 1)
     print(run.run_id, run.flush(), flush=True)
-    time.sleep(600)
+    time.sleep(3600)
 """
 
 
@@ -54,7 +54,7 @@ def test_a_stopped_process_leaves_a_killed_run(
             assert store.get_run(run_id).info.status == "RUNNING"
         finally:
             process.send_signal(number)
-        process.wait(60)
+        process.wait(300)
     lost = number is signal.SIGKILL
     if lost:
         assert store.get_run(run_id).info.status == "RUNNING"
