@@ -47,8 +47,7 @@ class ConjugateGradients:
         Shapes: (batch, channel, *space).
         Source: Hestenes and Stiefel 1952 (doi:10.6028/jres.049.044).
         """
-        nothing = start.new_zeros(()).real
-        return self.solve_beside(lambda x: (normal(x), nothing), right, start, least)[0]
+        return self._solved(lambda x: (normal(x),), right, start, least, None)[0]
 
     def solve_beside(
         self,
@@ -56,7 +55,7 @@ class ConjugateGradients:
         right: Image,
         start: Image,
         least: Tensor | None = None,
-        precondition: Callable[[Image], Image] = lambda x: x,
+        precondition: Callable[[Image], Image] | None = None,
     ) -> tuple[Image, Tensor]:
         """`solve` for a `normal` that gives another linear function of its argument beside: x, and
         that of x, for which nothing is computed again.
@@ -64,27 +63,45 @@ class ConjugateGradients:
         `precondition` is symmetric, positive, and near the inverse of `normal`.
         Source: Concus, Golub & O'Leary 1976 for the preconditioned iteration.
         """
-        applied, beside = normal(start)
+        x, beside = self._solved(normal, right, start, least, precondition)
+        return x, beside
+
+    def _solved(
+        self,
+        normal: Callable[[Image], tuple[Image, *tuple[Tensor, ...]]],
+        right: Image,
+        start: Image,
+        least: Tensor | None,
+        precondition: Callable[[Image], Image] | None,
+    ) -> tuple[Image, *tuple[Tensor, ...]]:
+        """x and what lies beside. On a GPU a step's vectors cost less than their launches, so that
+        none is made twice; its one question is the only time that the step waits for the device."""
+        applied, *beside = normal(start)
         x, residual = start, right - applied
-        towards = precondition(residual)
-        direction, power = towards, real_inner(residual, towards)
+        left, zero = _power(residual), start.new_zeros(()).real
+        direction, power = _led(residual, left, precondition)
         limit = self.tolerance**2 * _power(right)
-        active = _power(residual) > limit
+        active = left > limit
         for _ in range(self.steps):
             if not bool(active.any()):
                 break
-            applied, turned = normal(direction)
+            applied, *turned = normal(direction)
             curvature = real_inner(direction, applied)
             if least is not None:
                 active = active & (curvature > least.to(curvature) * _power(direction))
-            length = per_image(_ratio(power, curvature, active), x)
-            x, beside = x + length * direction, beside + _along(length, turned)
-            residual = residual - length * applied
-            towards = precondition(residual)
-            before, power = power, real_inner(residual, towards)
-            direction = towards + per_image(_ratio(power, before, active), x) * direction
-            active = active & (_power(residual) > limit)
-        return x, beside
+            length = torch.where(active & (curvature > 0), power / curvature, zero)
+            along = per_image(length, x)
+            x = x + along * direction
+            beside = [b + _along(length, t) for b, t in zip(beside, turned, strict=True)]
+            residual = residual - along * applied
+            left, before = _power(residual), power
+            towards, power = _led(residual, left, precondition)
+            # what is active and not preconditioned has a residual, so that before > 0
+            known = active if precondition is None else active & (before > 0)
+            again = torch.where(known, power / before, zero)
+            direction = towards + per_image(again, x) * direction
+            active = active & (left > limit)
+        return x, *beside
 
 
 class IterativeOperator(ABC):
@@ -182,6 +199,11 @@ def _along(length: Tensor, x: Tensor) -> Tensor:
     return x if x.ndim == 0 else length.reshape(-1, *(1,) * (x.ndim - 1)) * x
 
 
-def _ratio(above: Tensor, below: Tensor, active: Tensor) -> Tensor:
-    """above / below for images still at work, 0 for the others."""
-    return torch.where(active & (below > 0), above / below, 0.0)
+def _led(
+    residual: Tensor, left: Tensor, precondition: Callable[[Image], Image] | None
+) -> tuple[Tensor, Tensor]:
+    """Where a residual of the power `left` leads, and its inner product with that."""
+    if precondition is None:
+        return residual, left
+    towards = precondition(residual)
+    return towards, real_inner(residual, towards)
