@@ -14,6 +14,8 @@ from medidiff.types import Image, Tensor
 
 LANCZOS_STEPS = 60
 SMALLEST = 1e-30  # of a vector's length: what is shorter stays as short
+ASKED_EVERY = 4  # steps, on a GPU, whether all are done: an answer is waited for. Every 4 of the 14
+# to 23 steps of a reconstruction makes 2 % more of them, which costs as much as the asking it spares
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,12 @@ class ConjugateGradients:
         complex images is that of their real and imaginary parts. An image whose curvature along a
         direction is not above `least`, (batch,), stops there: `normal` is then not what it should
         be, and steps would be without bound (Steihaug 1983, doi:10.1137/0720042).
+        On a GPU a few steps may follow the last one that moves an image; they change none.
         Shapes: (batch, channel, *space).
         Source: Hestenes and Stiefel 1952 (doi:10.6028/jres.049.044).
         """
-        return self._solved(lambda x: (normal(x),), right, start, least, None)[0]
+        every = 1 if start.device.type == "cpu" else ASKED_EVERY
+        return self._solved(lambda x: (normal(x),), right, start, least, None, every)[0]
 
     def solve_beside(
         self,
@@ -58,12 +62,13 @@ class ConjugateGradients:
         precondition: Callable[[Image], Image] | None = None,
     ) -> tuple[Image, Tensor]:
         """`solve` for a `normal` that gives another linear function of its argument beside: x, and
-        that of x, for which nothing is computed again.
+        that of x, for which nothing is computed again. No step is made in vain, for `normal` may be
+        a network's.
 
         `precondition` is symmetric, positive, and near the inverse of `normal`.
         Source: Concus, Golub & O'Leary 1976 for the preconditioned iteration.
         """
-        x, beside = self._solved(normal, right, start, least, precondition)
+        x, beside = self._solved(normal, right, start, least, precondition, 1)
         return x, beside
 
     def _solved(
@@ -73,17 +78,19 @@ class ConjugateGradients:
         start: Image,
         least: Tensor | None,
         precondition: Callable[[Image], Image] | None,
+        every: int,
     ) -> tuple[Image, *tuple[Tensor, ...]]:
-        """x and what lies beside. On a GPU a step's vectors cost less than their launches, so that
-        none is made twice; its one question is the only time that the step waits for the device."""
+        """x and what lies beside; asked `every` so many steps is whether all images are done, and
+        nothing else here waits for the device. A GPU's vectors cost less than their launches, so
+        that none is made twice."""
         applied, *beside = normal(start)
         x, residual = start, right - applied
         left, zero = _power(residual), start.new_zeros(()).real
         direction, power = _led(residual, left, precondition)
         limit = self.tolerance**2 * _power(right)
         active = left > limit
-        for _ in range(self.steps):
-            if not bool(active.any()):
+        for step in range(self.steps):
+            if step % every == 0 and not bool(active.any()):
                 break
             applied, *turned = normal(direction)
             curvature = real_inner(direction, applied)
