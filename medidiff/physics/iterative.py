@@ -14,8 +14,8 @@ from medidiff.types import Image, Tensor
 
 LANCZOS_STEPS = 60
 SMALLEST = 1e-30  # of a vector's length: what is shorter stays as short
-ASKED_EVERY = 4  # steps, on a GPU, whether all are done: an answer is waited for. Every 4 of the 14
-# to 23 steps of a reconstruction makes 2 % more of them, which costs as much as the asking it spares
+ASKED_EVERY = 4  # steps of a GPU, which is waited for: of the 14 to 23 steps that a reconstruction
+# takes it makes 2 % more, whose launches are about those of the questions that it spares
 
 
 @dataclass(frozen=True)
