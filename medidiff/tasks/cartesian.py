@@ -200,6 +200,8 @@ class _Made:
     def taken(self, members: Sequence[int]) -> _Made:
         """That of some members, each named once or several times."""
         chosen = [*members]
+        if chosen == [*range(len(self.cases))]:
+            return self
         return replace(
             self,
             kspace=self.kspace[chosen],
@@ -222,8 +224,8 @@ class _Made:
 
     def values(self, operator: LinearOperator) -> Tensor:
         """The k-space in model units, whose line `operator` takes along."""
-        kspace, offsets = self._scaled
-        return kspace + operator.forward(offsets)
+        kspace = per_image(self.line[0], self.kspace) * self.kspace
+        return kspace + operator.forward(self._offsets)
 
     def refined(self, images: Tensor, width: float, phase: Tensor) -> Tensor:
         """The phases that fit all samples, given images in model units that may be wrong."""
@@ -276,11 +278,10 @@ class _Made:
         return self.mask > 0
 
     @cached_property
-    def _scaled(self) -> tuple[Tensor, Tensor]:
-        """The k-space times each member's gain, and images of its offset."""
-        gain, offset = self.line
+    def _offsets(self) -> Tensor:
+        """Images of the line's offset."""
         ones = torch.ones((len(self.cases), 1, *self.size), device=self.kspace.device)
-        return per_image(gain, self.kspace) * self.kspace, per_image(offset, ones) * ones
+        return per_image(self.line[1], ones) * ones
 
 
 def even(like: Tensor) -> Tensor:
