@@ -30,7 +30,7 @@ from itertools import product
 from pathlib import Path
 
 import torch
-from record import ROOT, Measured, write_result
+from record import ROOT, Measured, Origins, write_result
 from supervised_peers import RICIAN, described, least_of, peer
 from supervised_tasks import as_benchmarked
 
@@ -57,6 +57,15 @@ HEADS = {
     "inpaint": Inpainting,
 }
 REGIONS = {"psnr_head": "in-head", "psnr_region": "in the hole"}
+
+
+def about(what: str) -> str:
+    """A row's setting, and whether it is of the samples' spread."""
+    setting, _, rest = what.partition(", ")
+    return f"{setting}, spread" if rest.startswith(("coverage", "spread")) else setting
+
+
+BY_SETTING = Origins("kept", "settings", ("commit", "date", "hardware", "versions"), about)
 
 
 @dataclass(frozen=True)
@@ -127,35 +136,15 @@ def main() -> None:
         facts["ours"] = "of an earlier run, as in inverse_problems.json"
     if args.supervised:
         facts["supervised"] = [options.tree(described(place)) for place in args.supervised]
-    if args.keep:
-        old, earlier = beside(json.loads(args.keep.read_text(encoding="utf-8")), rows)
-        rows, facts["kept"] = [*rows, *old], earlier
-    print(write_result(args.name, rows, facts=facts, folder=args.out))
+    earlier = json.loads(args.keep.read_text(encoding="utf-8")) if args.keep else None
+    print(
+        write_result(
+            args.name, rows, facts=facts, folder=args.out, earlier=earlier, origins=BY_SETTING
+        )
+    )
     for part in parts if args.out is None and args.ours is None else ():
         picture = ROOT / "benchmarks" / "results" / f"inverse_{part.name.replace('-', '_')}.png"
         shutil.copyfile(args.work / part.name / "comparison.png", picture)
-
-
-def beside(result: dict, rows: Sequence[Measured]) -> tuple[list[Measured], list[dict]]:
-    """Of an earlier result the rows that `rows` has none like, by what they are about, and of which
-    commit, hardware and versions they are."""
-    new = {about(row.what) for row in rows}
-    old = [Measured(**row) for row in result["rows"] if about(row["what"]) not in new]
-    here = list(dict.fromkeys(about(row.what) for row in old))
-    before = result["facts"].get("kept", [])
-    said = {name for each in before for name in each["settings"]}
-    source = {name: result[name] for name in ("commit", "date", "hardware", "versions")}
-    earlier = [
-        each | {"settings": [name for name in each["settings"] if name in here]} for each in before
-    ]
-    found = [*earlier, source | {"settings": [name for name in here if name not in said]}]
-    return old, [each for each in found if each["settings"]]
-
-
-def about(what: str) -> str:
-    """A row's setting, and whether it is of the samples' spread."""
-    setting, _, rest = what.partition(", ")
-    return f"{setting}, spread" if rest.startswith(("coverage", "spread")) else setting
 
 
 def run(args: argparse.Namespace, part: Part) -> None:

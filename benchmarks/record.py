@@ -10,7 +10,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -20,6 +20,23 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 HEADER = ("command", "commit", "date", "hardware")
 PACKAGES = ("medidiff", "torch", "monai", "numpy", "scikit-image", "nibabel", "diffusers")
+
+
+@dataclass(frozen=True)
+class Origins:
+    """How a result tells which run measured the rows that are not its own."""
+
+    fact: str = "measured earlier"
+    """Its place among the facts: a list of runs."""
+    names: str = "rows"
+    """Of each run, what its rows there are about."""
+    source: tuple[str, ...] = HEADER
+    """What is told of a run besides."""
+    about: Callable[[str], str] = str
+    """What a row is about: one that is measured anew takes the place of all about the same."""
+
+
+BY_ROW = Origins()
 
 
 @dataclass(frozen=True)
@@ -41,10 +58,11 @@ def write_result(
     facts: dict[str, object],
     folder: Path | None = None,
     earlier: Mapping[str, Any] | None = None,
+    origins: Origins = BY_ROW,
 ) -> Path:
     """Write benchmarks/results/NAME.json (or into `folder`).
 
-    Rows and facts of `earlier_result` that were not measured anew are kept, with their origin.
+    Rows and facts of an `earlier` result that were not measured anew are kept, with their origin.
     """
     place = (folder or RESULTS) / f"{name}.json"
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +78,7 @@ def write_result(
         "rows": [asdict(row) for row in rows],
     }
     if earlier:
-        content = with_earlier(content, earlier)
+        content = with_earlier(content, earlier, origins)
     place.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return place
 
@@ -73,19 +91,30 @@ def earlier_result(name: str, folder: Path | None = None) -> dict[str, Any]:
     return {}
 
 
-def with_earlier(content: Mapping[str, Any], earlier: Mapping[str, Any]) -> dict[str, Any]:
-    """The result with what only the earlier one has; facts["measured earlier"] tells its origin."""
-    new = {row["what"] for row in content["rows"]}
-    kept = [row for row in earlier["rows"] if row["what"] not in new]
-    names = {row["what"] for row in kept}
-    own = {"rows": [row["what"] for row in earlier["rows"]], **{k: earlier[k] for k in HEADER}}
-    origins: list[dict[str, Any]] = []
-    for origin in [*earlier["facts"].get("measured earlier", []), own]:
-        rows = [what for what in origin["rows"] if what in names]
-        names -= set(rows)
-        origins += [{**origin, "rows": rows}] if rows else []
-    facts = {**earlier["facts"], **content["facts"], "measured earlier": origins}
+def with_earlier(
+    content: Mapping[str, Any], earlier: Mapping[str, Any], origins: Origins = BY_ROW
+) -> dict[str, Any]:
+    """The result with what only the earlier one has, and among the facts its origin."""
+    kept, runs = kept_of(earlier, [row["what"] for row in content["rows"]], origins)
+    facts = {**earlier["facts"], **content["facts"], origins.fact: runs}
     return {**content, "facts": facts, "rows": [*content["rows"], *kept]}
+
+
+def kept_of(
+    earlier: Mapping[str, Any], measured: Sequence[str], origins: Origins = BY_ROW
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Of an earlier result the rows that none `measured` anew is about, and which runs they are of:
+    the one that first told of a row, or the earlier result's own."""
+    new = {origins.about(what) for what in measured}
+    kept = [row for row in earlier["rows"] if origins.about(row["what"]) not in new]
+    left = list(dict.fromkeys(origins.about(row["what"]) for row in kept))
+    own = {origins.names: left, **{name: earlier[name] for name in origins.source}}
+    runs: list[dict[str, Any]] = []
+    for run in [*earlier["facts"].get(origins.fact, []), own]:
+        names = [name for name in run[origins.names] if name in left]
+        left = [name for name in left if name not in names]
+        runs += [{**run, origins.names: names}] if names else []
+    return kept, runs
 
 
 def direction(metric: str) -> Literal["lower", "higher"]:

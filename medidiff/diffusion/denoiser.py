@@ -13,8 +13,9 @@ from typing import Literal, TypeAlias
 import torch
 from torch import nn
 
-from medidiff.diffusion.levels import Denoise, Estimate, NoiseLevel, eps_of, scale, sent
+from medidiff.diffusion.levels import Denoise, Estimate, NoiseLevel, eps_of, scale
 from medidiff.diffusion.targets import Target, estimate
+from medidiff.sending import sent
 from medidiff.types import Image, Tensor
 
 Network: TypeAlias = Callable[[Image, Tensor, Tensor | None, Image | None], Image]

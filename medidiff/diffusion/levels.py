@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 import torch
 
+from medidiff.sending import sent
 from medidiff.types import Image, Tensor
 
 
@@ -94,13 +95,6 @@ def scale(coefficient: Tensor, x: Image) -> Tensor:
         return coefficient.to(x.dtype)
     shape = (-1,) + (1,) * (x.ndim - 1) if coefficient.ndim else ()
     return sent(coefficient.to(dtype=x.dtype), x.device).reshape(shape)
-
-
-def sent(numbers: Tensor, device: torch.device) -> Tensor:
-    """A few numbers on a device; on the way from a CPU to a GPU neither waits for the other."""
-    if device.type != "cuda" or numbers.device.type != "cpu":
-        return numbers.to(device)
-    return numbers.pin_memory().to(device, non_blocking=True)
 
 
 def diffuse(clean: Image, level: NoiseLevel, eps: Image) -> Image:

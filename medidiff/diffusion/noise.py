@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 import torch
 
-from medidiff.diffusion.levels import scale, sent
+from medidiff.diffusion.levels import scale
+from medidiff.sending import sent
 from medidiff.types import Image, Tensor
 
 if TYPE_CHECKING:

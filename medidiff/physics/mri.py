@@ -7,7 +7,7 @@ from functools import cached_property
 
 import torch
 
-from medidiff.physics.fourier import from_kspace, to_kspace
+from medidiff.physics.fourier import Filter, from_kspace, to_kspace
 from medidiff.physics.iterative import ConjugateGradients, IterativeOperator
 from medidiff.physics.operators import SpectralOperator, check_mask
 from medidiff.types import Image, Tensor
@@ -60,6 +60,14 @@ class FourierSampling(SpectralOperator):
     def adjoint(self, y: Tensor) -> Image:
         """The zero-filled image."""
         return from_kspace(self.measured(y))
+
+    def normal(self, x: Image) -> Image:
+        """A* A x, by one mask for the two."""
+        return self._kept(x)
+
+    @cached_property
+    def _kept(self) -> Filter:
+        return Filter(self.mask)
 
     def spectrum(self, x: Image) -> Tensor:
         """The whole k-space."""
@@ -118,12 +126,28 @@ class SenseMRI(IterativeOperator):
 
     def adjoint(self, y: Tensor) -> Image:
         """The coils' images combined; its real part if there is a phase."""
-        images = from_kspace(self._sampled(y))
-        combined = (self._sensitivity.conj() * images).sum(1, keepdim=True)
-        return combined if self.phase is None else combined.real
+        return self._combined(from_kspace(self._sampled(y)))
+
+    def normal(self, x: Image) -> Image:
+        """A* A x, by one mask for the two."""
+        return self._combined(self._kept(self._sensitivity * x))
 
     def _sampled(self, kspace: Tensor) -> Tensor:
         return kspace * self.mask.to(kspace.device, kspace.dtype.to_real())
+
+    def _combined(self, images: Tensor) -> Image:
+        seen = self._conjugate * images
+        combined = seen if seen.shape[1] == 1 else seen.sum(1, keepdim=True)
+        return combined if self.phase is None else combined.real
+
+    @cached_property
+    def _kept(self) -> Filter:
+        return Filter(self.mask)
+
+    @cached_property
+    def _conjugate(self) -> Tensor:
+        """Of the sensitivity; in memory, for it is used at every step."""
+        return self._sensitivity.conj().resolve_conj()
 
     @cached_property
     def _sensitivity(self) -> Tensor:

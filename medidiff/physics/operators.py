@@ -10,6 +10,7 @@ from typing import Protocol, overload
 
 import torch
 
+from medidiff.sending import sent
 from medidiff.types import Image, Tensor
 
 
@@ -172,8 +173,8 @@ class DenseOperator(SpectralOperator):
 
 
 def check_mask(mask: Tensor) -> None:
-    """Errors: ValueError for any value but 0 and 1."""
-    if not bool(((mask == 0) | (mask == 1)).all()):
+    """Errors: ValueError for any value but 0 and 1; true and false are not looked at."""
+    if mask.dtype != torch.bool and not bool(((mask == 0) | (mask == 1)).all()):
         raise ValueError("a mask holds 0 (missing) and 1 (measured) only")
 
 
@@ -198,4 +199,4 @@ def per_image(value: float | Tensor, like: Tensor) -> float | Tensor:
 
 def _as_real(values: Tensor, like: Tensor) -> Tensor:
     """Real values where `like` is and in its precision, so that they do not widen it."""
-    return values.to(like.device, like.dtype.to_real())
+    return sent(values.to(like.dtype.to_real()), like.device)

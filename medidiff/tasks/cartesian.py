@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -25,7 +26,7 @@ from medidiff.physics import (
     LinearOperator,
 )
 from medidiff.physics.coils import ESPIRiT, image_of_centre
-from medidiff.physics.operators import per_image
+from medidiff.physics.operators import check_mask, per_image
 from medidiff.physics.window import Placed, centred_on
 from medidiff.tasks.base import Measurement, Problem, Signal
 from medidiff.tasks.given import is_stated, lines, scale_of, stacked
@@ -68,6 +69,7 @@ class Cartesian:
         """
         size = model.spec.space.size
         kspace, mask = stacked(cases, "kspace", model), stacked(cases, "mask", model)
+        check_mask(mask)
         mask = mask.to(kspace.real.dtype)
         kspace = kspace * mask
         # masks are many slices' alike, and what is told of one takes a while
@@ -105,7 +107,9 @@ class Cartesian:
         the others, (batch,): fat, which is out of phase, is as thin as it is bright."""
         if self.fine == 0:
             return made, torch.zeros(len(made.cases))
-        found, magnitude = refuted(made.fit, made.mask, made.coils, phase)
+        found, magnitude = refuted(
+            lambda members: made.taken(members).fit, made.seen, made.coils, phase
+        )
         stated = None if self.fine == "estimate" else torch.full_like(made.fine, float(self.fine))
         fine = FINE * found.to(made.fine) if stated is None else stated
         top = torch.stack([quantile(each.abs().flatten(), BRIGHTEST) for each in magnitude])
@@ -170,19 +174,19 @@ class _Made:
         everyone = range(len(self.cases))
 
         def operator(members: Sequence[int]) -> LinearOperator:
-            return self.operator(members, phase[[*members]])
+            return self.taken(members).operator(phase[[*members]])
 
         return Measurement(
             operator,
-            self.values(everyone, operator(everyone)),
-            lines(self.cases)[0] * self.sigma,
+            self.values(self.operator(phase)),
+            self.line[0] * self.sigma,
             2 * self.mask.flatten(1).sum(1).cpu().double() * self.kspace.shape[1],
             tuple(self._kind(known, index) for index in everyone),
-            Signal(self.complex_images, self.kspace, self.sigma),
+            Signal(lambda members: self.taken(members).complex_images, self.kspace, self.sigma),
             None
             if known
             else lambda images, width: self.with_phase(self.refined(images, width, phase), False),
-            refit=None if known else lambda members: self.refit(members, phase),
+            refit=None if known else lambda members: self.taken(members).refit(phase[[*members]]),
             brightness="estimated",
         )
 
@@ -193,73 +197,91 @@ class _Made:
             return f"{kind}, phase given"
         return f"{kind}, phase not smooth" if self.fine[member] > 0 else kind
 
-    def operator(self, members: Sequence[int], phase: Tensor) -> LinearOperator:
-        """On real images of the model's grid; a phase for each of the members."""
+    def taken(self, members: Sequence[int]) -> _Made:
+        """That of some members, each named once or several times."""
         chosen = [*members]
-        coils = None if self.coils is None else self.coils[chosen]
-        found = CartesianMRI(self.mask[chosen], coils, phase, STEPS)
+        if chosen == [*range(len(self.cases))]:
+            return self
+        return replace(
+            self,
+            kspace=self.kspace[chosen],
+            mask=self.mask[chosen],
+            coils=None if self.coils is None else self.coils[chosen],
+            sigma=self.sigma[chosen],
+            cases=tuple(self.cases[index] for index in chosen),
+            ramp=self.ramp[chosen],
+            fine=self.fine[chosen],
+            kinds=tuple(self.kinds[index] for index in chosen),
+        )
+
+    def operator(self, phase: Tensor) -> LinearOperator:
+        """On real images of the model's grid."""
+        found = CartesianMRI(self.seen, self.coils, phase, STEPS)
         if self.grid == self.size:
             return found
         like = torch.zeros((1, 1, *self.size), device=self.kspace.device)
         return Placed(found, self.size, self.grid, like)
 
-    def values(self, members: Sequence[int], operator: LinearOperator) -> Tensor:
-        """The members' k-space in model units, whose line `operator` takes along."""
-        chosen = [*members]
-        kspace = self.kspace[chosen]
-        gain, offset = lines([self.cases[index] for index in chosen])
-        ones = torch.ones((len(chosen), 1, *self.size), device=kspace.device)
-        return per_image(gain, kspace) * kspace + operator.forward(per_image(offset, ones) * ones)
-
-    def complex_images(self, members: Sequence[int]) -> LinearOperator:
-        """On complex images of the measured grid."""
-        chosen = [*members]
-        coils = None if self.coils is None else self.coils[chosen]
-        return CartesianMRI(self.mask[chosen], coils, None, EXACT)
+    def values(self, operator: LinearOperator) -> Tensor:
+        """The k-space in model units, whose line `operator` takes along."""
+        kspace = per_image(self.line[0], self.kspace) * self.kspace
+        return kspace + operator.forward(self._offsets)
 
     def refined(self, images: Tensor, width: float, phase: Tensor) -> Tensor:
         """The phases that fit all samples, given images in model units that may be wrong."""
-        return self._fitted(range(len(self.cases)), images, torch.tensor(width), phase, ROUNDS)
+        return self._fitted(images, torch.tensor(width), phase, ROUNDS)
 
-    def refit(self, members: Sequence[int], phase: Tensor) -> Refit:
-        """The members' operator with phases fitted to an estimate, a step a time."""
+    def refit(self, begin: Tensor) -> Refit:
+        """The operator with phases fitted to an estimate, a step a time, from `begin` on."""
 
         def refit(clean: Tensor, width: Tensor, memory: Any, at: Step | None) -> Refitted:
-            before = phase[[*members]] if memory is None else memory
-            after = self._fitted(members, clean, width, before, 1, at)
-            operator = self.operator(members, after)
-            return Refitted(operator, self.values(members, operator), after)
+            after = self._fitted(clean, width, begin if memory is None else memory, 1, at)
+            operator = self.operator(after)
+            return Refitted(operator, self.values(operator), after)
 
         return refit
 
     def _fitted(
-        self,
-        members: Sequence[int],
-        images: Tensor,
-        width: Tensor,
-        phase: Tensor,
-        rounds: int,
-        at: Step | None = None,
+        self, images: Tensor, width: Tensor, phase: Tensor, rounds: int, at: Step | None = None
     ) -> Tensor:
-        """A phase for each of the members, given one for each."""
-        chosen = [*members]
-        cases = [self.cases[index] for index in chosen]
-        signal = torch.stack(
-            [case.scale.inverse(x, axis=0) for case, x in zip(cases, images, strict=True)]
-        )
-        wide = width.cpu() / lines(cases)[0]
-        return self.fit(chosen).fitted(centred_on(signal, self.grid), wide, phase, rounds, at)
+        low, high = (per_image(ends, images) for ends in self._ends)
+        signal = (images + 1) * ((high - low) / 2) + low  # as `Scale.inverse` has it
+        wide = width.cpu() / self.line[0]
+        return self.fit.fitted(centred_on(signal, self.grid), wide, phase, rounds, at)
 
-    def fit(self, members: Sequence[int]) -> SmoothPhase:
-        """What the samples of some members say of their phases."""
-        chosen = [*members]
-        return SmoothPhase(
-            self.complex_images(chosen),
-            self.kspace[chosen],
-            self.ramp[chosen],
-            self.sigma[chosen],
-            self.fine[chosen],
-        )
+    @cached_property
+    def fit(self) -> SmoothPhase:
+        """What the samples say of the phases."""
+        return SmoothPhase(self.complex_images, self.kspace, self.ramp, self.sigma, self.fine)
+
+    @cached_property
+    def complex_images(self) -> LinearOperator:
+        """On complex images of the measured grid."""
+        return CartesianMRI(self.seen, self.coils, None, EXACT)
+
+    @cached_property
+    def line(self) -> tuple[Tensor, Tensor]:
+        """(gain, offset) as `lines` has them."""
+        return lines(self.cases)
+
+    @cached_property
+    def _ends(self) -> tuple[Tensor, Tensor]:
+        """The signals that -1 and 1 stand for, (batch,)."""
+        found = [(case.scale.low[0], case.scale.high[0]) for case in self.cases]
+        low, high = torch.tensor(found, dtype=torch.float64).unbind(1)
+        return low, high
+
+    @cached_property
+    def seen(self) -> Tensor:
+        """The mask as true and false, which an operator need not look at first: that would make a
+        GPU wait at every step."""
+        return self.mask > 0
+
+    @cached_property
+    def _offsets(self) -> Tensor:
+        """Images of the line's offset."""
+        ones = torch.ones((len(self.cases), 1, *self.size), device=self.kspace.device)
+        return per_image(self.line[1], ones) * ones
 
 
 def even(like: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
@@ -57,8 +57,7 @@ class Cosines:
 
     def gram(self, power: Tensor) -> Tensor:
         """B^T diag(power) B of each field of weights, (batch, waves, waves)."""
-        pairs = [(m[:, None] * m).flatten(0, 1) for m in self.along]
-        found, axes = _contracted(power[:, 0], pairs), len(pairs)
+        found, axes = _contracted(power[:, 0], self._pairs), len(self.along)
         for axis in reversed(range(axes)):
             found = found.unflatten(axis + 1, [len(self.along[axis])] * 2)
         rows, columns = range(1, 2 * axes, 2), range(2, 2 * axes + 1, 2)
@@ -68,11 +67,22 @@ class Cosines:
 
     def coefficients(self, fields: Tensor) -> Tensor:
         """theta of fields B theta: the cosines are orthogonal."""
-        exact = self.to(fields.double())
-        powers = torch.ones(1).to(fields.double())
+        exact, powers = self._exact
+        return (exact.transposed(fields.double()) / powers).to(fields)
+
+    @cached_property
+    def _pairs(self) -> list[Tensor]:
+        """Products of two cosines each, (cosines^2, n) along each axis."""
+        return [(m[:, None] * m).flatten(0, 1) for m in self.along]
+
+    @cached_property
+    def _exact(self) -> tuple[Cosines, Tensor]:
+        """In double precision, and the power of each product, (waves,)."""
+        exact = self.to(self.along[0].double())
+        powers = exact.along[0].new_ones(1)
         for matrix in exact.along:
             powers = (powers[:, None] * matrix.square().sum(1)).flatten()
-        return (exact.transposed(fields.double()) / powers[self.chosen]).to(fields)
+        return exact, powers[self.chosen]
 
 
 def _contracted(x: Tensor, matrices: list[Tensor] | tuple[Tensor, ...]) -> Tensor:
@@ -80,6 +90,17 @@ def _contracted(x: Tensor, matrices: list[Tensor] | tuple[Tensor, ...]) -> Tenso
     for axis, matrix in enumerate(matrices, 1):
         x = (x.movedim(axis, -1) @ matrix.T).movedim(-1, axis)
     return x
+
+
+def cosines_like(fields: Tensor) -> Cosines:
+    """The lowest cosines of some fields, where those are and in their precision."""
+    return _placed(tuple(fields.shape[2:]), fields.dtype, fields.device)
+
+
+@lru_cache(maxsize=8)
+def _placed(space: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Cosines:
+    """Kept: a fit at every step asks for them, and each copy would make a GPU wait."""
+    return cosines(space).to(torch.empty(0, dtype=dtype, device=device))
 
 
 @lru_cache(maxsize=4)

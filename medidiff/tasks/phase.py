@@ -28,7 +28,8 @@ from medidiff.inverse.alternating import PARAMETERS
 from medidiff.inverse.draws import measurement_noise
 from medidiff.physics import ConjugateGradients, LinearOperator
 from medidiff.physics.operators import per_image
-from medidiff.tasks.cosines import Cosines, cosines
+from medidiff.sending import sent
+from medidiff.tasks.cosines import cosines_like
 
 SOLVER = ConjugateGradients(tolerance=1e-3, steps=30)
 SMALLEST = 1e-3  # of the noise: a width that is none
@@ -52,7 +53,7 @@ def begun(image: Tensor) -> tuple[Tensor, Tensor]:
     """
     ramp = _ramp(image)
     level = image * torch.polar(torch.ones_like(ramp), -ramp)
-    waves = _waves(ramp.double())
+    waves = cosines_like(ramp.double())
     pull = _expected(ramp) ** -2
     normal, right = torch.zeros_like(pull).diag_embed(), torch.zeros_like(pull)
     for axis in range(2, image.ndim):
@@ -164,8 +165,9 @@ class _Linear:
     def __init__(self, fit: SmoothPhase, magnitude: Tensor, width: Tensor, phase: Tensor) -> None:
         self.operator, self.magnitude = fit.operator, magnitude
         self.turn = torch.polar(torch.ones_like(phase), phase)
-        self.waves = _waves(phase)
-        noise = fit.noise_std.to(phase)
+        self.back, self.dark = self.turn.conj().resolve_conj(), torch.zeros_like(magnitude)
+        self.waves = cosines_like(phase)
+        noise = sent(fit.noise_std.to(phase.dtype), phase.device)
         self.width = per_image(width, phase).clamp_min(SMALLEST * per_image(noise, phase))
         self.rho = per_image(noise, phase) ** 2 / self.width**2
         self.tau = _expected(phase).to(phase)
@@ -183,9 +185,9 @@ class _Linear:
         apart = field - self.field(self.theta) if self.rough else torch.zeros_like(field)
         self.psi = torch.where(fine > 0, apart / fine, 0.0)
 
-    def expected_fine(self, psi: Tensor) -> Tensor:
+    def expected_fine(self, psi: Tensor) -> Tensor | None:
         """What pulls at psi's scaled unknowns, given psi in its deviations."""
-        return self.lean * (psi - self.psi)
+        return self.lean * (psi - self.psi) if self.rough else None
 
     def _factor(self, power: Tensor) -> Tensor:
         """Of theta's curvature if all of k-space were seen: a choice of scale, so that a little on
@@ -194,18 +196,18 @@ class _Linear:
         little = ROUNDING * gram.diagonal(dim1=1, dim2=2).mean(1, keepdim=True)
         return torch.linalg.cholesky(gram + (self.pull + little).diag_embed())
 
-    def packed(self, magnitude: Tensor, theta: Tensor, fine: Tensor) -> Tensor:
-        """The scaled unknowns' gradient; psi's is given scaled."""
+    def packed(self, magnitude: Tensor, theta: Tensor, fine: Tensor | None) -> Tensor:
+        """The scaled unknowns' gradient; psi's, None unless a phase may be rough, is scaled."""
         down = torch.linalg.solve_triangular(self.factor, theta[..., None], upper=False)[..., 0]
-        smooth = torch.cat([(self.scale * magnitude).flatten(1), down], 1)
-        return torch.cat([smooth, fine.flatten(1)], 1) if self.rough else smooth
+        parts = [(self.scale * magnitude).flatten(1), down]
+        return torch.cat(parts if fine is None else [*parts, fine.flatten(1)], 1)
 
     def unpacked(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Magnitude and theta of the scaled unknowns, and those of psi as they are."""
         voxels, waves = self.magnitude[0].numel(), self.theta.shape[1]
         magnitude, theta, fine = x.split([voxels, waves, x.shape[1] - voxels - waves], 1)
         up = torch.linalg.solve_triangular(self.factor.mT, theta[..., None], upper=True)[..., 0]
-        psi = fine.view_as(self.magnitude) if self.rough else torch.zeros_like(self.magnitude)
+        psi = fine.view_as(self.magnitude) if self.rough else self.dark
         return self.scale * magnitude.view_as(self.magnitude), up, psi
 
     def turned(self, theta: Tensor, fine: Tensor) -> Tensor:
@@ -214,15 +216,16 @@ class _Linear:
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Of the map from the packed unknowns to k-space."""
-        image = self.turn.conj() * self.operator.adjoint(y)
+        image = self.back * self.operator.adjoint(y)
         return self._gradient(image)
 
     def normal(self, x: Tensor) -> Tensor:
         """Its normal map, and what the unknowns' own terms add."""
         magnitude, theta, fine = self.unpacked(x)
         image = torch.complex(magnitude, self.magnitude * self.turned(theta, fine))
-        image = self.turn.conj() * self.operator.normal(self.turn * image)
-        own = self.packed(self.rho * magnitude, self.pull * theta, self.stiff * fine)
+        image = self.back * self.operator.normal(self.turn * image)
+        stiff = self.stiff * fine if self.rough else None
+        own = self.packed(self.rho * magnitude, self.pull * theta, stiff)
         return self._gradient(image) + own
 
     def field(self, theta: Tensor) -> Tensor:
@@ -231,15 +234,11 @@ class _Linear:
 
     def _gradient(self, image: Tensor) -> Tensor:
         across = self.magnitude * image.imag
-        return self.packed(image.real, self.waves.transposed(across), self.gain * across)
-
-
-def _waves(like: Tensor) -> Cosines:
-    """Where `like` is and in its precision."""
-    return cosines(tuple(like.shape[2:])).to(like)
+        fine = self.gain * across if self.rough else None
+        return self.packed(image.real, self.waves.transposed(across), fine)
 
 
 def _expected(like: Tensor) -> Tensor:
     """tau: the standard deviation of each coefficient in radians, in float64."""
-    half_periods = _waves(like).half_periods
+    half_periods = cosines_like(like).half_periods
     return SPREAD / (1 + (half_periods / KNEE) ** FALL)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from medidiff.diffusion.levels import sent
 from medidiff.networks.kernels import usable
 from medidiff.networks.kernels.launches import Kernels, cdiv, sum_type
+from medidiff.sending import sent
 from medidiff.types import Tensor
 
 kernels = Kernels("triton_philox")

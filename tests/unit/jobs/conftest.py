@@ -49,5 +49,6 @@ def benchmarks(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder = Path(__file__).resolve().parents[3] / "benchmarks"
     monkeypatch.syspath_prepend(str(folder))
     yield folder
-    for name in ("record", "ship", "weights", "inverse_problems", "supervised_peers"):
+    names = ("record", "ship", "weights", "inverse_problems", "supervised_peers")
+    for name in (*names, "inverse_cost", "tune_inverse", "validation"):
         sys.modules.pop(name, None)
