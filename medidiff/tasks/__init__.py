@@ -14,6 +14,7 @@ from typing import TypeAlias, cast, get_args
 
 from medidiff import options
 from medidiff.errors import TaskError
+from medidiff.option_kinds import with_usual_kinds
 from medidiff.tasks.base import Head
 from medidiff.tasks.denoise import Denoising
 from medidiff.tasks.inpaint import Inpainting
@@ -64,7 +65,8 @@ def head(name: str, given: Mapping[str, object]) -> Head:
     if name not in classes:
         raise TaskError(f"no task is called {name!r}; {options.nearest(name, list(classes))}")
     try:
-        return cast(Head, options.read(classes[name], {"kind": name, **given}))
+        stated = with_usual_kinds(classes[name], {"kind": name, **given})
+        return cast(Head, options.read(classes[name], stated))
     except options.OptionError as error:
         raise TaskError(f"{name}: {error}") from None
 

@@ -15,12 +15,16 @@ from medidiff.data.intensity import FittedIntensity
 from medidiff.data.options import Space
 from medidiff.data.raw import read_array, read_raw
 from medidiff.data.raw_checks import Kind
-from medidiff.errors import DataError, OutputError
+from medidiff.errors import DataError, OutputError, TaskError
+from medidiff.inverse import DiffPIR
 from medidiff.jobs.measurements import open_measurement
 from medidiff.jobs.run import output_files
 from medidiff.model import Model
 from medidiff.networks import NetworkShape, UNetOptions, build
 from medidiff.spec import ModelSpec
+from medidiff.tasks import Reconstruction, head
+from medidiff.tasks.cartesian import Cartesian
+from medidiff.tasks.defaults import Posterior
 
 SIZE, COILS = (12, 16), 3
 NETWORK = UNetOptions(channels=(4, 8), blocks=1, attention=(False, False), groups=2)
@@ -237,3 +241,13 @@ def test_the_command_line_says_it_in_one_line_and_writes_nothing(
     assert told.startswith("medidiff: measurement 1: the k-space holds 1 numbers that are NaN")
     assert len(told.splitlines()) == 1
     assert not out.exists()
+
+
+def test_options_of_the_usual_measurement_and_sampler_may_be_stated_without_their_kind() -> None:
+    given = {"measurement": {"sigma": 0.5}, "posterior": {"method": {"weight": 2}, "steps": 7}}
+    chosen = head("reconstruct", given)
+    assert isinstance(chosen, Reconstruction)
+    assert chosen.measurement == Cartesian(sigma=0.5)
+    assert chosen.posterior == Posterior(DiffPIR(weight=2), steps=7)
+    with pytest.raises(TaskError, match=r"measurement\.kind: .* known here: cartesian, radon"):
+        head("reconstruct", {"measurement": {"span": 90}})
