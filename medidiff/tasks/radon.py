@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -65,14 +66,17 @@ class Radon:
     """Attenuation of water (1/mm), which Hounsfield units refer to."""
 
     def __post_init__(self) -> None:
+        values = (self.shift_mm, self.water, self.photons or 0.0, *(self.attenuation or ()))
+        if not all(map(math.isfinite, values)):  # a beam looks at its own
+            raise ValueError("shift_mm, water, photons and attenuation are finite numbers")
         if self.pitch_mm <= 0 or not 0 < self.span <= 360 or self.water <= 0:
             raise ValueError("pitch_mm and water are above 0, span above 0 and at most 360")
         if self.source_mm is not None and not (self.source_mm > 0 and self.detector_mm >= 0):
             raise ValueError("source_mm must be above 0 and detector_mm 0 or more")
         if self.photons is not None and not self.photons > 0:
             raise ValueError("photons must be above 0, or be left out")
-        if self.sigma != "estimate" and not float(self.sigma) > 0:
-            raise ValueError("sigma must be above 0, or be estimate")
+        if self.sigma != "estimate" and not 0 < float(self.sigma) < math.inf:
+            raise ValueError("sigma must be a finite number above 0, or be estimate")
         if self.attenuation is not None and not self.attenuation[0] < self.attenuation[1]:
             raise ValueError(f"attenuation rises, found {self.attenuation}")
 

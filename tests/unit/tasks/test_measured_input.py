@@ -3,6 +3,7 @@ is cut."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -251,3 +252,19 @@ def test_options_of_the_usual_measurement_and_sampler_may_be_stated_without_thei
     assert chosen.posterior == Posterior(DiffPIR(weight=2), steps=7)
     with pytest.raises(TaskError, match=r"measurement\.kind: .* known here: cartesian, radon"):
         head("reconstruct", {"measurement": {"span": 90}})
+
+
+@pytest.mark.parametrize(
+    "measurement",
+    [
+        {"sigma": math.inf},
+        {"fine": math.inf},
+        {"kind": "radon", "sigma": math.inf},
+        {"kind": "radon", "photons": math.inf},
+        {"kind": "radon", "attenuation": [0, math.inf]},
+        {"kind": "radon", "shift_mm": math.inf},
+    ],
+)
+def test_numbers_without_end_are_refused(measurement: dict[str, object]) -> None:
+    with pytest.raises(TaskError, match=r"measurement\.?.*(finite|0 or more radians)"):
+        head("reconstruct", {"measurement": measurement})
