@@ -35,6 +35,7 @@ from medidiff.physics import from_kspace, to_kspace
 from medidiff.physics.window import centred_on
 
 SAME_SPACING = 0.02  # voxels of this relative size are the model's
+NARROWEST, WIDEST = 1 / 8, 16  # times the model's grid along an axis: fields that can be meant
 SAME_PIXELS = 1e-3  # of sinograms, whose detectors are measured in mm
 
 
@@ -84,6 +85,7 @@ def _opened(given: object, beside: Mapping[str, object], model: Model, kind: Kin
         _check_one_size(affine, spacing, space)
         measured = tuple(values.shape[2:])
         grid = _grid(measured, spacing, model)
+        _check_field(grid, spacing, space)
         slices = _kspace(values.to(torch.complex64), more, grid)
         powers = [power_of(each["kspace"], each["mask"]) for each in slices]
         signal = not_air(torch.stack(powers).sqrt().numpy())
@@ -207,6 +209,20 @@ def _grid(space: tuple[int, ...], spacing: tuple[float, ...], model: Model) -> t
     return tuple(
         n if abs(mm / own - 1) < SAME_SPACING else max(1, round(n * mm / own))
         for n, mm, own in zip(space, spacing, wanted, strict=False)
+    )
+
+
+def _check_field(grid: tuple[int, ...], spacing: tuple[float, ...], space: Space) -> None:
+    """Before anything is brought to a grid that no memory may hold.
+
+    Errors: DataError for a measured field of other orders of size than the model's.
+    """
+    if all(NARROWEST <= n / own <= WIDEST for n, own in zip(grid, space.size, strict=True)):
+        return
+    raise DataError(
+        f"the measured field is {_written(grid)} of the model's voxels, and the model's own is "
+        f"{_written(space.size)}: its images cannot be what was measured. Check the shape of the "
+        f"k-space and the size of its voxels, {_written(spacing[: len(grid)])} mm"
     )
 
 

@@ -124,6 +124,22 @@ def test_an_affine_and_a_size_of_voxels_that_contradict_it_are_refused() -> None
         open_measurement(GOOD, beside, model(), 1)
 
 
+@pytest.mark.parametrize(
+    ("shape", "voxel_mm", "said"),
+    [
+        (SIZE, 2000.0, r"12000 x 10667 of the model's voxels.* 2000 x 2000 mm"),
+        (SIZE, 0.002, "1 x 1 of the model's voxels"),
+        ((12, 1), 2.0, "12 x 1 of the model's voxels"),
+    ],
+)
+def test_fields_of_another_order_of_size_are_refused_before_they_are_made(
+    shape: tuple[int, int], voxel_mm: float, said: str
+) -> None:
+    beside = {"spacing_mm": np.full(2, voxel_mm)}
+    with pytest.raises(DataError, match=said):
+        open_measurement(kspace(1, 1, *shape), beside, model(), 1)
+
+
 def test_masks_and_phases_may_be_one_a_slice() -> None:
     masks, phases = np.ones((2, *SIZE)), np.zeros((2, *SIZE))
     masks[1, :, ::2] = 0
