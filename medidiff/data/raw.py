@@ -7,6 +7,7 @@ Nothing in a file is executed or unpickled.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import zipfile
 from collections.abc import Mapping
@@ -175,8 +176,8 @@ def _hdf5(place: Path, dims: int, beside: Mapping[str, NDArray[Any]]) -> Raw:
     with h5py.File(place, "r") as file:
         kspace = file.get("kspace")
         if not isinstance(kspace, h5py.Dataset):
-            raise DataError("the file holds no data set named kspace", private=str(place))
-        values = _numbers(np.asarray(kspace))
+            raise DataError(without_kspace(file), private=str(place))
+        values = _numbers(_complex(np.asarray(kspace)))
         known = {name: _numbers(np.asarray(file[name]), name) for name in BESIDE if name in file}
         header = np.asarray(file.get("ismrmrd_header")).item() if "ismrmrd_header" in file else None
     values = _shaped(values, dims, single_coil=True)
@@ -184,6 +185,23 @@ def _hdf5(place: Path, dims: int, beside: Mapping[str, NDArray[Any]]) -> Raw:
         return Raw(values, _together(known, beside))
     known.pop("spacing_mm", None)
     return without_oversampling(values, _together(known, beside), header_of(header))
+
+
+def without_kspace(file: Mapping[str, Any]) -> str:
+    """What an HDF5 file holds in the place of k-space, and what would be read."""
+    kind = "ISMRMRD acquisitions" if "dataset" in file else "no data set named kspace"
+    return (
+        f"the file holds {kind}; k-space is read as fastMRI keeps it: kspace (slice, "
+        "coil, rows, columns)"
+    )
+
+
+def _complex(given: NDArray[Any]) -> NDArray[Any]:
+    """Complex numbers, also of pairs that have names (real, imag), as MATLAB writes them."""
+    names = given.dtype.names
+    if names != ("real", "imag"):
+        return given
+    return given["real"] + 1j * given["imag"]
 
 
 def _together(
@@ -222,7 +240,7 @@ def header_of(text: bytes | str) -> Header:
             sides = [float(side) for side in said]
         except ValueError:
             sides = []
-        if not sides or min(sides) <= 0:
+        if not all(0 < side < math.inf for side in sides or [0.0]):
             raise DataError(
                 f"the file's ismrmrd_header does not say the {of}'s {what}: x, y and z above 0"
             )

@@ -203,6 +203,31 @@ def test_what_lies_in_a_file_by_a_known_name_and_is_no_numbers_is_named(tmp_path
             open_measurement(file, {}, model(), 1)
 
 
+def test_a_file_of_another_layout_says_what_it_holds(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "raw.h5", "w") as file:
+        file["dataset/data"] = np.zeros(3)
+    with pytest.raises(DataError, match=r"holds ISMRMRD acquisitions; .* kspace \(slice, coil"):
+        open_measurement(tmp_path / "raw.h5", {}, model(), 1)
+
+
+def test_a_header_with_numbers_that_are_none_is_refused_as_a_header(tmp_path: Path) -> None:
+    with h5py.File(scan(tmp_path, kspace(1, COILS, 24, 16)), "a") as file:
+        del file["ismrmrd_header"]
+        file["ismrmrd_header"] = HEADER.replace("<x>48</x>", "<x>nan</x>")
+    with pytest.raises(DataError, match="header does not say the encodedSpace's fieldOfView_mm"):
+        open_measurement(tmp_path / "scan.h5", {}, model(), 1)
+
+
+def test_complex_numbers_may_be_pairs_of_named_parts(tmp_path: Path) -> None:
+    pairs = np.zeros(GOOD.shape, [("real", "f4"), ("imag", "f4")])
+    pairs["real"], pairs["imag"] = np.real(GOOD), np.imag(GOOD)
+    with h5py.File(tmp_path / "matlab.h5", "w") as file:
+        file["kspace"] = pairs
+    raw = read_raw(tmp_path / "matlab.h5", 2)
+    assert raw.values.dtype == np.complex64
+    assert np.array_equal(raw.values, GOOD)
+
+
 def test_maps_and_masks_of_a_read_out_that_is_cut_are_cut_with_it(tmp_path: Path) -> None:
     """They are of the k-space that they are given beside, or of what is shown already."""
     file, maps = scan(tmp_path, kspace(2, COILS, 24, 16)), kspace(COILS, 24, 16)
