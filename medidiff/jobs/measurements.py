@@ -85,7 +85,6 @@ def _opened(given: object, beside: Mapping[str, object], model: Model, kind: Kin
         _check_one_size(affine, spacing, space)
         measured = tuple(values.shape[2:])
         grid = _grid(measured, spacing, model)
-        _check_field(grid, spacing, space)
         slices = _kspace(values.to(torch.complex64), more, grid)
         powers = [power_of(each["kspace"], each["mask"]) for each in slices]
         signal = not_air(torch.stack(powers).sqrt().numpy())
@@ -202,14 +201,18 @@ def _kspace(
 
 
 def _grid(space: tuple[int, ...], spacing: tuple[float, ...], model: Model) -> tuple[int, ...]:
-    """How many of the model's voxels fill the measured field of view."""
-    wanted = model.spec.space.spacing_mm
-    if isinstance(wanted, str):
-        return space
-    return tuple(
-        n if abs(mm / own - 1) < SAME_SPACING else max(1, round(n * mm / own))
-        for n, mm, own in zip(space, spacing, wanted, strict=False)
-    )
+    """How many of the model's voxels fill the measured field of view.
+
+    Errors: DataError for a field of another order of size than the model's own.
+    """
+    wanted, found = model.spec.space.spacing_mm, space
+    if not isinstance(wanted, str):
+        found = tuple(
+            n if abs(mm / own - 1) < SAME_SPACING else max(1, round(n * mm / own))
+            for n, mm, own in zip(space, spacing, wanted, strict=False)
+        )
+    _check_field(found, spacing, model.spec.space)
+    return found
 
 
 def _check_field(grid: tuple[int, ...], spacing: tuple[float, ...], space: Space) -> None:

@@ -166,13 +166,13 @@ def _measured(
     opened = open_measurement(given[0], beside, model, index + 1, kind)
     warn_of_signal(opened.cropped, index + 1)
     digest = opened.cases[0].content.split()[0]
-    slices: list[Result] = []
+    batches: list[list[Result]] = []
     for first in range(0, len(opened.cases), SLICES):
         part = opened.cases[first : first + SLICES]
         count = len(opened.cases) if first == 0 else None
-        slices += _solved(head, model, part, count, n, seed, digest, report.progress)
-        report.progress(f"{head.kind}, slices", len(slices), len(opened.cases))
-    return stacked(slices, opened.affine)
+        batches.append(_solved(head, model, part, count, n, seed, digest, report.progress))
+        report.progress(f"{head.kind}, slices", first + len(part), len(opened.cases))
+    return stacked(batches, opened.affine)
 
 
 def _digests(files: Sequence[object]) -> str:

@@ -471,20 +471,14 @@ def test_a_volume_says_of_all_its_slices_what_each_batch_said() -> None:
     """A batch that is as noisy as the one before is not left out."""
     good, bad = ([0.1] * 2, "calibrated"), ([0.1] * 2, "uncalibrated")
 
-    def slices(*batches: tuple[list[float], str]) -> list[Result]:
-        return [
-            Result(
-                np.zeros((1, 2, 2), np.float32),
-                np.eye(4),
-                {"sigma": levels, "uncertainty": found, "samples": 2},
-            )
-            for levels, found in batches
-            for _ in levels
-        ]
+    def batch(levels: list[float], found: str) -> list[Result]:
+        image = np.zeros((1, 2, 2), np.float32)
+        said = [{"sigma": [*levels], "uncertainty": found, "samples": 2} for _ in levels]
+        return [Result(image, np.eye(4), each) for each in said]
 
-    said = stacked(slices(good, bad), np.eye(4)).provenance
-    assert said == {"sigma": [0.1] * 4, "uncertainty": "uncalibrated", "samples": 2}
-    assert stacked(slices(good, good), np.eye(4)).provenance["uncertainty"] == "calibrated"
+    said = stacked([batch(*good), batch(*bad), batch([0.2], "calibrated")], np.eye(4)).provenance
+    assert said == {"sigma": [0.1] * 4 + [0.2], "uncertainty": "uncalibrated", "samples": 2}
+    assert stacked([batch(*good)] * 2, np.eye(4)).provenance["uncertainty"] == "calibrated"
 
 
 def test_a_result_that_does_not_explain_its_measurement_is_warned_of(model: Model) -> None:
