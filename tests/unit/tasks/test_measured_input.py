@@ -285,6 +285,40 @@ def test_the_command_line_says_it_in_one_line_and_writes_nothing(
     assert not out.exists()
 
 
+@pytest.mark.parametrize(
+    ("second", "said"),
+    [
+        (spoilt(GOOD, np.nan), "measurement 2: the k-space holds"),
+        (np.fft.ifftshift(GOOD * (np.abs(np.arange(16) - 8) < 4)), "input 2: the middle of the"),
+    ],
+)
+def test_of_several_inputs_the_one_that_is_meant_is_named_and_the_results_before_are_kept(
+    second: Values,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("MEDIDIFF_HOME", str(tmp_path / "home"))
+    folder, out = model().save(tmp_path / "model"), tmp_path / "out"
+    files = [tmp_path / "one.npy", tmp_path / "two.npy"]
+    for file, values in zip(files, (GOOD[:1, :1], second[:1, :1]), strict=True):
+        np.save(file, values)
+    few = "posterior={steps: 1, draws: 1}"
+    words = ["run", "reconstruct", str(folder), *map(str, files), "--out", str(out), "-s", few]
+    monkeypatch.setattr("sys.argv", ["medidiff", *words])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    told = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2
+    assert any(line.startswith("reconstruct: 1/2") for line in told)
+    assert told[-1].startswith(f"medidiff: {said}")
+    assert {each.name for each in out.iterdir()} == {
+        "one-reconstruct.nii.gz",
+        "one-reconstruct.json",
+    }
+
+
 def test_options_of_the_usual_measurement_and_sampler_may_be_stated_without_their_kind() -> None:
     given = {"measurement": {"sigma": 0.5}, "posterior": {"method": {"weight": 2}, "steps": 7}}
     chosen = head("reconstruct", given)
