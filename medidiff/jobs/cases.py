@@ -28,7 +28,7 @@ from medidiff.jobs.splits import Splits
 from medidiff.model import Model
 from medidiff.spec import ModelSpec
 from medidiff.tasks.base import Needs
-from medidiff.tasks.super_resolution import factors
+from medidiff.tasks.super_resolution import axes_of, factors
 from medidiff.warned import warn
 
 Mismatch = Literal["refuse", "warn"]
@@ -115,7 +115,7 @@ def case_of_files(
 
     Errors: DataError if it cannot be read, or does not fit the model and `mismatch` is "refuse".
     """
-    spec = coarser_spec(model.spec, needs.coarser)
+    spec = coarser_spec(model.spec, needs.coarser, axes_of(model))
     if len(files) != len(spec.images):
         raise DataError(
             f"{spec.name} works on {len(spec.images)} image(s) a case ({', '.join(spec.images)}); "
@@ -143,15 +143,18 @@ def case_of_files(
 
 def not_fitting(model: Model, case: Case, needs: Needs = SCAN) -> list[str]:
     """What speaks against a case for a head of these needs, a line each."""
-    spec = coarser_spec(model.spec, needs.coarser)
+    spec = coarser_spec(model.spec, needs.coarser, axes_of(model))
     return fits(case, spec.space, spec.intensity, spec.modality, view=spec.view)
 
 
-def coarser_spec(spec: ModelSpec, coarser: int | tuple[int, ...]) -> ModelSpec:
-    """The specification with a grid whose voxels are so many times larger."""
+def coarser_spec(
+    spec: ModelSpec, coarser: int | tuple[int, ...], axes: int | None = None
+) -> ModelSpec:
+    """The specification with a grid whose voxels are so many times larger, along the first `axes`
+    of it (all unless told)."""
     if coarser == 1:
         return spec
-    space, factor = spec.space, factors(coarser, spec.space.dims)
+    space, factor = spec.space, factors(coarser, spec.space.dims, axes)
     spacing = space.spacing_mm
     if not isinstance(spacing, str):
         spacing = tuple(mm * f for mm, f in zip(spacing, factor, strict=True))

@@ -423,6 +423,23 @@ def test_super_resolution_gives_a_finer_grid_over_the_same_field(
     assert np.abs(means - coarse).max() < 0.1 * coarse.max()
 
 
+@pytest.mark.parametrize("factor", [4, [4, 4], [4, 4, 1]], ids=str)
+def test_a_volume_becomes_finer_within_its_slices(
+    model: Model, tmp_path: Path, factor: object
+) -> None:
+    affine = np.array([[0, -4.0, 0, 7], [-4, 0, 0, 3], [0, 0, 5, 0], [0, 0, 0, 1.0]])
+    coarse = np.stack([blob((6, 8)), 0.5 * blob((6, 8))], -1)
+    nibabel.save(nibabel.Nifti1Image(coarse, affine), tmp_path / "coarse.nii.gz")
+    few = FEW | {"steps": 1}
+    result = medidiff.run(
+        "super_resolution", model, tmp_path / "coarse.nii.gz", posterior=few, factor=factor
+    )
+    assert result.image.shape == (1, 24, 32, 2)
+    assert np.allclose(result.affine[:3, :3], affine[:3, :3] / [4, 4, 1])
+    with pytest.raises(TaskError, match="one for each of 2 axes, not"):
+        medidiff.run("super_resolution", model, tmp_path / "coarse.nii.gz", factor=[2] * 4)
+
+
 def test_the_same_numbers_in_another_precision_give_the_same_image(model: Model) -> None:
     given = noisy(kspace_of(blob())) * lines(SIZE)
     one, other = (
