@@ -383,6 +383,18 @@ def test_a_forgotten_mask_is_told(model: Model, tmp_path: Path) -> None:
     assert not [each for each in told if said in str(each.message)]
 
 
+def test_a_mask_the_other_way_round_is_told_and_one_of_everything_refused(
+    model: Model, tmp_path: Path
+) -> None:
+    nibabel.save(nibabel.Nifti1Image(blob(), np.eye(4)), tmp_path / "scan.nii.gz")
+    mask, few = np.ones(SIZE), FEW | {"steps": 1}
+    with pytest.raises(TaskError, match="names all of the scan as missing"):
+        medidiff.run("inpaint", model, tmp_path / "scan.nii.gz", mask=mask, posterior=few)
+    mask[:6, :8] = 0
+    with pytest.warns(UserWarning, match="94% of the scan as missing.* give 1 - mask"):
+        medidiff.run("inpaint", model, tmp_path / "scan.nii.gz", mask=mask, posterior=few)
+
+
 def test_every_warning_of_a_run_is_in_its_provenance_once(model: Model, tmp_path: Path) -> None:
     for name, affine in (("wide", 1.5), ("scan", 1.0)):
         image = nibabel.Nifti1Image(blob(), np.diag([affine, affine, 1.0, 1.0]))
