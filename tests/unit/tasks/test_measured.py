@@ -699,6 +699,21 @@ def test_a_chunk_bounds_what_the_network_sees_and_changes_no_image(
         medidiff.run("denoise", model, scan, sigma=0.1, posterior={"chunk": 0})
 
 
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_chunk_alone_leaves_the_sampler_as_it_was_chosen(
+    model: Model, monkeypatch: pytest.MonkeyPatch, n: int
+) -> None:
+    few = Posterior(steps=2, first_ratio=4.0, antithetic=True)
+    monkeypatch.setattr(measured, "chosen_for", lambda kind, n=1: replace(few, steps=1 + n))
+    given = noisy(kspace_of(blob())) * lines(SIZE)
+    plain = medidiff.run("reconstruct", model, given, n=n)
+    cut = medidiff.run("reconstruct", model, given, n=n, posterior={"chunk": 1})
+    assert np.allclose(plain.image, cut.image, rtol=1e-4, atol=1e-3)
+    for name in ("estimate", "samples", "network_calls", "measurement"):
+        assert plain.provenance[name] == cut.provenance[name]
+    assert cut.provenance["posterior"] == plain.provenance["posterior"] | {"chunk": 1}  # type: ignore[operator]
+
+
 def test_a_chunk_is_no_other_sampler_to_a_verdict() -> None:
     how = chosen_for("inpaint", 8)
     plain, cut = (calibrated._tree(each) for each in (how, replace(how, chunk=4)))
