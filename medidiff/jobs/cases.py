@@ -22,13 +22,13 @@ from medidiff.data.raw import read_array
 from medidiff.data.rows import first_problems, told_together
 from medidiff.data.same_grid import onto_grid
 from medidiff.data.transforms import to_space
-from medidiff.errors import DataError, TaskError
+from medidiff.errors import DataError
 from medidiff.jobs.reporting import Reporter
 from medidiff.jobs.splits import Splits
 from medidiff.model import Model
 from medidiff.spec import ModelSpec
 from medidiff.tasks.base import Needs
-from medidiff.tasks.super_resolution import axes_of, factors
+from medidiff.tasks.super_resolution import axes_of, coarse_size, factors
 from medidiff.warned import warn
 
 Mismatch = Literal["refuse", "warn"]
@@ -158,12 +158,7 @@ def coarser_spec(
     spacing = space.spacing_mm
     if not isinstance(spacing, str):
         spacing = tuple(mm * f for mm, f in zip(spacing, factor, strict=True))
-    size = tuple(n // f for n, f in zip(space.size, factor, strict=True))
-    if min(size) < 1:
-        raise TaskError(
-            f"a factor of {' x '.join(map(str, factor))} leaves nothing of the model's grid of "
-            f"{' x '.join(map(str, space.size))} voxels; give a smaller one"
-        )
+    size = coarse_size(space.size, factor)
     view = spec.view
     if view is not None and isinstance(space.spacing_mm, str):  # then it counts voxels
         view = tuple((low / f, high / f) for (low, high), f in zip(view, factor, strict=True))

@@ -73,7 +73,7 @@ class SuperResolution:
         check_image_space(model, "super-resolution")
         size = model.spec.space.size
         factor = factors(self.factor, len(size), axes_of(model))
-        seen = tuple(n // f for n, f in zip(size, factor, strict=True))
+        seen = coarse_size(size, factor)
         coarse = stack(cases, model)
         if tuple(coarse.shape[2:]) != seen:
             raise TaskError(
@@ -163,9 +163,26 @@ def factors(factor: int | tuple[int, ...], dims: int, finer: int | None = None) 
     return found
 
 
+def coarse_size(size: tuple[int, ...], factor: tuple[int, ...]) -> tuple[int, ...]:
+    """How many whole blocks of `factor` voxels lie along each axis of a grid.
+
+    Errors: TaskError where there is none.
+    """
+    found = tuple(n // f for n, f in zip(size, factor, strict=True))
+    if min(found) < 1:
+        raise TaskError(
+            f"a factor of {' x '.join(map(str, factor))} leaves nothing of the model's grid of "
+            f"{' x '.join(map(str, size))} voxels; give a smaller one"
+        )
+    return found
+
+
 def operator(factor: tuple[int, ...], size: tuple[int, ...]) -> LinearOperator:
-    """The averages of whole blocks; voxels behind the last whole block are not seen."""
-    box = tuple(n // f * f for n, f in zip(size, factor, strict=True))
+    """The averages of whole blocks; voxels behind the last whole block are not seen.
+
+    Errors: TaskError for blocks that are larger than the image.
+    """
+    box = tuple(n * f for n, f in zip(coarse_size(size, factor), factor, strict=True))
     blocks = BlockAverage(factor)
     return blocks if box == size else Window(blocks, size, box)
 

@@ -24,6 +24,7 @@ from medidiff.diffusion import EDM, KeyedNoise
 from medidiff.errors import DataError, MedidiffError, TaskError
 from medidiff.evaluation.calibration import Calibration, bootstrap_interval
 from medidiff.jobs.benchmark import goals_of, keep_verdicts, verdict_of
+from medidiff.jobs.cases import case_of_files
 from medidiff.jobs.measurements import open_measurement
 from medidiff.jobs.models import export_model
 from medidiff.model import Model
@@ -433,6 +434,18 @@ def test_super_resolution_gives_a_finer_grid_over_the_same_field(
     assert np.allclose(result.affine[:3, :2], affine[:3, :2] / 4)
     means = result.image[0].reshape(6, 4, 8, 4).mean((1, 3))
     assert np.abs(means - coarse).max() < 0.1 * coarse.max()
+
+
+def test_a_factor_that_leaves_nothing_is_refused_where_scans_are_made_coarser_too(
+    model: Model, tmp_path: Path
+) -> None:
+    nibabel.save(nibabel.Nifti1Image(blob(), np.eye(4)), tmp_path / "scan.nii.gz")
+    said = "a factor of 40 x 40 leaves nothing of the model's grid of 24 x 32 voxels"
+    with pytest.raises(TaskError, match=said):
+        medidiff.run("super_resolution", model, tmp_path / "scan.nii.gz", factor=40)
+    case = case_of_files(model, [tmp_path / "scan.nii.gz"], "refuse", 1)
+    with pytest.raises(TaskError, match=said):
+        SuperResolution(factor=40).simulate([case], KeyedNoise(0, [("a", 0)]))
 
 
 @pytest.mark.parametrize("factor", [4, [4, 4], [4, 4, 1]], ids=str)
