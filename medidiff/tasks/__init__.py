@@ -14,7 +14,6 @@ from typing import TypeAlias, cast, get_args
 
 from medidiff import options
 from medidiff.errors import TaskError
-from medidiff.option_kinds import with_usual_kinds
 from medidiff.tasks.base import Head
 from medidiff.tasks.denoise import Denoising
 from medidiff.tasks.inpaint import Inpainting
@@ -65,7 +64,7 @@ def head(name: str, given: Mapping[str, object]) -> Head:
     if name not in classes:
         raise TaskError(f"no task is called {name!r}; {options.nearest(name, list(classes))}")
     try:
-        stated = with_usual_kinds(classes[name], {"kind": name, **given})
+        stated = options.with_usual_kinds(classes[name], {"kind": name, **given})
         return cast(Head, options.read(classes[name], stated))
     except options.OptionError as error:
         raise TaskError(f"{name}: {error}") from None

@@ -9,7 +9,6 @@ import pytest
 from pydantic import Field
 
 from medidiff import options
-from medidiff.option_kinds import with_usual_kinds
 
 
 @dataclass(frozen=True)
@@ -135,9 +134,9 @@ class Page:
 def test_a_section_without_a_kind_is_of_the_usual_one(
     given: dict[str, object], completed: dict[str, object]
 ) -> None:
-    assert with_usual_kinds(Drawing, given) == completed
+    assert options.with_usual_kinds(Drawing, given) == completed
     below = {"drawing": given, "frame": {"radius_mm": 3}}
-    assert with_usual_kinds(Page, below) == {
+    assert options.with_usual_kinds(Page, below) == {
         "drawing": completed,
         "frame": {"kind": "circle", "radius_mm": 3},
     }
