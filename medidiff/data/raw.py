@@ -1,5 +1,5 @@
-"""What scanners measure, as files hold it: k-space in fastMRI's HDF5 layout or as NumPy arrays, and
-sinograms as NumPy arrays.
+"""What scanners measure, as files hold it: k-space in fastMRI's HDF5 layout, as acquisitions of
+ISMRMRD or as NumPy arrays, and sinograms as NumPy arrays.
 
 Nothing in a file is executed or unpickled.
 """
@@ -19,6 +19,7 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
+from medidiff.data.ismrmrd import acquisitions, holds_acquisitions
 from medidiff.errors import DataError
 
 SUFFIXES = (".h5", ".hdf5", ".npy", ".npz")
@@ -168,13 +169,16 @@ def _numpy(place: Path, dims: int, beside: Mapping[str, NDArray[Any]]) -> Raw:
 
 
 def _hdf5(place: Path, dims: int, beside: Mapping[str, NDArray[Any]]) -> Raw:
-    """fastMRI's layout: kspace (slice[, coil], *space), mask along the last axis, a header.
+    """fastMRI's layout: kspace (slice[, coil], *space), mask along the last axis, a header; or
+    acquisitions of ISMRMRD.
 
     Voxels of `spacing_mm` count where there is no header."""
     import h5py
 
     with h5py.File(place, "r") as file:
         kspace = file.get("kspace")
+        if kspace is None and holds_acquisitions(file):
+            return _acquired(file, dims, beside)
         if not isinstance(kspace, h5py.Dataset):
             raise DataError(without_kspace(file), private=str(place))
         values = _numbers(_complex(np.asarray(kspace)))
@@ -185,6 +189,17 @@ def _hdf5(place: Path, dims: int, beside: Mapping[str, NDArray[Any]]) -> Raw:
         return Raw(values, _together(known, beside))
     known.pop("spacing_mm", None)
     return without_oversampling(values, _together(known, beside), header_of(header))
+
+
+def _acquired(file: Mapping[str, Any], dims: int, beside: Mapping[str, NDArray[Any]]) -> Raw:
+    """Raw ISMRMRD acquisitions, brought to the layout that fastMRI made of such."""
+    if dims != 2:
+        raise DataError(
+            "ISMRMRD acquisitions are read for models of 2-D images; give 3-D k-space as an array "
+            "(slice, coil, *grid)"
+        )
+    values, header = acquisitions(file)
+    return without_oversampling(values, beside, header_of(header))
 
 
 def without_kspace(file: Mapping[str, Any]) -> str:
