@@ -208,6 +208,6 @@ def run(
         for file in save_result(result, case, target, format, whose, deidentify):
             typer.echo(file)
         if sheet:
-            typer.echo(save_sheet(results[0], chosen, loaded, case, target))
+            typer.echo(save_sheet(result, chosen, loaded, case, target))
     if format == "dicom":
         cli_dicom.tell_of_faces(deidentify)

@@ -7,6 +7,7 @@ sampled middle of k-space, so that the unknowns are real; brightness, too, is ta
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
