@@ -549,7 +549,9 @@ def test_nothing_is_called_calibrated_that_does_not_fit(
     assert near.provenance["uncertainty"] == "calibrated"
     for size, expected in ((1.0, "calibrated"), (1.5, "uncalibrated")):
         file = tmp_path / f"{size}.nii.gz"
-        nibabel.save(nibabel.Nifti1Image(blob(), np.diag([size, size, 1, 1])), file)
+        scan = blob() + 20.0 * np.random.default_rng(0).standard_normal(SIZE)  # as is stated
+        affine = np.diag([size, size, 1, 1])
+        nibabel.save(nibabel.Nifti1Image(scan.astype(np.float32), affine), file)
         said = medidiff.run("denoise", model, file, sigma=0.1, steps=2, n=2, mismatch="warn")
         assert said.provenance["uncertainty"] == expected
 
