@@ -190,24 +190,24 @@ def run(
     targets = output_files(cases, out, task, format, deidentify, pictures=sheet)
     whose = patient_of(pairs(patient, "--patient"))
     loaded = api.load(model, acceleration=acceleration)
-    for case, target in zip(cases, targets, strict=True):  # saved one by one: none is lost
-        results = api.run(
-            task,
-            loaded,
-            [case],
-            n=n,
-            seed=seed,
-            mismatch=mismatch,
-            tile=tile,
-            tile_overlap=tile_overlap,
-            plane=plane,
-            across=across,
-            progress="bars",
-            **settings,
-        )
-        for file in save_result(results[0], case, target, format, whose, deidentify):
+    results = api.run_each(
+        task,
+        loaded,
+        cases,
+        n=n,
+        seed=seed,
+        mismatch=mismatch,
+        tile=tile,
+        tile_overlap=tile_overlap,
+        plane=plane,
+        across=across,
+        progress="bars",
+        **settings,
+    )
+    for case, target, result in zip(cases, targets, results, strict=True):  # saved one by one
+        for file in save_result(result, case, target, format, whose, deidentify):
             typer.echo(file)
         if sheet:
-            typer.echo(save_sheet(results[0], chosen, loaded, case, target))
+            typer.echo(save_sheet(result, chosen, loaded, case, target))
     if format == "dicom":
         cli_dicom.tell_of_faces(deidentify)

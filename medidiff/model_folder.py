@@ -9,6 +9,7 @@ from pathlib import Path
 
 from medidiff import options
 from medidiff.errors import ModelError, OutputError
+from medidiff.outputs import all_or_none
 from medidiff.spec import FORMAT, ModelSpec
 
 FILES = ("model.safetensors", "model.json", "card.md")
@@ -42,8 +43,9 @@ def check_free(files: Sequence[Path]) -> None:
 def write_json(file: Path, content: object) -> None:
     """Write JSON whole or not at all."""
     part = file.with_name(file.name + ".part")
-    part.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    part.replace(file)
+    with all_or_none([part]):
+        part.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        part.replace(file)
 
 
 def check_folder(place: Path) -> None:

@@ -105,7 +105,7 @@ def _problem(path: _Path, error: Mapping[str, Any]) -> OptionProblem:
     if what in ("missing", "missing_argument"):
         return OptionProblem(path.key, "this key is needed and is not given")
     if what == "union_tag_not_found":
-        tags = [str(_tag(member)) for member in _members(path.kind)]
+        tags = [str(tag_of(member)) for member in members_of(path.kind)]
         message = f"this key is needed and is not given; {nearest('', tags)}"
         return OptionProblem(path.below("kind"), message)
     if what == "union_tag_invalid":
@@ -134,8 +134,8 @@ def _own_check(path: _Path, message: str, given: object) -> OptionProblem:
 
 
 def _wrong_type(kind: Any, given: object) -> str:
-    members = [member for member in _members(kind) if member is not type(None)]
-    tags = [tag for tag in map(_tag, members) if tag is not None]
+    members = [member for member in members_of(kind) if member is not type(None)]
+    tags = [tag for tag in map(tag_of, members) if tag is not None]
     if given in tags:
         return f"found {shown(given)} where a section of keys is expected: write {{kind: {given}}}"
     if len(tags) > 1 and len(tags) == len(members):
@@ -169,14 +169,16 @@ def _bare(kind: Any) -> Any:
     return typing.get_args(kind)[0] if typing.get_origin(kind) is Annotated else kind
 
 
-def _members(kind: Any) -> tuple[Any, ...]:
+def members_of(kind: Any) -> tuple[Any, ...]:
+    """The types that a union, and the unions in it, is of; of another type, that type."""
     kind = _bare(kind)
     if typing.get_origin(kind) in (Union, types.UnionType):
-        return tuple(each for member in typing.get_args(kind) for each in _members(member))
+        return tuple(each for member in typing.get_args(kind) for each in members_of(member))
     return (kind,)
 
 
-def _tag(member: Any) -> str | None:
+def tag_of(member: Any) -> str | None:
+    """The `kind` that names a dataclass in a union."""
     if not dataclasses.is_dataclass(member):
         return None
     for field in dataclasses.fields(member):
@@ -188,7 +190,7 @@ def _tag(member: Any) -> str | None:
 def _names(kind: Any) -> list[str]:
     return [
         field.name
-        for member in _members(kind)
+        for member in members_of(kind)
         if dataclasses.is_dataclass(member)
         for field in dataclasses.fields(member)
     ]
@@ -199,8 +201,8 @@ def _steps(
 ) -> Iterator[tuple[Any, Any, Literal["no", "tagged", "untagged"]]]:
     """Walk `path` through the type: (part, type after it, whether it is a branch of a union)."""
     for part in path:
-        members = _members(kind)
-        tagged = [member for member in members if part is not None and _tag(member) == part]
+        members = members_of(kind)
+        tagged = [member for member in members if part is not None and tag_of(member) == part]
         if tagged and len(members) > 1:
             kind = tagged[0]
             yield part, kind, "tagged"

@@ -18,7 +18,7 @@ from medidiff.api.manifests import build_manifest, check_manifest, split_manifes
 from medidiff.api.scans import deface, deidentify, find_phi, phantoms, to_dicom
 from medidiff.api.trained import average, export, gamma, import_bundle, load, models, register, sync
 from medidiff.api.training import Checked, check, plan, train
-from medidiff.api.work import run
+from medidiff.api.work import run, run_each
 from medidiff.config import schema
 from medidiff.errors import MedidiffError
 from medidiff.jobs.benchmark import Table
@@ -73,6 +73,7 @@ __all__ = [
     "plan",
     "register",
     "run",
+    "run_each",
     "schema",
     "split_manifest",
     "sync",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
 from numpy.typing import NDArray
@@ -91,22 +91,62 @@ def run(
     Errors: TaskError for an unknown task or option; DataError for input that cannot be read or
     does not fit the model (`mismatch="warn"` warns instead).
     """
+    cases = input if isinstance(input, list) else [input]
+    results = run_each(
+        task,
+        model,
+        cases,
+        n=n,
+        seed=seed,
+        mismatch=mismatch,
+        tile=tile,
+        tile_overlap=tile_overlap,
+        plane=plane,
+        across=across,
+        progress=progress,
+        **task_options,
+    )
+    return [*results] if isinstance(input, list) else next(results)
+
+
+def run_each(
+    task: str,
+    model: ModelLike,
+    inputs: Sequence[Any],
+    *,
+    n: int = 1,
+    seed: int = 0,
+    mismatch: Mismatch = "refuse",
+    tile: int | None = None,
+    tile_overlap: float = 0.25,
+    plane: str | None = None,
+    across: Across = "one",
+    progress: Progress = "none",
+    **task_options: object,
+) -> Iterator[Result]:
+    """The results of `run` on a list, each as soon as it is made: to keep it before the next one
+    takes its time. Each is a scan as `run` takes it.
+
+    Errors: as `run`, numbered by their place in the list.
+    """
     chosen, beside = head_and_beside(task, task_options)
-    single = not isinstance(input, list)
-    cases = [_files(item) for item in (input if isinstance(input, list) else [input])]
-    with reporting(progress) as report:
-        results = run_head(
-            chosen,
-            load_model(model),
-            cases,
-            n=n,
-            seed=seed,
-            mismatch=mismatch,
-            report=report,
-            beside=beside,
-            how=Reaching(tile, tile_overlap, plane, across),
-        )
-    return results[0] if single else results
+    loaded = load_model(model)
+    for index, item in enumerate(inputs):
+        with reporting(progress) as report:
+            (result,) = run_head(
+                chosen,
+                loaded,
+                [_files(item)],
+                n=n,
+                seed=seed,
+                mismatch=mismatch,
+                report=report,
+                beside=beside,
+                how=Reaching(tile, tile_overlap, plane, across),
+                before=index,
+                total=len(inputs),
+            )
+        yield result
 
 
 def _files(item: Any) -> Sequence[Any]:

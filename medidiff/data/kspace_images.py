@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from medidiff.data.decode import Scan, UnusableError, check_channel
 from medidiff.data.file_names import sequence_in
-from medidiff.data.raw import Raw, header_of, without_oversampling
+from medidiff.data.raw import Raw, header_of, without_kspace, without_oversampling
 
 if TYPE_CHECKING:
     import h5py
@@ -83,11 +83,7 @@ def _facts(file: h5py.File) -> KSpaceFacts:
 
     kspace = file.get("kspace")
     if not isinstance(kspace, h5py.Dataset):
-        kind = "ISMRMRD acquisitions" if "dataset" in file else "no data set named kspace"
-        raise UnusableError(
-            f"the HDF5 file holds {kind}; k-space is read as fastMRI keeps it: kspace (slice, "
-            "coil, rows, columns)"
-        )
+        raise UnusableError(without_kspace(file))
     if kspace.dtype.kind != "c" or kspace.ndim not in (3, 4, 5):
         raise UnusableError(
             f"kspace is {kspace.dtype} of {kspace.ndim} axes; complex (slice, coil, rows, columns) "

@@ -1,5 +1,5 @@
-"""What scanners measure, as files hold it: k-space in fastMRI's HDF5 layout or as NumPy arrays, and
-sinograms as NumPy arrays.
+"""What scanners measure, as files hold it: k-space in fastMRI's HDF5 layout, as acquisitions of
+ISMRMRD or as NumPy arrays, and sinograms as NumPy arrays.
 
 Nothing in a file is executed or unpickled.
 """
@@ -7,6 +7,7 @@ Nothing in a file is executed or unpickled.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import zipfile
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
+from medidiff.data.ismrmrd import acquisitions, holds_acquisitions
 from medidiff.errors import DataError
 
 SUFFIXES = (".h5", ".hdf5", ".npy", ".npz")
@@ -167,16 +169,19 @@ def _numpy(place: Path, dims: int, beside: Mapping[str, NDArray[Any]]) -> Raw:
 
 
 def _hdf5(place: Path, dims: int, beside: Mapping[str, NDArray[Any]]) -> Raw:
-    """fastMRI's layout: kspace (slice[, coil], *space), mask along the last axis, a header.
+    """fastMRI's layout: kspace (slice[, coil], *space), mask along the last axis, a header; or
+    acquisitions of ISMRMRD.
 
     Voxels of `spacing_mm` count where there is no header."""
     import h5py
 
     with h5py.File(place, "r") as file:
         kspace = file.get("kspace")
+        if kspace is None and holds_acquisitions(file):
+            return _acquired(file, dims, beside)
         if not isinstance(kspace, h5py.Dataset):
-            raise DataError("the file holds no data set named kspace", private=str(place))
-        values = _numbers(np.asarray(kspace))
+            raise DataError(without_kspace(file), private=str(place))
+        values = _numbers(_complex(np.asarray(kspace)))
         known = {name: _numbers(np.asarray(file[name]), name) for name in BESIDE if name in file}
         header = np.asarray(file.get("ismrmrd_header")).item() if "ismrmrd_header" in file else None
     values = _shaped(values, dims, single_coil=True)
@@ -184,6 +189,34 @@ def _hdf5(place: Path, dims: int, beside: Mapping[str, NDArray[Any]]) -> Raw:
         return Raw(values, _together(known, beside))
     known.pop("spacing_mm", None)
     return without_oversampling(values, _together(known, beside), header_of(header))
+
+
+def _acquired(file: Mapping[str, Any], dims: int, beside: Mapping[str, NDArray[Any]]) -> Raw:
+    """Raw ISMRMRD acquisitions, brought to the layout that fastMRI made of such."""
+    if dims != 2:
+        raise DataError(
+            "ISMRMRD acquisitions are read for models of 2-D images; give 3-D k-space as an array "
+            "(slice, coil, *grid)"
+        )
+    values, header = acquisitions(file)
+    return without_oversampling(values, beside, header_of(header))
+
+
+def without_kspace(file: Mapping[str, Any]) -> str:
+    """What an HDF5 file holds in the place of k-space, and what would be read."""
+    kind = "ISMRMRD acquisitions" if "dataset" in file else "no data set named kspace"
+    return (
+        f"the file holds {kind}; k-space is read as fastMRI keeps it: kspace (slice, "
+        "coil, rows, columns)"
+    )
+
+
+def _complex(given: NDArray[Any]) -> NDArray[Any]:
+    """Complex numbers, also of pairs that have names (real, imag), as MATLAB writes them."""
+    names = given.dtype.names
+    if names != ("real", "imag"):
+        return given
+    return given["real"] + 1j * given["imag"]
 
 
 def _together(
@@ -222,7 +255,7 @@ def header_of(text: bytes | str) -> Header:
             sides = [float(side) for side in said]
         except ValueError:
             sides = []
-        if not sides or min(sides) <= 0:
+        if not all(0 < side < math.inf for side in sides or [0.0]):
             raise DataError(
                 f"the file's ismrmrd_header does not say the {of}'s {what}: x, y and z above 0"
             )

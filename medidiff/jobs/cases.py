@@ -22,13 +22,13 @@ from medidiff.data.raw import read_array
 from medidiff.data.rows import first_problems, told_together
 from medidiff.data.same_grid import onto_grid
 from medidiff.data.transforms import to_space
-from medidiff.errors import DataError, TaskError
+from medidiff.errors import DataError
 from medidiff.jobs.reporting import Reporter
 from medidiff.jobs.splits import Splits
 from medidiff.model import Model
 from medidiff.spec import ModelSpec
 from medidiff.tasks.base import Needs
-from medidiff.tasks.super_resolution import factors
+from medidiff.tasks.super_resolution import axes_of, coarse_size, factors
 from medidiff.warned import warn
 
 Mismatch = Literal["refuse", "warn"]
@@ -115,7 +115,7 @@ def case_of_files(
 
     Errors: DataError if it cannot be read, or does not fit the model and `mismatch` is "refuse".
     """
-    spec = coarser_spec(model.spec, needs.coarser)
+    spec = coarser_spec(model.spec, needs.coarser, axes_of(model))
     if len(files) != len(spec.images):
         raise DataError(
             f"{spec.name} works on {len(spec.images)} image(s) a case ({', '.join(spec.images)}); "
@@ -143,24 +143,22 @@ def case_of_files(
 
 def not_fitting(model: Model, case: Case, needs: Needs = SCAN) -> list[str]:
     """What speaks against a case for a head of these needs, a line each."""
-    spec = coarser_spec(model.spec, needs.coarser)
+    spec = coarser_spec(model.spec, needs.coarser, axes_of(model))
     return fits(case, spec.space, spec.intensity, spec.modality, view=spec.view)
 
 
-def coarser_spec(spec: ModelSpec, coarser: int | tuple[int, ...]) -> ModelSpec:
-    """The specification with a grid whose voxels are so many times larger."""
+def coarser_spec(
+    spec: ModelSpec, coarser: int | tuple[int, ...], axes: int | None = None
+) -> ModelSpec:
+    """The specification with a grid whose voxels are so many times larger, along the first `axes`
+    of it (all unless told)."""
     if coarser == 1:
         return spec
-    space, factor = spec.space, factors(coarser, spec.space.dims)
+    space, factor = spec.space, factors(coarser, spec.space.dims, axes)
     spacing = space.spacing_mm
     if not isinstance(spacing, str):
         spacing = tuple(mm * f for mm, f in zip(spacing, factor, strict=True))
-    size = tuple(n // f for n, f in zip(space.size, factor, strict=True))
-    if min(size) < 1:
-        raise TaskError(
-            f"a factor of {' x '.join(map(str, factor))} leaves nothing of the model's grid of "
-            f"{' x '.join(map(str, space.size))} voxels; give a smaller one"
-        )
+    size = coarse_size(space.size, factor)
     view = spec.view
     if view is not None and isinstance(space.spacing_mm, str):  # then it counts voxels
         view = tuple((low / f, high / f) for (low, high), f in zip(view, factor, strict=True))

@@ -35,6 +35,7 @@ from medidiff.physics import from_kspace, to_kspace
 from medidiff.physics.window import centred_on
 
 SAME_SPACING = 0.02  # voxels of this relative size are the model's
+NARROWEST, WIDEST = 1 / 8, 16  # times the model's grid along an axis: fields that can be meant
 SAME_PIXELS = 1e-3  # of sinograms, whose detectors are measured in mm
 
 
@@ -200,13 +201,31 @@ def _kspace(
 
 
 def _grid(space: tuple[int, ...], spacing: tuple[float, ...], model: Model) -> tuple[int, ...]:
-    """How many of the model's voxels fill the measured field of view."""
-    wanted = model.spec.space.spacing_mm
-    if isinstance(wanted, str):
-        return space
-    return tuple(
-        n if abs(mm / own - 1) < SAME_SPACING else max(1, round(n * mm / own))
-        for n, mm, own in zip(space, spacing, wanted, strict=False)
+    """How many of the model's voxels fill the measured field of view.
+
+    Errors: DataError for a field of another order of size than the model's own.
+    """
+    wanted, found = model.spec.space.spacing_mm, space
+    if not isinstance(wanted, str):
+        found = tuple(
+            n if abs(mm / own - 1) < SAME_SPACING else max(1, round(n * mm / own))
+            for n, mm, own in zip(space, spacing, wanted, strict=False)
+        )
+    _check_field(found, spacing, model.spec.space)
+    return found
+
+
+def _check_field(grid: tuple[int, ...], spacing: tuple[float, ...], space: Space) -> None:
+    """Before anything is brought to a grid that no memory may hold.
+
+    Errors: DataError for a measured field of other orders of size than the model's.
+    """
+    if all(NARROWEST <= n / own <= WIDEST for n, own in zip(grid, space.size, strict=True)):
+        return
+    raise DataError(
+        f"the measured field is {_written(grid)} of the model's voxels, and the model's own is "
+        f"{_written(space.size)}: its images cannot be what was measured. Check the shape of the "
+        f"k-space and the size of its voxels, {_written(spacing[: len(grid)])} mm"
     )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -50,11 +51,14 @@ def run_head(
     report: Reporter,
     beside: Mapping[str, object] | None = None,
     how: Reaching = AS_IT_IS,
+    before: int = 0,
+    total: int | None = None,
 ) -> list[Result]:
     """One result for each input, which is a file for each channel of the model.
 
     `beside`: what belongs to each input, such as a mask, as a file or an array. `how`: by tiles, or
-    slice by slice, for inputs that are larger than the model's grid.
+    slice by slice, for inputs that are larger than the model's grid. `before`: how many of the
+    `total` went before these, by which errors and progress number them.
 
     Errors: TaskError if head and model do not go together; DataError for input that cannot be used.
     """
@@ -66,8 +70,9 @@ def run_head(
     if not isinstance(n, int | np.integer) or n < 1:
         raise TaskError(f"the number of samples is a whole number of at least 1, found {n!r}")
     results: list[Result] = []
-    for index, files in enumerate(inputs):
-        with kept_warnings() as told:
+    everyone = len(inputs) if total is None else total
+    for index, files in enumerate(inputs, before):
+        with kept_warnings() as told, numbered(index + 1, everyone):
             if head.needs().measurement:
                 parts = on_tiles(model, how)
                 found = [_measured(head, parts, files, beside or {}, n, seed, index, report)]
@@ -83,8 +88,19 @@ def run_head(
         results += [
             replace(each, provenance={**each.provenance, "warning": [*told]}) for each in found
         ]
-        report.progress(head.kind, index + 1, len(inputs))
+        report.progress(head.kind, index + 1, everyone)
     return results
+
+
+@contextmanager
+def numbered(row: int, total: int) -> Iterator[None]:
+    """What a head says against its input, with that one's number where there are several."""
+    try:
+        yield
+    except TaskError as error:
+        if total == 1:
+            raise
+        raise TaskError(f"input {row}: {error}", private=error.private) from None
 
 
 def unjudged(result: Result) -> Result:
@@ -166,13 +182,13 @@ def _measured(
     opened = open_measurement(given[0], beside, model, index + 1, kind)
     warn_of_signal(opened.cropped, index + 1)
     digest = opened.cases[0].content.split()[0]
-    slices: list[Result] = []
+    batches: list[list[Result]] = []
     for first in range(0, len(opened.cases), SLICES):
         part = opened.cases[first : first + SLICES]
         count = len(opened.cases) if first == 0 else None
-        slices += _solved(head, model, part, count, n, seed, digest, report.progress)
-        report.progress(f"{head.kind}, slices", len(slices), len(opened.cases))
-    return stacked(slices, opened.affine)
+        batches.append(_solved(head, model, part, count, n, seed, digest, report.progress))
+        report.progress(f"{head.kind}, slices", first + len(part), len(opened.cases))
+    return stacked(batches, opened.affine)
 
 
 def _digests(files: Sequence[object]) -> str:

@@ -64,7 +64,8 @@ def head(name: str, given: Mapping[str, object]) -> Head:
     if name not in classes:
         raise TaskError(f"no task is called {name!r}; {options.nearest(name, list(classes))}")
     try:
-        return cast(Head, options.read(classes[name], {"kind": name, **given}))
+        stated = options.with_usual_kinds(classes[name], {"kind": name, **given})
+        return cast(Head, options.read(classes[name], stated))
     except options.OptionError as error:
         raise TaskError(f"{name}: {error}") from None
 

@@ -7,6 +7,7 @@ sampled middle of k-space, so that the unknowns are real; brightness, too, is ta
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -57,9 +58,9 @@ class Cartesian:
     beside water, air, flow. Estimated: 0 unless the samples refute that the phase is smooth."""
 
     def __post_init__(self) -> None:
-        if self.sigma != "estimate" and not float(self.sigma) > 0:
-            raise ValueError("sigma must be above 0, or be estimate")
-        if self.fine != "estimate" and not float(self.fine) >= 0:
+        if self.sigma != "estimate" and not 0 < float(self.sigma) < math.inf:
+            raise ValueError("sigma must be a finite number above 0, or be estimate")
+        if self.fine != "estimate" and not 0 <= float(self.fine) < math.inf:
             raise ValueError("fine must be 0 or more radians, or be estimate")
 
     def problem(self, cases: Sequence[Case], model: Model) -> Problem:

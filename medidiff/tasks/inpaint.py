@@ -41,6 +41,7 @@ from medidiff.warned import warn
 
 QUANTISED = 1e-3  # of the window: what 8 bits leave unknown; less is no use to a sampler
 LARGEST_HOLE = 40  # voxels along each axis of a hole that is not stated
+MOST = 0.5  # of a scan that is missing: masks of what is there look like that
 SHARE = 4  # and at most this part of the grid
 
 
@@ -85,6 +86,7 @@ class Inpainting:
             )
         given = stack(cases, model)
         holes = torch.stack([self._hole(case) for case in cases]).to(given.device)
+        _check_known(cases, holes)
         known = (~holes).to(given.dtype)
         spread = self.sigma or QUANTISED
         measurement = Measurement(
@@ -160,6 +162,26 @@ class Inpainting:
         if len(size) != len(space) or any(h >= n for h, n in zip(size, space, strict=True)):
             raise TaskError(f"a hole of {size} voxels does not lie in a grid of {tuple(space)}")
         return size
+
+
+def _check_known(cases: Sequence[Case], holes: Tensor) -> None:
+    """Errors: TaskError for a mask that leaves nothing; most of a scan missing is warned of."""
+    shares = [float(hole.double().mean()) for hole in holes]
+    largest = max(
+        (share for case, share in zip(cases, shares, strict=True) if "mask" in case.beside),
+        default=0.0,
+    )
+    if largest == 1:
+        raise TaskError(
+            "the mask names all of the scan as missing, and nothing is left to fill it in from: "
+            "it is not 0 where the scan is missing, 0 where it is there"
+        )
+    if largest > MOST:
+        warn(
+            f"the mask names {largest:.0%} of the scan as missing: it is not 0 where the scan is "
+            "missing. If it is the other way round, give 1 - mask",
+            stacklevel=4,
+        )
 
 
 def hole_of(problem: Problem) -> Tensor:

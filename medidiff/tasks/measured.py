@@ -84,7 +84,8 @@ def solved(
     """
     assert problem.measurement is not None
     several = n > 1 or head.result == "sample"  # one sample is drawn as several are
-    how = head.posterior or chosen_for(problem.measurement.kind, 2 if several else 1)
+    stated, chunk = _stated(head.posterior)
+    how = stated or replace(chosen_for(problem.measurement.kind, 2 if several else 1), chunk=chunk)
     check_across(how, model)
     count = n if n > 1 else (1 if head.result == "sample" else how.draws)
     with torch.no_grad(), evaluating(model.network):
@@ -92,12 +93,12 @@ def solved(
         image = how
         if head.result == "sample":
             point, estimate = samples[0], "one sample"
-        elif n == 1 or head.posterior is not None:
+        elif n == 1 or stated is not None:
             point, estimate = samples.mean(0), mean_in_words(how, count)
         elif known is not None:
             point, cost, estimate = known[0], cost + known[1], POSTERIOR_MEAN
         else:
-            image = chosen_for(problem.measurement.kind)
+            image = replace(chosen_for(problem.measurement.kind), chunk=chunk)
             found, draws, more = _drawn_all(
                 _called(problem, "estimating"), model, image, image.draws, seed
             )
@@ -113,6 +114,15 @@ def solved(
         warn(said, stacklevel=2)
     shown = samples if n > 1 else None
     return Solution(point, cost.calls, shown, facts=facts, cost=cost.equivalents, kept=head.result)
+
+
+def _stated(posterior: Posterior | None) -> tuple[Posterior | None, int | None]:
+    """How samples are to be drawn, None where nothing is said but how much memory that may take,
+    and that."""
+    if posterior is None or posterior.chunk is None:
+        return posterior, None
+    alone = replace(posterior, chunk=None) == Posterior()
+    return (None if alone else posterior), posterior.chunk
 
 
 def mean_in_words(how: Posterior, count: int) -> str:

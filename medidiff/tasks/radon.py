@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -65,14 +66,20 @@ class Radon:
     """Attenuation of water (1/mm), which Hounsfield units refer to."""
 
     def __post_init__(self) -> None:
-        if self.pitch_mm <= 0 or not 0 < self.span <= 360 or self.water <= 0:
-            raise ValueError("pitch_mm and water are above 0, span above 0 and at most 360")
+        values = (self.shift_mm, self.water, self.photons or 0.0, *(self.attenuation or ()))
+        if not all(map(math.isfinite, values)):  # a beam looks at its own
+            raise ValueError("shift_mm, water, photons and attenuation are finite numbers")
+        for name in ("pitch_mm", "water"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0")
+        if not 0 < self.span <= 360:
+            raise ValueError("span must be above 0 and at most 360 degrees")
         if self.source_mm is not None and not (self.source_mm > 0 and self.detector_mm >= 0):
             raise ValueError("source_mm must be above 0 and detector_mm 0 or more")
         if self.photons is not None and not self.photons > 0:
             raise ValueError("photons must be above 0, or be left out")
-        if self.sigma != "estimate" and not float(self.sigma) > 0:
-            raise ValueError("sigma must be above 0, or be estimate")
+        if self.sigma != "estimate" and not 0 < float(self.sigma) < math.inf:
+            raise ValueError("sigma must be a finite number above 0, or be estimate")
         if self.attenuation is not None and not self.attenuation[0] < self.attenuation[1]:
             raise ValueError(f"attenuation rises, found {self.attenuation}")
 
@@ -85,6 +92,7 @@ class Radon:
         size, stated = model.spec.space.size, model.spec.space.spacing_mm
         spacing = plane_spacing(cases) if isinstance(stated, str) else (stated[-2], stated[-1])
         sinogram = stacked(cases, "sinogram", model)
+        self._check_sign(sinogram)
         angles = self._angles(cases, sinogram.shape[-2])
         try:
             beam = self._beam(angles, sinogram.shape[-1])
@@ -113,6 +121,16 @@ class Radon:
         )
         levels = tuple((gain * level / WINDOW).tolist())
         return Problem(blank, scaled, levels, measurement=measurement)
+
+    def _check_sign(self, sinogram: Tensor) -> None:
+        """Errors: TaskError for line integrals that are negative for the most part."""
+        least = float(sinogram.flatten(1).mean(1).min())
+        if self.attenuation is None and least < 0:
+            raise TaskError(
+                f"the measurement holds no signal: its line integrals are {least:.3g} on the "
+                "average, and attenuation is above 0. A line integral is minus the logarithm of "
+                "what arrives over what is sent"
+            )
 
     def _angles(self, cases: Sequence[Case], views: int) -> tuple[float, ...]:
         given = [case.beside["angles"] for case in cases if "angles" in case.beside]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 OF_SLICES = ("sigma", "counts", "residual")
-"""Lists in the provenance: a number for each case of a batch."""
+"""Lists in the provenance of each result of a batch: a number for each case of that batch."""
 
 
 @dataclass(frozen=True)
@@ -119,12 +119,13 @@ def older(image: Path) -> list[Path]:
     return [each for each in beside if each.exists()]
 
 
-def stacked(slices: Sequence[Result], affine: NDArray[np.float64]) -> Result:
-    """The volume of slices that follow each other along the third axis of `affine`; of one slice,
-    that slice.
+def stacked(batches: Sequence[Sequence[Result]], affine: NDArray[np.float64]) -> Result:
+    """The volume of slices that follow each other along the third axis of `affine`, as they were
+    solved, some at a time; of one slice, that slice.
 
-    What provenance says of each slice in a list (noise levels, residuals) is joined.
+    What provenance says of each slice of a batch in a list (noise levels, residuals) is joined.
     """
+    slices = [each for batch in batches for each in batch]
     if len(slices) == 1:
         return slices[0]
 
@@ -132,8 +133,10 @@ def stacked(slices: Sequence[Result], affine: NDArray[np.float64]) -> Result:
         return np.stack(images, axis=-1)
 
     first = slices[0]
+    said = [batch[0].provenance for batch in batches]
+    own = {name: _joined([each[name] for each in said]) for name in OF_SLICES if name in said[0]}
     provenance = {
-        name: _together(name, [each.provenance[name] for each in slices])
+        name: own[name] if name in own else _together(name, [x.provenance[name] for x in slices])
         for name in first.provenance
     }
     return Result(
@@ -148,12 +151,12 @@ def stacked(slices: Sequence[Result], affine: NDArray[np.float64]) -> Result:
     )
 
 
+def _joined(lists: Sequence[object]) -> list[object]:
+    return [item for each in lists for item in cast(Sequence[object], each)]
+
+
 def _together(name: str, values: Sequence[object]) -> object:
-    """One list of the slices' own, once each batch of slices; what is the same once. A volume is
-    calibrated where all of its slices are."""
-    if name in OF_SLICES:
-        batches = {id(value): cast(list[object], value) for value in values}  # a batch shares one
-        return [item for value in batches.values() for item in value]
+    """What is the same once. A volume is calibrated where all of its slices are."""
     distinct = [value for index, value in enumerate(values) if value not in values[:index]]
     if name == "uncertainty" and "uncalibrated" in distinct:
         return "uncalibrated"

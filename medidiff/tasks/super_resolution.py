@@ -46,7 +46,7 @@ class SuperResolution:
     kind: Literal["super_resolution"] = "super_resolution"
     factor: int | tuple[int, ...] = 4
     """How many of the model's voxels lie along an input voxel, one number or one an axis of the
-    model's grid."""
+    model's grid; slices that a model of slices takes one by one stay as thick as they are."""
     sigma: float = 0.002
     """Standard deviation of the input's noise in window widths; 8 bits alone leave .001."""
     posterior: Posterior | None = None
@@ -72,8 +72,8 @@ class SuperResolution:
         """
         check_image_space(model, "super-resolution")
         size = model.spec.space.size
-        factor = factors(self.factor, len(size))
-        seen = tuple(n // f for n, f in zip(size, factor, strict=True))
+        factor = factors(self.factor, len(size), axes_of(model))
+        seen = coarse_size(size, factor)
         coarse = stack(cases, model)
         if tuple(coarse.shape[2:]) != seen:
             raise TaskError(
@@ -144,20 +144,45 @@ def coarsened(case: Case, image: Tensor, factor: tuple[int, ...]) -> Case:
     return replace(case, images=image, affine=affine, original=came)
 
 
-def factors(factor: int | tuple[int, ...], dims: int) -> tuple[int, ...]:
-    """One factor an axis.
+def axes_of(model: Model) -> int:
+    """Along how many axes the model makes voxels finer: of a volume whose slices it takes one by
+    one, not across them."""
+    return model.spec.space.dims - (len(model.reach.slices) == 1)
+
+
+def factors(factor: int | tuple[int, ...], dims: int, finer: int | None = None) -> tuple[int, ...]:
+    """One factor an axis, 1 behind the first `finer` of them where none are stated.
 
     Errors: TaskError for another number of them than axes.
     """
-    found = (factor,) * dims if isinstance(factor, int) else factor
+    axes = dims if finer is None else finer
+    stated = (factor,) * axes if isinstance(factor, int) else factor
+    found = (*stated, *[1] * (dims - axes)) if len(stated) == axes else stated
     if len(found) != dims:
-        raise TaskError(f"factor has one number, or one for each of {dims} axes, not {factor}")
+        raise TaskError(f"factor has one number, or one for each of {axes} axes, not {factor}")
+    return found
+
+
+def coarse_size(size: tuple[int, ...], factor: tuple[int, ...]) -> tuple[int, ...]:
+    """How many whole blocks of `factor` voxels lie along each axis of a grid.
+
+    Errors: TaskError where there is none.
+    """
+    found = tuple(n // f for n, f in zip(size, factor, strict=True))
+    if min(found) < 1:
+        raise TaskError(
+            f"a factor of {' x '.join(map(str, factor))} leaves nothing of the model's grid of "
+            f"{' x '.join(map(str, size))} voxels; give a smaller one"
+        )
     return found
 
 
 def operator(factor: tuple[int, ...], size: tuple[int, ...]) -> LinearOperator:
-    """The averages of whole blocks; voxels behind the last whole block are not seen."""
-    box = tuple(n // f * f for n, f in zip(size, factor, strict=True))
+    """The averages of whole blocks; voxels behind the last whole block are not seen.
+
+    Errors: TaskError for blocks that are larger than the image.
+    """
+    box = tuple(n * f for n, f in zip(coarse_size(size, factor), factor, strict=True))
     blocks = BlockAverage(factor)
     return blocks if box == size else Window(blocks, size, box)
 

@@ -110,3 +110,33 @@ def test_the_schema_knows_keys_and_their_kinds() -> None:
     schema = options.json_schema(Drawing)
     assert schema["additionalProperties"] is False
     assert set(schema["properties"]) == {"name", "shape", "sizes", "spacing_mm", "fill"}
+
+
+@dataclass(frozen=True)
+class Page:
+    drawing: Drawing | None = None
+    frame: AnyShape = Circle()
+
+
+@pytest.mark.parametrize(
+    ("given", "completed"),
+    [
+        ({"shape": {"side_mm": 2}}, {"shape": {"kind": "square", "side_mm": 2}}),
+        ({"shape": {}}, {"shape": {"kind": "square"}}),
+        ({"shape": {"radius_mm": 2}}, {"shape": {"radius_mm": 2}}),  # of another kind: to be said
+        ({"shape": {"kind": "circle"}}, {"shape": {"kind": "circle"}}),
+        ({"shape": "circle", "fill": {"radius_mm": 1}}, {"shape": "circle",
+         "fill": {"radius_mm": 1}}),
+        ({"name": "a", "sides": {}}, {"name": "a", "sides": {}}),
+    ],
+    ids=lambda value: str(value)[:40],
+)  # fmt: skip
+def test_a_section_without_a_kind_is_of_the_usual_one(
+    given: dict[str, object], completed: dict[str, object]
+) -> None:
+    assert options.with_usual_kinds(Drawing, given) == completed
+    below = {"drawing": given, "frame": {"radius_mm": 3}}
+    assert options.with_usual_kinds(Page, below) == {
+        "drawing": completed,
+        "frame": {"kind": "circle", "radius_mm": 3},
+    }

@@ -14,6 +14,7 @@ from pydicom import Dataset
 
 from medidiff import cli
 from medidiff.errors import OutputError
+from medidiff.model_folder import write_json
 from medidiff.outputs import all_or_none, check_new_folder
 from medidiff.samples import Samples
 
@@ -97,3 +98,16 @@ def test_a_full_disc_is_no_defect_and_says_what_to_do(
     assert told.startswith("medidiff: nothing more can be written (No space left on device)")
     assert "DOE" not in told
     assert told.count("\n") == 1
+
+
+def test_json_that_cannot_be_written_whole_leaves_no_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Path, text: str, encoding: str) -> int:
+        self.write_bytes(text[:1].encode())
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_json(tmp_path / "scan.json", {"seed": 0})
+    assert not [*tmp_path.iterdir()]

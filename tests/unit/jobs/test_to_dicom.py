@@ -199,7 +199,7 @@ def test_slices_of_a_measurement_become_a_volume(tmp_path: Path, placed: bool) -
         )
         for level in (1, 2, 3)
     ]
-    volume = stacked(slices, np.diag([1.0, 2.0, 3.0, 1.0]))
+    volume = stacked([slices], np.diag([1.0, 2.0, 3.0, 1.0]))
     save_result(volume, [file], tmp_path / "out", "dicom", Patient("77"), "none")
     read = [dcmread(tmp_path / "out" / "image" / f"000{number}.dcm") for number in (1, 2, 3)]
     first = read[0]

@@ -24,6 +24,7 @@ from medidiff.diffusion import EDM, KeyedNoise
 from medidiff.errors import DataError, MedidiffError, TaskError
 from medidiff.evaluation.calibration import Calibration, bootstrap_interval
 from medidiff.jobs.benchmark import goals_of, keep_verdicts, verdict_of
+from medidiff.jobs.cases import case_of_files
 from medidiff.jobs.measurements import open_measurement
 from medidiff.jobs.models import export_model
 from medidiff.model import Model
@@ -383,6 +384,18 @@ def test_a_forgotten_mask_is_told(model: Model, tmp_path: Path) -> None:
     assert not [each for each in told if said in str(each.message)]
 
 
+def test_a_mask_the_other_way_round_is_told_and_one_of_everything_refused(
+    model: Model, tmp_path: Path
+) -> None:
+    nibabel.save(nibabel.Nifti1Image(blob(), np.eye(4)), tmp_path / "scan.nii.gz")
+    mask, few = np.ones(SIZE), FEW | {"steps": 1}
+    with pytest.raises(TaskError, match="names all of the scan as missing"):
+        medidiff.run("inpaint", model, tmp_path / "scan.nii.gz", mask=mask, posterior=few)
+    mask[:6, :8] = 0
+    with pytest.warns(UserWarning, match="94% of the scan as missing.* give 1 - mask"):
+        medidiff.run("inpaint", model, tmp_path / "scan.nii.gz", mask=mask, posterior=few)
+
+
 def test_every_warning_of_a_run_is_in_its_provenance_once(model: Model, tmp_path: Path) -> None:
     for name, affine in (("wide", 1.5), ("scan", 1.0)):
         image = nibabel.Nifti1Image(blob(), np.diag([affine, affine, 1.0, 1.0]))
@@ -421,6 +434,35 @@ def test_super_resolution_gives_a_finer_grid_over_the_same_field(
     assert np.allclose(result.affine[:3, :2], affine[:3, :2] / 4)
     means = result.image[0].reshape(6, 4, 8, 4).mean((1, 3))
     assert np.abs(means - coarse).max() < 0.1 * coarse.max()
+
+
+def test_a_factor_that_leaves_nothing_is_refused_where_scans_are_made_coarser_too(
+    model: Model, tmp_path: Path
+) -> None:
+    nibabel.save(nibabel.Nifti1Image(blob(), np.eye(4)), tmp_path / "scan.nii.gz")
+    said = "a factor of 40 x 40 leaves nothing of the model's grid of 24 x 32 voxels"
+    with pytest.raises(TaskError, match=said):
+        medidiff.run("super_resolution", model, tmp_path / "scan.nii.gz", factor=40)
+    case = case_of_files(model, [tmp_path / "scan.nii.gz"], "refuse", 1)
+    with pytest.raises(TaskError, match=said):
+        SuperResolution(factor=40).simulate([case], KeyedNoise(0, [("a", 0)]))
+
+
+@pytest.mark.parametrize("factor", [4, [4, 4], [4, 4, 1]], ids=str)
+def test_a_volume_becomes_finer_within_its_slices(
+    model: Model, tmp_path: Path, factor: object
+) -> None:
+    affine = np.array([[0, -4.0, 0, 7], [-4, 0, 0, 3], [0, 0, 5, 0], [0, 0, 0, 1.0]])
+    coarse = np.stack([blob((6, 8)), 0.5 * blob((6, 8))], -1)
+    nibabel.save(nibabel.Nifti1Image(coarse, affine), tmp_path / "coarse.nii.gz")
+    few = FEW | {"steps": 1}
+    result = medidiff.run(
+        "super_resolution", model, tmp_path / "coarse.nii.gz", posterior=few, factor=factor
+    )
+    assert result.image.shape == (1, 24, 32, 2)
+    assert np.allclose(result.affine[:3, :3], affine[:3, :3] / [4, 4, 1])
+    with pytest.raises(TaskError, match="one for each of 2 axes, not"):
+        medidiff.run("super_resolution", model, tmp_path / "coarse.nii.gz", factor=[2] * 4)
 
 
 def test_the_same_numbers_in_another_precision_give_the_same_image(model: Model) -> None:
@@ -471,20 +513,14 @@ def test_a_volume_says_of_all_its_slices_what_each_batch_said() -> None:
     """A batch that is as noisy as the one before is not left out."""
     good, bad = ([0.1] * 2, "calibrated"), ([0.1] * 2, "uncalibrated")
 
-    def slices(*batches: tuple[list[float], str]) -> list[Result]:
-        return [
-            Result(
-                np.zeros((1, 2, 2), np.float32),
-                np.eye(4),
-                {"sigma": levels, "uncertainty": found, "samples": 2},
-            )
-            for levels, found in batches
-            for _ in levels
-        ]
+    def batch(levels: list[float], found: str) -> list[Result]:
+        image = np.zeros((1, 2, 2), np.float32)
+        said = [{"sigma": [*levels], "uncertainty": found, "samples": 2} for _ in levels]
+        return [Result(image, np.eye(4), each) for each in said]
 
-    said = stacked(slices(good, bad), np.eye(4)).provenance
-    assert said == {"sigma": [0.1] * 4, "uncertainty": "uncalibrated", "samples": 2}
-    assert stacked(slices(good, good), np.eye(4)).provenance["uncertainty"] == "calibrated"
+    said = stacked([batch(*good), batch(*bad), batch([0.2], "calibrated")], np.eye(4)).provenance
+    assert said == {"sigma": [0.1] * 4 + [0.2], "uncertainty": "uncalibrated", "samples": 2}
+    assert stacked([batch(*good)] * 2, np.eye(4)).provenance["uncertainty"] == "calibrated"
 
 
 def test_a_result_that_does_not_explain_its_measurement_is_warned_of(model: Model) -> None:
@@ -513,7 +549,9 @@ def test_nothing_is_called_calibrated_that_does_not_fit(
     assert near.provenance["uncertainty"] == "calibrated"
     for size, expected in ((1.0, "calibrated"), (1.5, "uncalibrated")):
         file = tmp_path / f"{size}.nii.gz"
-        nibabel.save(nibabel.Nifti1Image(blob(), np.diag([size, size, 1, 1])), file)
+        scan = blob() + 20.0 * np.random.default_rng(0).standard_normal(SIZE)  # as is stated
+        affine = np.diag([size, size, 1, 1])
+        nibabel.save(nibabel.Nifti1Image(scan.astype(np.float32), affine), file)
         said = medidiff.run("denoise", model, file, sigma=0.1, steps=2, n=2, mismatch="warn")
         assert said.provenance["uncertainty"] == expected
 
@@ -674,6 +712,21 @@ def test_a_chunk_bounds_what_the_network_sees_and_changes_no_image(
     assert found[2].provenance["forward_equivalents"] == 3 * 2 * 4  # computed again on the way back
     with pytest.raises(TaskError, match="chunk is at least 1"):
         medidiff.run("denoise", model, scan, sigma=0.1, posterior={"chunk": 0})
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_chunk_alone_leaves_the_sampler_as_it_was_chosen(
+    model: Model, monkeypatch: pytest.MonkeyPatch, n: int
+) -> None:
+    few = Posterior(steps=2, first_ratio=4.0, antithetic=True)
+    monkeypatch.setattr(measured, "chosen_for", lambda kind, n=1: replace(few, steps=1 + n))
+    given = noisy(kspace_of(blob())) * lines(SIZE)
+    plain = medidiff.run("reconstruct", model, given, n=n)
+    cut = medidiff.run("reconstruct", model, given, n=n, posterior={"chunk": 1})
+    assert np.allclose(plain.image, cut.image, rtol=1e-4, atol=1e-3)
+    for name in ("estimate", "samples", "network_calls", "measurement"):
+        assert plain.provenance[name] == cut.provenance[name]
+    assert cut.provenance["posterior"] == plain.provenance["posterior"] | {"chunk": 1}  # type: ignore[operator]
 
 
 def test_a_chunk_is_no_other_sampler_to_a_verdict() -> None:

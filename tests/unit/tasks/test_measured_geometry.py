@@ -189,6 +189,14 @@ def test_a_measurement_without_signal_is_refused() -> None:
             Radon(photons=1e5).problem([dark], model)
 
 
+def test_a_sinogram_with_the_sign_of_the_logarithm_is_refused() -> None:
+    rays = torch.linspace(-2, 2, 60).square().neg().exp().expand(1, 40, 60)
+    noisy = rays + 0.01 * torch.randn(1, 40, 60, generator=torch.Generator().manual_seed(0))
+    Radon().problem([case_of(np.eye(4), sinogram=noisy)], model_of())
+    with pytest.raises(TaskError, match=r"line integrals are -0\.4.* minus the logarithm"):
+        Radon().problem([case_of(np.eye(4), sinogram=-noisy)], model_of())
+
+
 def test_the_noise_of_each_sinogram_is_told_by_its_neighbouring_detectors() -> None:
     model, noise = model_of(), torch.randn(2, 1, 40, 60, generator=torch.Generator().manual_seed(0))
     smooth = torch.linspace(-2, 2, 60).square().neg().exp()

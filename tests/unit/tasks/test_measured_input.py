@@ -3,6 +3,7 @@ is cut."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,12 +16,16 @@ from medidiff.data.intensity import FittedIntensity
 from medidiff.data.options import Space
 from medidiff.data.raw import read_array, read_raw
 from medidiff.data.raw_checks import Kind
-from medidiff.errors import DataError, OutputError
+from medidiff.errors import DataError, OutputError, TaskError
+from medidiff.inverse import DiffPIR
 from medidiff.jobs.measurements import open_measurement
 from medidiff.jobs.run import output_files
 from medidiff.model import Model
 from medidiff.networks import NetworkShape, UNetOptions, build
 from medidiff.spec import ModelSpec
+from medidiff.tasks import Reconstruction, head
+from medidiff.tasks.cartesian import Cartesian
+from medidiff.tasks.defaults import Posterior
 
 SIZE, COILS = (12, 16), 3
 NETWORK = UNetOptions(channels=(4, 8), blocks=1, attention=(False, False), groups=2)
@@ -119,6 +124,22 @@ def test_an_affine_and_a_size_of_voxels_that_contradict_it_are_refused() -> None
         open_measurement(GOOD, beside, model(), 1)
 
 
+@pytest.mark.parametrize(
+    ("shape", "voxel_mm", "said"),
+    [
+        (SIZE, 2000.0, r"12000 x 10667 of the model's voxels.* 2000 x 2000 mm"),
+        (SIZE, 0.002, "1 x 1 of the model's voxels"),
+        ((12, 1), 2.0, "12 x 1 of the model's voxels"),
+    ],
+)
+def test_fields_of_another_order_of_size_are_refused_before_they_are_made(
+    shape: tuple[int, int], voxel_mm: float, said: str
+) -> None:
+    beside = {"spacing_mm": np.full(2, voxel_mm)}
+    with pytest.raises(DataError, match=said):
+        open_measurement(kspace(1, 1, *shape), beside, model(), 1)
+
+
 def test_masks_and_phases_may_be_one_a_slice() -> None:
     masks, phases = np.ones((2, *SIZE)), np.zeros((2, *SIZE))
     masks[1, :, ::2] = 0
@@ -182,6 +203,31 @@ def test_what_lies_in_a_file_by_a_known_name_and_is_no_numbers_is_named(tmp_path
             open_measurement(file, {}, model(), 1)
 
 
+def test_a_file_of_another_layout_says_what_it_holds(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "raw.h5", "w") as file:
+        file["dataset/data"] = np.zeros(3)
+    with pytest.raises(DataError, match=r"holds ISMRMRD acquisitions; .* kspace \(slice, coil"):
+        open_measurement(tmp_path / "raw.h5", {}, model(), 1)
+
+
+def test_a_header_with_numbers_that_are_none_is_refused_as_a_header(tmp_path: Path) -> None:
+    with h5py.File(scan(tmp_path, kspace(1, COILS, 24, 16)), "a") as file:
+        del file["ismrmrd_header"]
+        file["ismrmrd_header"] = HEADER.replace("<x>48</x>", "<x>nan</x>")
+    with pytest.raises(DataError, match="header does not say the encodedSpace's fieldOfView_mm"):
+        open_measurement(tmp_path / "scan.h5", {}, model(), 1)
+
+
+def test_complex_numbers_may_be_pairs_of_named_parts(tmp_path: Path) -> None:
+    pairs = np.zeros(GOOD.shape, [("real", "f4"), ("imag", "f4")])
+    pairs["real"], pairs["imag"] = np.real(GOOD), np.imag(GOOD)
+    with h5py.File(tmp_path / "matlab.h5", "w") as file:
+        file["kspace"] = pairs
+    raw = read_raw(tmp_path / "matlab.h5", 2)
+    assert raw.values.dtype == np.complex64
+    assert np.array_equal(raw.values, GOOD)
+
+
 def test_maps_and_masks_of_a_read_out_that_is_cut_are_cut_with_it(tmp_path: Path) -> None:
     """They are of the k-space that they are given beside, or of what is shown already."""
     file, maps = scan(tmp_path, kspace(2, COILS, 24, 16)), kspace(COILS, 24, 16)
@@ -237,3 +283,63 @@ def test_the_command_line_says_it_in_one_line_and_writes_nothing(
     assert told.startswith("medidiff: measurement 1: the k-space holds 1 numbers that are NaN")
     assert len(told.splitlines()) == 1
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("second", "said"),
+    [
+        (spoilt(GOOD, np.nan), "measurement 2: the k-space holds"),
+        (np.fft.ifftshift(GOOD * (np.abs(np.arange(16) - 8) < 4)), "input 2: the middle of the"),
+    ],
+)
+def test_of_several_inputs_the_one_that_is_meant_is_named_and_the_results_before_are_kept(
+    second: Values,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("MEDIDIFF_HOME", str(tmp_path / "home"))
+    folder, out = model().save(tmp_path / "model"), tmp_path / "out"
+    files = [tmp_path / "one.npy", tmp_path / "two.npy"]
+    for file, values in zip(files, (GOOD[:1, :1], second[:1, :1]), strict=True):
+        np.save(file, values)
+    few = "posterior={steps: 1, draws: 1}"
+    words = ["run", "reconstruct", str(folder), *map(str, files), "--out", str(out), "-s", few]
+    monkeypatch.setattr("sys.argv", ["medidiff", *words])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    told = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2
+    assert any(line.startswith("reconstruct: 1/2") for line in told)
+    assert told[-1].startswith(f"medidiff: {said}")
+    assert {each.name for each in out.iterdir()} == {
+        "one-reconstruct.nii.gz",
+        "one-reconstruct.json",
+    }
+
+
+def test_options_of_the_usual_measurement_and_sampler_may_be_stated_without_their_kind() -> None:
+    given = {"measurement": {"sigma": 0.5}, "posterior": {"method": {"weight": 2}, "steps": 7}}
+    chosen = head("reconstruct", given)
+    assert isinstance(chosen, Reconstruction)
+    assert chosen.measurement == Cartesian(sigma=0.5)
+    assert chosen.posterior == Posterior(DiffPIR(weight=2), steps=7)
+    with pytest.raises(TaskError, match=r"measurement\.kind: .* known here: cartesian, radon"):
+        head("reconstruct", {"measurement": {"span": 90}})
+
+
+@pytest.mark.parametrize(
+    "measurement",
+    [
+        {"sigma": math.inf},
+        {"fine": math.inf},
+        {"kind": "radon", "sigma": math.inf},
+        {"kind": "radon", "photons": math.inf},
+        {"kind": "radon", "attenuation": [0, math.inf]},
+        {"kind": "radon", "shift_mm": math.inf},
+    ],
+)
+def test_numbers_without_end_are_refused(measurement: dict[str, object]) -> None:
+    with pytest.raises(TaskError, match=r"measurement\.?.*(finite|0 or more radians)"):
+        head("reconstruct", {"measurement": measurement})
