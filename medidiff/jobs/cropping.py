@@ -57,7 +57,7 @@ def warn_of_signal(cropped: Cropped, row: int) -> None:
     """Warn where what was measured gives signal beyond the model's grid."""
     if cropped.matters:
         warn(
-            f"measurement {row}: {cropped} lie {OUTSIDE}: they come back as background, and what "
+            f"input {row}: {cropped} lie {OUTSIDE}: they come back as background, and what "
             "they gave of the signal is taken for the rest of the image. Use a model with a "
             "larger grid",
             stacklevel=3,
