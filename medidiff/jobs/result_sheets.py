@@ -16,6 +16,7 @@ from medidiff.data.images import load_image
 from medidiff.errors import DataError
 from medidiff.model import Model
 from medidiff.model_folder import stem
+from medidiff.outputs import all_or_none
 from medidiff.report.pictures import sheet
 from medidiff.spec import ModelSpec, of_volumes
 from medidiff.tasks.base import Head
@@ -53,16 +54,19 @@ def save_sheet(
             own[SPREAD] = shown_deviation(result.maps["std"][channel], low)
         for name, image in own.items():
             images.append(_cell((image - low) / (high - low) if several else image))
-            titles.append(f"{name}, {spec.images[channel]}" if several else name)
-    return sheet(
-        images,
-        sheet_file(target),
-        window=(0.0, 1.0) if several else ends[0],
-        columns=len(images) // len(ends) if result.image.ndim == 3 else None,
-        titles=titles,
-        affine=result.affine if result.placed else None,
-        title=f"{head.kind}, {spec.name}; research only",
-    )
+            titles.append(f"{name}\n{spec.images[channel]}" if several else name)
+    place = sheet_file(target)
+    with all_or_none([place]):
+        sheet(
+            images,
+            place,
+            window=(0.0, 1.0) if several else ends[0],
+            columns=len(images) // len(ends) if result.image.ndim == 3 else None,
+            titles=titles,
+            affine=result.affine if result.placed else None,
+            title=f"{head.kind}, {spec.name}; research only",
+        )
+    return place
 
 
 def _spec_of(model: Model, channels: int) -> ModelSpec:

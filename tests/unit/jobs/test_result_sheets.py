@@ -77,10 +77,25 @@ def test_it_shows_input_result_and_deviation_in_the_models_window(
     assert "DOE" not in str(drawn)
 
 
+def test_of_a_picture_that_cannot_be_written_whole_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sheet(images: Any, path: Path, **told: Any) -> None:
+        path.write_bytes(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(result_sheets, "sheet", sheet)
+    with pytest.raises(OSError, match="no space"):
+        save_sheet(
+            result_of(1, *SIZE), Denoising(), model_of("a"), [scan(tmp_path)], tmp_path / "a"
+        )
+    assert not (tmp_path / "a.png").exists()
+
+
 def test_each_channel_has_a_row_and_its_own_window(tmp_path: Path, drawn: dict[str, Any]) -> None:
     files, model = [scan(tmp_path), scan(tmp_path, name="B")], model_of("t1", "t2")
     save_sheet(result_of(2, *SIZE), Denoising(), model, files, tmp_path / "a.nii.gz")
-    assert drawn["titles"] == ["input, t1", "result, t1", "input, t2", "result, t2"]
+    assert drawn["titles"] == ["input\nt1", "result\nt1", "input\nt2", "result\nt2"]
     assert (drawn["columns"], drawn["window"]) == (2, (0.0, 1.0))
     assert [float(image.max()) for image in drawn["images"]] == [1.0, 0.5, 0.5, 0.25]
 
