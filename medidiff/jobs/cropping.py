@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,11 +80,14 @@ def scans_cropped(
     some = [rows[place * len(rows) // count] for place in range(count)]
     known = grids(some, images[0])
     larger = [row for row in some if _is_larger(*known[row.number], space)]
-    look = partial(place_row, columns=images, label=None, space=space, stacked=slices is not None)
+
+    def look(row: Row) -> Cropped:  # no image waits for the one before it
+        return place_row(row, images, None, space, stacked=slices is not None).cropped
+
     found = {row.number: Cropped() for row in some}
     with ThreadPoolExecutor(workers) as pool:
-        for done, (row, placed) in enumerate(zip(larger, pool.map(look, larger), strict=True)):
-            found[row.number] = placed.cropped
+        for done, (row, lost) in enumerate(zip(larger, pool.map(look, larger), strict=True)):
+            found[row.number] = lost
             report.progress("looking beyond the grid", done + 1, len(larger))
     return found
 
