@@ -32,7 +32,7 @@ XML = (
     "<maximum>14</maximum><center>7</center></kspace_encoding_step_1></encodingLimits>"
     "<trajectory>cartesian</trajectory></encoding></ismrmrdHeader>"
 )
-NOISE, REVERSED = 1 << 18, 1 << 21
+NOISE, REVERSED, STABILISED = 1 << 18, 1 << 21, 1 << 29
 Line = tuple[np.ndarray, dict[str, Any]]
 LEFT_OUT: Line = (np.ones((3, 24), np.complex64), {"flags": NOISE})
 
@@ -76,7 +76,8 @@ def as_fastmri(file: Path, values: np.ndarray) -> Path:
 
 def test_acquisitions_are_read_as_the_same_samples_in_fastmri_s_layout(tmp_path: Path) -> None:
     values = kspace()
-    raw = read_raw(written(tmp_path / "raw.h5", [LEFT_OUT, *lines(values)]), 2)
+    others = [LEFT_OUT, *lines(7 * values, flags=STABILISED)]
+    raw = read_raw(written(tmp_path / "raw.h5", [*others, *lines(values)]), 2)
     like = read_raw(as_fastmri(tmp_path / "like.h5", values), 2)
     assert raw.values.shape == (2, 3, 12, 16)
     assert np.array_equal(raw.values, like.values)
