@@ -171,10 +171,11 @@ def run(
 ) -> None:
     """Put a model to work on scans; results lie on the input's grid, with their provenance.
 
-    A model of slices takes volumes slice by slice; --tile takes what is larger than the grid.
-    As DICOM they belong to the study of a DICOM input; of other inputs a study is made.
-    The provenance's residual of a measurement is over what its noise explains: far above 1 the
-    image does not fit it; a mean of samples may lie below 1, one sample should not.
+    A model of slices takes volumes slice by slice; --tile takes what is larger
+    than the grid. As DICOM they belong to the study of a DICOM input; of other
+    inputs a study is made. The provenance's residual is the distance to what
+    was measured over what its noise explains: far above 1 the image does not
+    fit it; a mean of samples may lie below 1, one sample should not.
     """
     cli_paths.check_scans(*(Path(file) for item in inputs for file in item.split(",")))
     from medidiff import api

@@ -8,12 +8,26 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 _kept: ContextVar[list[str] | None] = ContextVar("kept", default=None)
+_whose: ContextVar[str] = ContextVar("whose", default="")
 
 
 def warn(message: str, stacklevel: int = 1) -> None:
     """Warn, as `warnings.warn` does; within `kept_warnings` the message is kept, once."""
     _keep([message])
+    whose = _whose.get()
+    if whose and not message.startswith(whose):
+        message = f"{whose}: {message}"
     warnings.warn(message, stacklevel=stacklevel + 1)
+
+
+@contextmanager
+def warnings_of(whose: str) -> Iterator[None]:
+    """What is warned of within is shown as that of one of several inputs, such as "input 2"."""
+    before = _whose.set(whose)
+    try:
+        yield
+    finally:
+        _whose.reset(before)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medidiff.api.calls import ModelLike, PathLike, Progress, reporting
+from medidiff.errors import TaskError
 from medidiff.jobs.cases import Mismatch
 from medidiff.jobs.models import load_model
 from medidiff.jobs.reaching import Across, Reaching
@@ -127,26 +129,31 @@ def run_each(
     """The results of `run` on a list, each as soon as it is made: to keep it before the next one
     takes its time. Each is a scan as `run` takes it.
 
-    Errors: as `run`, numbered by their place in the list.
+    Errors: as `run`, those of a scan when it is its turn, by its number in the list.
     """
+    if isinstance(inputs, str | os.PathLike):
+        raise TaskError("run_each takes a list of scans; run takes one")
     chosen, beside = head_and_beside(task, task_options)
-    loaded = load_model(model)
-    for index, item in enumerate(inputs):
+    loaded, how = load_model(model), Reaching(tile, tile_overlap, plane, across)
+
+    def made(index: int) -> Result:
         with reporting(progress) as report:
             (result,) = run_head(
                 chosen,
                 loaded,
-                [_files(item)],
+                [_files(inputs[index])],
                 n=n,
                 seed=seed,
                 mismatch=mismatch,
                 report=report,
                 beside=beside,
-                how=Reaching(tile, tile_overlap, plane, across),
+                how=how,
                 before=index,
                 total=len(inputs),
             )
-        yield result
+        return result
+
+    return map(made, range(len(inputs)))
 
 
 def _files(item: Any) -> Sequence[Any]:

@@ -244,7 +244,7 @@ def header_of(text: bytes | str) -> Header:
     """
     try:
         root = ElementTree.fromstring(text)
-    except ElementTree.ParseError:
+    except (ElementTree.ParseError, LookupError):
         raise DataError("the file's ismrmrd_header is no XML") from None
     space = root.tag.partition("}")[0] + "}" if root.tag.startswith("{") else ""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +56,7 @@ def warn_of_signal(cropped: Cropped, row: int) -> None:
     """Warn where what was measured gives signal beyond the model's grid."""
     if cropped.matters:
         warn(
-            f"measurement {row}: {cropped} lie {OUTSIDE}: they come back as background, and what "
+            f"input {row}: {cropped} lie {OUTSIDE}: they come back as background, and what "
             "they gave of the signal is taken for the rest of the image. Use a model with a "
             "larger grid",
             stacklevel=3,
@@ -81,11 +80,14 @@ def scans_cropped(
     some = [rows[place * len(rows) // count] for place in range(count)]
     known = grids(some, images[0])
     larger = [row for row in some if _is_larger(*known[row.number], space)]
-    look = partial(place_row, columns=images, label=None, space=space, stacked=slices is not None)
+
+    def look(row: Row) -> Cropped:  # no image waits for the one before it
+        return place_row(row, images, None, space, stacked=slices is not None).cropped
+
     found = {row.number: Cropped() for row in some}
     with ThreadPoolExecutor(workers) as pool:
-        for done, (row, placed) in enumerate(zip(larger, pool.map(look, larger), strict=True)):
-            found[row.number] = placed.cropped
+        for done, (row, lost) in enumerate(zip(larger, pool.map(look, larger), strict=True)):
+            found[row.number] = lost
             report.progress("looking beyond the grid", done + 1, len(larger))
     return found
 

@@ -88,7 +88,7 @@ class Prepared:
     codec: ReadyCodec
     parent: Model | None = None
     notes: tuple[str, ...] = ()
-    """What was said of its scans."""
+    """What was said of its scans, but for words that stand in a file or the manifest."""
 
     def model(self, spec: ModelSpec, network: nn.Module) -> Model:
         """The model of this training's network, as it is or averaged."""
@@ -234,7 +234,7 @@ def prepare(loaded: Loaded, parent: Model | None, report: Reporter) -> Prepared:
         moved,
         codec,
         parent,
-        (*data.notes, *cropping),
+        (*slab_notes(config), *cropping),
     )
 
 

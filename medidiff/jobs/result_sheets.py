@@ -13,9 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medidiff.data.images import load_image
+from medidiff.errors import DataError
 from medidiff.model import Model
 from medidiff.model_folder import stem
+from medidiff.outputs import all_or_none
 from medidiff.report.pictures import sheet
+from medidiff.spec import ModelSpec, of_volumes
 from medidiff.tasks.base import Head
 from medidiff.tasks.restoration import SPREAD, shown_deviation
 from medidiff.tasks.results import Result
@@ -36,8 +39,10 @@ def save_sheet(
     All are on the result's grid, in the model's window on this input; several channels in shares of
     theirs. What was measured has no image, and its result a window of its own.
     """
+    spec = _spec_of(model, len(result.image))
     given = None if head.needs().measurement else _given(files)
-    ends = _of_result(result) if given is None else _of_input(given, model)
+    ends = None if given is None else _of_input(given, spec)
+    ends = _of_result(result) if ends is None else ends
     shown = {"result": result.image}
     if given is not None and (there := _onto(given, result.image.shape)) is not None:
         shown = {"input": there, **shown}
@@ -49,16 +54,25 @@ def save_sheet(
             own[SPREAD] = shown_deviation(result.maps["std"][channel], low)
         for name, image in own.items():
             images.append(_cell((image - low) / (high - low) if several else image))
-            titles.append(f"{name}, {model.spec.images[channel]}" if several else name)
-    return sheet(
-        images,
-        sheet_file(target),
-        window=(0.0, 1.0) if several else ends[0],
-        columns=len(images) // len(ends) if result.image.ndim == 3 else None,
-        titles=titles,
-        affine=result.affine if result.placed else None,
-        title=f"{head.kind}, {model.spec.name}; research only",
-    )
+            titles.append(f"{name}\n{spec.images[channel]}" if several else name)
+    place = sheet_file(target)
+    with all_or_none([place]):
+        sheet(
+            images,
+            place,
+            window=(0.0, 1.0) if several else ends[0],
+            columns=len(images) // len(ends) if result.image.ndim == 3 else None,
+            titles=titles,
+            affine=result.affine if result.placed else None,
+            title=f"{head.kind}, {spec.name}; research only",
+        )
+    return place
+
+
+def _spec_of(model: Model, channels: int) -> ModelSpec:
+    """The model's own; where it took a volume slab by slab, with a channel for all of a slab."""
+    slabs = model.spec.slices is not None and len(model.spec.images) != channels
+    return of_volumes(model.spec) if slabs else model.spec
 
 
 def _cell(image: NDArray[np.float32]) -> Tensor:
@@ -70,9 +84,13 @@ def _given(files: Sequence[Any]) -> NDArray[np.float32]:
     return np.concatenate([load_image(file).as_tensor().numpy() for file in files])
 
 
-def _of_input(given: NDArray[np.float32], model: Model) -> list[tuple[float, float]]:
-    """The intensities of each channel that the model's window begins and ends with."""
-    scale = model.spec.intensity.scale_of(torch.from_numpy(given))
+def _of_input(given: NDArray[np.float32], spec: ModelSpec) -> list[tuple[float, float]] | None:
+    """The intensities of each channel that the model's window begins and ends with; None of an
+    input that is nearly all padding, which only the model's grid left out."""
+    try:
+        scale = spec.intensity.scale_of(torch.from_numpy(given))
+    except DataError:
+        return None
     return [*zip(scale.low, scale.high, strict=True)]
 
 

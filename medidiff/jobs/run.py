@@ -31,7 +31,7 @@ from medidiff.tasks.calibrated import without_verdict
 from medidiff.tasks.finish import finish
 from medidiff.tasks.results import Result, older, stacked
 from medidiff.tasks.room import check_kept, memory_told
-from medidiff.warned import kept_warnings, warn
+from medidiff.warned import kept_warnings, warn, warnings_of
 
 AS_IT_IS = Reaching()
 Format = Literal["nifti", "dicom"]
@@ -95,11 +95,13 @@ def run_head(
 @contextmanager
 def numbered(row: int, total: int) -> Iterator[None]:
     """What a head says against its input, with that one's number where there are several."""
-    try:
+    if total == 1:
         yield
+        return
+    try:
+        with warnings_of(f"input {row}"):
+            yield
     except TaskError as error:
-        if total == 1:
-            raise
         raise TaskError(f"input {row}: {error}", private=error.private) from None
 
 

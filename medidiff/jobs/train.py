@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -28,7 +28,8 @@ from medidiff.jobs.reporting import Quiet, Reporter
 from medidiff.model import Model
 from medidiff.report.pictures import sheet
 from medidiff.spec import ModelSpec
-from medidiff.tracking import Run, open_run
+from medidiff.tracking import PrivacyError, Run, open_run
+from medidiff.tracking.guard import Guard
 from medidiff.training.loop import Job, Outcome, train
 from medidiff.training.precision import choose_device
 from medidiff.training.stop import StopSignal
@@ -81,6 +82,17 @@ def train_model(
     return folder.path
 
 
+def tag_of_notes(notes: Sequence[str], subjects: Collection[str]) -> dict[str, str]:
+    """What was said of the scans, for the store; nothing where a subject is called by a number that
+    stands in it, such as a row's, for then the store would refuse the run."""
+    text = "\n".join(notes)
+    try:
+        Guard(subjects).check("tag 'notes'", text)
+    except PrivacyError:
+        return {}
+    return {"notes": text} if text else {}
+
+
 def _run(
     loaded: Loaded,
     folder: RunFolder,
@@ -99,7 +111,7 @@ def _run(
         tags={
             "modality": config.modality,
             "manifest_digest": str(ready.spec.lineage.manifest_digest),
-            **({"notes": "\n".join(ready.notes)} if ready.notes else {}),
+            **tag_of_notes(ready.notes, ready.subjects),
         },
         resume=resume,
         subjects=ready.subjects,

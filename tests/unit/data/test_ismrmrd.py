@@ -32,8 +32,9 @@ XML = (
     "<maximum>14</maximum><center>7</center></kspace_encoding_step_1></encodingLimits>"
     "<trajectory>cartesian</trajectory></encoding></ismrmrdHeader>"
 )
-NOISE, REVERSED = 1 << 18, 1 << 21
+NOISE, REVERSED, STABILISED = 1 << 18, 1 << 21, 1 << 29
 Line = tuple[np.ndarray, dict[str, Any]]
+LEFT_OUT: Line = (np.ones((3, 24), np.complex64), {"flags": NOISE})
 
 
 def kspace() -> np.ndarray:
@@ -75,8 +76,8 @@ def as_fastmri(file: Path, values: np.ndarray) -> Path:
 
 def test_acquisitions_are_read_as_the_same_samples_in_fastmri_s_layout(tmp_path: Path) -> None:
     values = kspace()
-    noise = (np.ones((3, 24), np.complex64), {"flags": NOISE})
-    raw = read_raw(written(tmp_path / "raw.h5", [noise, *lines(values)]), 2)
+    others = [LEFT_OUT, *lines(7 * values, flags=STABILISED)]
+    raw = read_raw(written(tmp_path / "raw.h5", [*others, *lines(values)]), 2)
     like = read_raw(as_fastmri(tmp_path / "like.h5", values), 2)
     assert raw.values.shape == (2, 3, 12, 16)
     assert np.array_equal(raw.values, like.values)
@@ -106,8 +107,18 @@ def test_averages_are_averaged_and_a_partial_echo_lies_off_the_middle(tmp_path: 
         (lines(kspace(), flags=NOISE), XML, "none of the file's ISMRMRD acquisitions is of an im"),
         ([*lines(kspace()), *lines(kspace(), repetition=1)], XML, "2 values of repetition"),
         ([*lines(kspace()), *lines(kspace()[:, :2])], XML, "lines are of 2 to 3 coils"),
-        (lines(kspace(), center_sample=3), XML, "outside of its 24 x 16 encoded samples"),
+        (
+            [LEFT_OUT, *lines(kspace(), center_sample=3)],
+            XML,
+            "acquisition 1 of .* outside of its 24 x 16 encoded samples",
+        ),
         (lines(kspace()), XML.replace("<center>7<", "<center>99<"), "outside of its 24 x 16"),
+        (lines(kspace()[:, :0]), XML, "lines are of 0 to 0 coils"),
+        (lines(kspace(), encoding_space_ref=1), XML, "of another than its header's first"),
+        (lines(kspace(), discard_pre=20, discard_post=4), XML, "20 and 4 of which are left out"),
+        (lines(kspace()), XML.replace("<x>24<", "<x>2400000<"), "hardly any of them were taken"),
+        (lines(kspace()), XML.replace("<x>24<", "<x>-24<"), "encodedSpace of -24 x 16 samples"),
+        (lines(kspace()), '<?xml version="1.0" encoding="no"?>' + XML, "header is no XML"),
         (lines(kspace()), "<nothing", "header is no XML"),
         (lines(kspace()), XML.replace("<x>24</x>", ""), "does not say the encodedSpace's matrix"),
     ],
@@ -118,6 +129,18 @@ def test_what_is_no_one_image_of_a_grid_is_refused(
 ) -> None:
     with pytest.raises(DataError, match=said):
         read_raw(written(tmp_path / "raw.h5", taken, xml), 2)
+
+
+def test_hdf5_that_is_laid_out_otherwise_under_the_same_names_is_refused(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "number.h5", "w") as file:
+        file["dataset"] = 1.0
+    with pytest.raises(DataError, match="k-space is read as fastMRI keeps it"):
+        read_raw(tmp_path / "number.h5", 2)
+    with h5py.File(tmp_path / "plain.h5", "w") as file:
+        file["dataset/data"] = np.zeros(2, [("head", "<f4"), ("data", "<f4")])
+        file["dataset/xml"] = [XML.encode()]
+    with pytest.raises(DataError, match="holds no acquisitions"):
+        read_raw(tmp_path / "plain.h5", 2)
 
 
 def test_volumes_of_acquisitions_are_refused(tmp_path: Path) -> None:

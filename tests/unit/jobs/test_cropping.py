@@ -14,6 +14,7 @@ from medidiff import cli
 from medidiff.api.training import check
 from medidiff.config import load_config
 from medidiff.data import placing
+from medidiff.data.cropping import Cropped
 from medidiff.data.datasets import load_case
 from medidiff.data.images import Volume, load_image, save_image
 from medidiff.data.manifest import read_manifest
@@ -23,6 +24,7 @@ from medidiff.jobs.cases import case_of_files
 from medidiff.jobs.cropping import cropping_notes, scans_cropped, warn_of_cropped
 from medidiff.jobs.prepare import prepare
 from medidiff.jobs.reporting import Quiet
+from medidiff.jobs.train import tag_of_notes
 from medidiff.model import Model
 from medidiff.tasks.inpaint import Inpainting
 from medidiff.warned import kept_warnings
@@ -138,8 +140,15 @@ def test_a_training_and_its_check_count_the_scans_that_lose_tissue(tmp_path: Pat
         "3, 4, 5; up to "
     )
     for cache in ("memory", "none"):
-        loaded = load_config(CONFIG, [*changes, f"data.cache={cache}"])
-        assert [each for each in prepare(loaded, None, Quiet()).notes if "beyond" in each] == [note]
+        loaded = load_config(CONFIG, [*changes, "modality=PT", f"data.cache={cache}"])
+        assert prepare(loaded, None, Quiet()).notes == (note,)  # and no file's own modality
+
+
+def test_the_store_is_told_no_note_in_which_a_number_is_a_subjects() -> None:
+    note = cropping_notes({1042: Cropped(5, 10)}, 1, Space(2, (8, 8)))
+    assert tag_of_notes(note, {"1041", "ANNA"}) == {"notes": note[0]}
+    assert tag_of_notes(note, {"1042"}) == {}  # that a training is not refused for its rows
+    assert tag_of_notes((), {"1042"}) == {}
 
 
 def test_only_scans_that_are_larger_are_read_for_it(

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from medidiff.cli import app
 from medidiff.data.intensity import FittedIntensity
-from medidiff.data.options import Space
+from medidiff.data.options import Slices, Space
 from medidiff.jobs import result_sheets
 from medidiff.jobs.result_sheets import save_sheet, sheet_file
 from medidiff.model import Model
@@ -39,7 +39,7 @@ def model_of(*channels: str) -> Model:
 def scan(tmp_path: Path, size: tuple[int, ...] = SIZE, name: str = "DOE") -> Path:
     values = np.linspace(0, 100, int(np.prod(size)), dtype=np.float32).reshape(*size, 1)
     file = tmp_path / f"{name}.nii.gz"
-    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), file)  # type: ignore[attr-defined]
+    nibabel.save(nibabel.Nifti1Image(np.squeeze(values), np.eye(4)), file)  # type: ignore
     return file
 
 
@@ -77,12 +77,50 @@ def test_it_shows_input_result_and_deviation_in_the_models_window(
     assert "DOE" not in str(drawn)
 
 
+def test_of_a_picture_that_cannot_be_written_whole_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sheet(images: Any, path: Path, **told: Any) -> None:
+        path.write_bytes(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(result_sheets, "sheet", sheet)
+    with pytest.raises(OSError, match="no space"):
+        save_sheet(
+            result_of(1, *SIZE), Denoising(), model_of("a"), [scan(tmp_path)], tmp_path / "a"
+        )
+    assert not (tmp_path / "a.png").exists()
+
+
 def test_each_channel_has_a_row_and_its_own_window(tmp_path: Path, drawn: dict[str, Any]) -> None:
     files, model = [scan(tmp_path), scan(tmp_path, name="B")], model_of("t1", "t2")
     save_sheet(result_of(2, *SIZE), Denoising(), model, files, tmp_path / "a.nii.gz")
-    assert drawn["titles"] == ["input, t1", "result, t1", "input, t2", "result, t2"]
+    assert drawn["titles"] == ["input\nt1", "result\nt1", "input\nt2", "result\nt2"]
     assert (drawn["columns"], drawn["window"]) == (2, (0.0, 1.0))
     assert [float(image.max()) for image in drawn["images"]] == [1.0, 0.5, 0.5, 0.25]
+
+
+def test_a_volume_that_a_model_of_slabs_took_has_one_channel(
+    tmp_path: Path, drawn: dict[str, Any]
+) -> None:
+    model = model_of("image-1", "image", "image+1")
+    model.spec = replace(model.spec, slices=Slices(thickness=3))
+    files = [scan(tmp_path, (*SIZE, 5))]
+    save_sheet(result_of(1, *SIZE, 5), Denoising(), model, files, tmp_path / "a.nii.gz")
+    assert (drawn["titles"], drawn["window"]) == (["input", "result"], (0.0, 100.0))
+
+
+def test_an_input_that_is_nearly_all_padding_is_shown_in_the_window_of_its_result(
+    tmp_path: Path, drawn: dict[str, Any]
+) -> None:
+    model, file = model_of("image"), tmp_path / "padded.nii.gz"
+    intensity = replace(model.spec.intensity, scope="image", percentiles=(1.0, 50.0))
+    model.spec = replace(model.spec, intensity=intensity)
+    values = np.zeros((*SIZE, 1), np.float32)
+    values[0] = 9
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), file)  # type: ignore[attr-defined]
+    save_sheet(result_of(1, *SIZE), Denoising(), model, [file], tmp_path / "a.nii.gz")
+    assert drawn["window"] == (50.0, 51.0)
 
 
 @pytest.mark.parametrize(

@@ -298,6 +298,6 @@ def test_no_end_of_a_head_that_the_field_can_hold_is_left_out() -> None:
 def test_signal_beyond_the_field_is_told() -> None:
     opened, (told,) = told_of(long_head(slice(6, 26), slice(0)))
     assert opened.cropped.share == pytest.approx(8 / 20, abs=0.06)
-    assert told.startswith("measurement 1: about ")
+    assert told.startswith("input 1: about ")
     assert "larger grid" in told
     assert "--tile" not in told
