@@ -210,6 +210,7 @@ def drawn(problem: Problem, model: Model, how: Posterior, n: int, seed: int) -> 
         model,
         given[0],
         signal=values[0].numel() * values.element_size(),
+        fit=measurement.refit_bytes,
         gradient=how.through_the_network,
         chunk=how.chunk,
     )
