@@ -394,6 +394,12 @@ def test_a_mask_the_other_way_round_is_told_and_one_of_everything_refused(
     mask[:6, :8] = 0
     with pytest.warns(UserWarning, match="94% of the scan as missing.* give 1 - mask"):
         medidiff.run("inpaint", model, tmp_path / "scan.nii.gz", mask=mask, posterior=few)
+    small = tmp_path / "small.nii.gz"  # what lies around it on the model's grid is no scan
+    nibabel.save(nibabel.Nifti1Image(blob()[2:-2, 2:-2], np.eye(4)), small)
+    with pytest.raises(TaskError, match="names all of the scan as missing"):
+        medidiff.run(
+            "inpaint", model, small, mask=np.ones((20, 28)), posterior=few, mismatch="warn"
+        )
 
 
 def test_every_warning_of_a_run_is_in_its_provenance_once(model: Model, tmp_path: Path) -> None:
