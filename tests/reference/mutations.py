@@ -420,6 +420,20 @@ MUTATIONS = (
         (OPERATORS, "-k", "adjoint_is_exact"),
     ),
     Mutation(
+        "a mask shifted the other way where a grid is odd",
+        "physics/fourier.py",
+        "ordered = torch.fft.ifftshift(gain",
+        "ordered = torch.fft.fftshift(gain",
+        (OPERATORS, "-k", "normal_map"),
+    ),
+    Mutation(
+        "steps of conjugate gradients after the last one move images",
+        "physics/iterative.py",
+        "active = active & (left > limit)",
+        "active = left > -limit",
+        ("tests/laws/test_waiting.py", "-k", "change_no_image"),
+    ),
+    Mutation(
         "a Fourier transform that is not unitary",
         "physics/fourier.py",
         'torch.fft.fftn(moved, dim=axes, norm="ortho")',
