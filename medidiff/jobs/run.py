@@ -134,11 +134,11 @@ def _solved(
 ) -> list[Result]:
     """The results of some cases of input `row`. `count`: how many it has in all; None where there
     was found to be room for their samples before."""
-    problem = replace(head.prepare(cases, model), progress=told)
-    if count is not None:
-        _check_room(head, problem, count, n)
-    doubts = _doubts_told(head, problem, row)
     with memory_told():
+        problem = replace(head.prepare(cases, model), progress=told)
+        if count is not None:
+            _check_room(head, problem, count, n)
+        doubts = _doubts_told(head, problem, row)
         solution = head.solve(problem, model, n, seed)
         results = finish(head, problem, solution, model, n, seed)
     return [

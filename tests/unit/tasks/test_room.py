@@ -220,6 +220,22 @@ def test_too_little_memory_is_one_message_that_says_what_to_do(error: Exception)
         raise error
 
 
+@pytest.mark.parametrize("step", ["prepare", "solve"])
+def test_memory_may_run_out_at_any_step_of_a_head(
+    step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Coil maps and phases of a measurement are estimated before it is solved."""
+
+    def failing(*given: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+
+    monkeypatch.setattr(Reconstruction, step, failing)
+    random = np.random.default_rng(0).standard_normal((1, 16, 16, 2)).astype(np.float32)
+    kspace = random.view(np.complex64)[..., 0]
+    with pytest.raises(TaskError, match="memory of the GPU is not enough"):
+        medidiff.run("reconstruct", tiny(16, 16), kspace)
+
+
 def test_other_errors_stay_what_they_are() -> None:
     with pytest.raises(RuntimeError, match="shape"), room.memory_told():
         raise RuntimeError("shape mismatch")
