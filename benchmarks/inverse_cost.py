@@ -12,10 +12,11 @@ rest, which is the measurement's proximal steps and noise. Beside them is what m
 measurement ready takes, which is not part of the run.
 
 A stopped measurement goes on with --keep RESULT: its rows stay, with their origin, and what it
-lacks is measured beside them. --settings takes the beginnings of names; of one slice it takes a
-minute or two a setting without a GPU:
+lacks is measured beside them. --settings takes the beginnings of names. Without a GPU five runs of
+one slice of k-space take about three minutes, and of its eight samples a quarter of an hour:
 
-    python benchmarks/inverse_cost.py brain-t1-2d --manifest M --out W --slices 1 --settings "mri 1"
+    python benchmarks/inverse_cost.py brain-t1-2d --manifest M --out W --slices 1 --minutes 30 \\
+        --settings "mri 1 coil R=4"
 """
 
 from __future__ import annotations

@@ -82,7 +82,9 @@ def run_head(
                 case = case_of_files(fitted, files, mismatch, index + 1, head.needs(), beside)
                 warn_of_cropped(case, fitted, head.needs(), index + 1)
                 digest = _digests(files)
-                found = _solved(head, fitted, [case], 1, n, seed, digest, report.progress)
+                found = _solved(
+                    head, fitted, [case], 1, n, seed, digest, index + 1, report.progress
+                )
                 if not_fitting(fitted, case, head.needs()):
                     found = [*map(unjudged, found)]
         results += [
@@ -129,15 +131,16 @@ def _solved(
     n: int,
     seed: int,
     digest: str,
+    row: int,
     told: Progress,
 ) -> list[Result]:
-    """The results of some cases of an input. `count`: how many it has in all; None where there was
-    found to be room for their samples before."""
-    problem = replace(head.prepare(cases, model), progress=told)
-    if count is not None:
-        _check_room(head, problem, count, n)
-    doubts = _doubts_told(head, problem)
+    """The results of some cases of input `row`. `count`: how many it has in all; None where there
+    was found to be room for their samples before."""
     with memory_told():
+        problem = replace(head.prepare(cases, model), progress=told)
+        if count is not None:
+            _check_room(head, problem, count, n)
+        doubts = _doubts_told(head, problem, row)
         solution = head.solve(problem, model, n, seed)
         results = finish(head, problem, solution, model, n, seed)
     return [
@@ -150,13 +153,13 @@ def _judged(result: Result, doubt: str | None) -> Result:
     return result if doubt is None else unjudged(result)
 
 
-def _doubts_told(head: Head, problem: Problem) -> Sequence[str | None]:
-    """What speaks against what was stated of each case, which is warned of."""
+def _doubts_told(head: Head, problem: Problem, row: int) -> Sequence[str | None]:
+    """What speaks against what was stated of each case of input `row`, which is warned of."""
     if not isinstance(head, Doubting):
         return [None] * len(problem.cases)
     doubts = head.doubts(problem)
     for said in filter(None, doubts):
-        warn(said, stacklevel=3)
+        warn(f"input {row}: {said}", stacklevel=3)
     return doubts
 
 
@@ -188,7 +191,9 @@ def _measured(
     for first in range(0, len(opened.cases), SLICES):
         part = opened.cases[first : first + SLICES]
         count = len(opened.cases) if first == 0 else None
-        batches.append(_solved(head, model, part, count, n, seed, digest, report.progress))
+        batches.append(
+            _solved(head, model, part, count, n, seed, digest, index + 1, report.progress)
+        )
         report.progress(f"{head.kind}, slices", first + len(part), len(opened.cases))
     return stacked(batches, opened.affine)
 

@@ -90,6 +90,8 @@ class Measurement:
     estimated anew."""
     refit: Callable[[Sequence[int]], Refit] | None = None
     """The same of some members, along their way from noise to image."""
+    refit_bytes: int = 0
+    """What that holds of each image at most."""
     likelihood: Callable[[Sequence[int]], AnyLikelihood] | None = None
     """The law of the noise of some members, where it is not Gaussian of `noise_std`."""
     brightness: Literal["known", "estimated"] = "known"

@@ -188,6 +188,7 @@ class _Made:
             if known
             else lambda images, width: self.with_phase(self.refined(images, width, phase), False),
             refit=None if known else lambda members: self.taken(members).refit(phase[[*members]]),
+            refit_bytes=0 if known else self.fit.bytes_held,
             brightness="estimated",
         )
 

@@ -40,7 +40,13 @@ from medidiff.tasks.defaults import Posterior
 from medidiff.tasks.levels import Level, doubted, level_of
 from medidiff.tasks.magnitudes import MagnitudeNoise
 from medidiff.tasks.matched import mean_at, noise_scale, samples_from
-from medidiff.tasks.measured import POSTERIOR_MEAN, Cost, check_image_space, solved
+from medidiff.tasks.measured import (
+    POSTERIOR_MEAN,
+    Cost,
+    check_image_space,
+    sampler_and_chunk,
+    solved,
+)
 from medidiff.tasks.noises import EvenNoise, GaussianNoise, kind_of
 from medidiff.tasks.restoration import RESTORATION_METRICS, SPREAD, TRUTH, restored
 
@@ -134,7 +140,8 @@ class Denoising:
 
     def _found(self, problem: Problem, model: Model, n: int, seed: int) -> Solution:
         law, single = self.noise_law, self.result == "sample"
-        if self.posterior is not None or (single and isinstance(law, CountNoise)):
+        sampler, chunk = sampler_and_chunk(self.posterior)
+        if sampler is not None or (single and isinstance(law, CountNoise)):
             return solved(self, self._measured(problem, model), model, n, seed)
         with torch.no_grad(), evaluating(model.network):
             point, calls = law.mean(
@@ -143,7 +150,7 @@ class Denoising:
             if n == 1 and not single:
                 return Solution(point, calls, facts={"estimate": POSTERIOR_MEAN})
             if not isinstance(law, CountNoise):
-                return self._entered(law, point, calls, problem, model, n, seed)
+                return self._entered(law, point, calls, problem, model, n, seed, chunk)
         known = point, Cost(calls, calls)
         return solved(self, self._measured(problem, model), model, n, seed, known)
 
@@ -156,6 +163,7 @@ class Denoising:
         model: Model,
         n: int,
         seed: int,
+        chunk: int | None,
     ) -> Solution:
         """Samples from the matching level on; `point` and `calls`: the mean and what it took."""
         samples, nfe = samples_from(
@@ -165,6 +173,7 @@ class Denoising:
             self._sampling,
             n,
             seed,
+            chunk,
         )
         single = self.result == "sample"
         return Solution(

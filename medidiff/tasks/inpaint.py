@@ -166,12 +166,10 @@ class Inpainting:
 
 def _check_known(cases: Sequence[Case], holes: Tensor) -> None:
     """Errors: TaskError for a mask that leaves nothing; most of a scan missing is warned of."""
-    shares = [float(hole.double().mean()) for hole in holes]
-    largest = max(
-        (share for case, share in zip(cases, shares, strict=True) if "mask" in case.beside),
-        default=0.0,
-    )
-    if largest == 1:
+    given = [(case, hole) for case, hole in zip(cases, holes, strict=True) if "mask" in case.beside]
+    # on the scan's own grid: around a small scan the model's holds more, which is no part of it
+    largest = max((_share(case.beside.get("hole", hole)) for case, hole in given), default=0.0)
+    if largest == 1 or any(_share(hole) == 1 for _, hole in given):
         raise TaskError(
             "the mask names all of the scan as missing, and nothing is left to fill it in from: "
             "it is not 0 where the scan is missing, 0 where it is there"
@@ -182,6 +180,10 @@ def _check_known(cases: Sequence[Case], holes: Tensor) -> None:
             "missing. If it is the other way round, give 1 - mask",
             stacklevel=4,
         )
+
+
+def _share(hole: Tensor) -> float:
+    return float(hole.double().mean())
 
 
 def hole_of(problem: Problem) -> Tensor:

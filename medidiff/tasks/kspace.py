@@ -26,9 +26,10 @@ ENOUGH = 1_000_000  # values that a quantile is taken from
 def noise_level(kspace: Tensor, mask: Tensor) -> float:
     """The standard deviation of the real numbers of the samples farthest from the middle.
 
-    Shapes: kspace (coil, *space), mask (1 or coil, *space). By the median, which what is left of
-    the image there moves little: simulated heads of one coil are estimated 4 % too high (a tenth of
-    the samples: 18 %).
+    By the median, which what is left of the image there moves little: simulated heads of one coil
+    are estimated 4 % too high (a tenth of the samples: 18 %).
+
+    Shapes: kspace (coil, *space), mask (1 or coil, *space).
     Source: Donoho and Johnstone 1994 (doi:10.1093/biomet/81.3.425), section 4, for the median.
     Errors: TaskError where the outermost samples are all 0.
     """

@@ -46,15 +46,16 @@ def samples_from(
     sampling: SamplingOptions,
     n: int,
     seed: int,
+    chunk: int | None = None,
 ) -> tuple[Tensor, int]:
     """(n posterior samples of each case in the host's memory, network calls of each).
 
     `starts` gives the noisy images, in model units, that the samples of some (case, sample) begin
-    from.
+    from; `chunk`: how many are drawn at a time at most, as many as the memory holds unless told.
     """
     levels, keys, given = matched(problem.levels, model), problem.keys, problem.given
     members = [(case, sample) for case in range(len(keys)) for sample in range(n)]
-    parts = [*parts_of(members, at_once(model, given[0]))]
+    parts = [*parts_of(members, min(at_once(model, given[0]), chunk or len(members)))]
     made = torch.empty((len(members), *given.shape[1:]), dtype=given.dtype)
     done, nfe = 0, 0
     for index, part in enumerate(parts):

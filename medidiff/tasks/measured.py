@@ -84,7 +84,7 @@ def solved(
     """
     assert problem.measurement is not None
     several = n > 1 or head.result == "sample"  # one sample is drawn as several are
-    stated, chunk = _stated(head.posterior)
+    stated, chunk = sampler_and_chunk(head.posterior)
     how = stated or replace(chosen_for(problem.measurement.kind, 2 if several else 1), chunk=chunk)
     check_across(how, model)
     count = n if n > 1 else (1 if head.result == "sample" else how.draws)
@@ -116,7 +116,7 @@ def solved(
     return Solution(point, cost.calls, shown, facts=facts, cost=cost.equivalents, kept=head.result)
 
 
-def _stated(posterior: Posterior | None) -> tuple[Posterior | None, int | None]:
+def sampler_and_chunk(posterior: Posterior | None) -> tuple[Posterior | None, int | None]:
     """How samples are to be drawn, None where nothing is said but how much memory that may take,
     and that."""
     if posterior is None or posterior.chunk is None:
@@ -210,6 +210,7 @@ def drawn(problem: Problem, model: Model, how: Posterior, n: int, seed: int) -> 
         model,
         given[0],
         signal=values[0].numel() * values.element_size(),
+        fit=measurement.refit_bytes,
         gradient=how.through_the_network,
         chunk=how.chunk,
     )

@@ -19,6 +19,7 @@ what the samples show becomes fine.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -38,6 +39,8 @@ SPREAD = 1.0  # radians, of a cosine with long half periods
 KNEE = 4.0  # half periods from which on a cosine is expected to be small
 FALL = 4.0  # power of its fall
 LEAN = 1e-4  # on the expected size, beside the slopes of the middle's phase
+HELD = 24, 17  # magnitudes, and k-spaces of all coils, that a fit holds of each image, counted
+HELD_ROUGH = 80, 23  # the same where a phase may be rough, in double precision
 
 
 def begun(image: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,6 +107,18 @@ class SmoothPhase:
     noise_std: Tensor
     fine: Tensor
 
+    @property
+    def bytes_held(self) -> int:
+        """Of each image while it is fitted, at most."""
+        fields, samples = HELD_ROUGH if self.rough else HELD
+        field = self.ramp[0].numel() * self.ramp.element_size()
+        return fields * field + samples * self.kspace[0].numel() * self.kspace.element_size()
+
+    @cached_property
+    def rough(self) -> bool:
+        """Whether any of the phases may be off a smooth one."""
+        return bool((self.fine > 0).any())
+
     def fitted(
         self,
         magnitude: Tensor,
@@ -117,7 +132,7 @@ class SmoothPhase:
         With `at` a draw by its noise: of the Gaussian of both unknowns that a step stands for, by
         perturbing all that is known (Papandreou & Yuille 2010).
         """
-        if not bool((self.fine > 0).any()):
+        if not self.rough:
             return self._fitted(magnitude, width, phase, rounds, at)
         # where each voxel has a phase, rounding grows a thousandfold along the iteration
         exact = replace(self, kspace=self.kspace.to(torch.complex128), ramp=self.ramp.double())
@@ -175,7 +190,7 @@ class _Linear:
         self.theta = self.waves.coefficients(phase - fit.ramp)
         self.scale = (1 + self.rho).rsqrt()
         self.factor = self._factor(magnitude**2).to(phase)
-        self.rough = bool((fit.fine > 0).any())
+        self.rough = fit.rough
         self._allow(per_image(fit.fine, phase), per_image(noise, phase), phase - fit.ramp)
 
     def _allow(self, fine: Tensor, noise: Tensor, field: Tensor) -> None:

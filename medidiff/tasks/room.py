@@ -25,7 +25,7 @@ from medidiff.networks.bounds import call_bytes
 MOST_AT_ONCE = 64  # images; more are drawn in turns
 SHARE = 0.7  # of the free memory: what an allocator cannot use is not in the count
 STATES = 24  # images that a sampler and a solver hold of each, with its noise in double precision
-SIGNALS = 12  # times its measurement
+SIGNALS = 12  # times its measurement, where nothing of it is fitted on the way
 BLENDED = 6  # whole images that a call by tiles or slices holds of each
 RECORDED = 3  # a GPU's recorded call has memory of its own, and one of the rest may follow
 FLOAT = 4
@@ -39,6 +39,7 @@ def at_once(
     image: Tensor,
     *,
     signal: int = 0,
+    fit: int = 0,
     gradient: bool = False,
     chunk: int | None = None,
 ) -> int:
@@ -46,11 +47,12 @@ def at_once(
     the model's device holds, and at least 1.
 
     Shapes: image (channel, *space), on the model's grid. `signal`: bytes of what was measured of
-    it; `gradient`: whether the sampler goes through the network's gradient; `chunk`: how many of
-    the images the network sees at a time, if not all.
+    it; `fit`: bytes that fitting what is estimated of its measurement holds; `gradient`: whether
+    the sampler goes through the network's gradient; `chunk`: how many of the images the network
+    sees at a time, if not all.
     """
     free = SHARE * free_memory(model.device)
-    ways = [drawing_bytes(model, image, signal, gradient, size) for size in {None, chunk}]
+    ways = [drawing_bytes(model, image, signal, gradient, size, fit) for size in {None, chunk}]
     fits = max(int((free - fixed) // each) for fixed, each in ways)
     return 1 if fits < 2 else min(MOST_AT_ONCE, 2 ** int(math.log2(fits)))
 
@@ -62,11 +64,16 @@ def parts_of(members: Sequence[Member], count: int) -> Iterator[Sequence[Member]
 
 
 def drawing_bytes(
-    model: Model, image: Tensor, signal: int, gradient: bool, chunk: int | None = None
+    model: Model,
+    image: Tensor,
+    signal: int,
+    gradient: bool,
+    chunk: int | None = None,
+    fit: int = 0,
 ) -> tuple[int, int]:
     """(what drawing takes whatever the number of images, what it takes of each), at most."""
     whole, reach = FLOAT * image.numel(), model.reach
-    each = STATES * whole + SIGNALS * signal
+    each = STATES * whole + max(SIGNALS * signal, fit)
     call = _call_bytes(model, image.shape[1:], gradient)
     if reach.slices:
         return reach.at_once * call, each + BLENDED * whole

@@ -394,15 +394,15 @@ MUTATIONS = (
     Mutation(
         "conjugate gradients forget the preconditioner in their step",
         "physics/iterative.py",
-        "before, power = power, real_inner(residual, towards)",
-        "before, power = power, _power(residual)",
+        "return towards, real_inner(residual, towards)",
+        "return towards, _power(residual)",
         (PRECONDITIONED,),
     ),
     Mutation(
         "one step length for the batch",
         "physics/iterative.py",
-        "length = per_image(_ratio(power, curvature, active), x)",
-        "length = (power.sum() / curvature.sum()).to(x)",
+        "length = torch.where(active & (curvature > 0), power / curvature, zero)",
+        "length = (power.sum() / curvature.sum()).expand_as(power)",
         (PRECONDITIONED,),
     ),
     Mutation(
@@ -415,9 +415,23 @@ MUTATIONS = (
     Mutation(
         "coils combined without their conjugate",
         "physics/mri.py",
-        "combined = (self._sensitivity.conj() * images).sum(1, keepdim=True)",
-        "combined = (self._sensitivity * images).sum(1, keepdim=True)",
+        "seen = self._conjugate * images",
+        "seen = self._sensitivity * images",
         (OPERATORS, "-k", "adjoint_is_exact"),
+    ),
+    Mutation(
+        "a mask shifted the other way where a grid is odd",
+        "physics/fourier.py",
+        "ordered = torch.fft.ifftshift(gain",
+        "ordered = torch.fft.fftshift(gain",
+        (OPERATORS, "-k", "normal_map"),
+    ),
+    Mutation(
+        "steps of conjugate gradients after the last one move images",
+        "physics/iterative.py",
+        "active = active & (left > limit)",
+        "active = left > -limit",
+        ("tests/laws/test_waiting.py", "-k", "change_no_image"),
     ),
     Mutation(
         "a Fourier transform that is not unitary",

@@ -394,6 +394,12 @@ def test_a_mask_the_other_way_round_is_told_and_one_of_everything_refused(
     mask[:6, :8] = 0
     with pytest.warns(UserWarning, match="94% of the scan as missing.* give 1 - mask"):
         medidiff.run("inpaint", model, tmp_path / "scan.nii.gz", mask=mask, posterior=few)
+    small = tmp_path / "small.nii.gz"  # what lies around it on the model's grid is no scan
+    nibabel.save(nibabel.Nifti1Image(blob()[2:-2, 2:-2], np.eye(4)), small)
+    with pytest.raises(TaskError, match="names all of the scan as missing"):
+        medidiff.run(
+            "inpaint", model, small, mask=np.ones((20, 28)), posterior=few, mismatch="warn"
+        )
 
 
 def test_every_warning_of_a_run_is_in_its_provenance_once(model: Model, tmp_path: Path) -> None:
@@ -727,6 +733,28 @@ def test_a_chunk_alone_leaves_the_sampler_as_it_was_chosen(
     for name in ("estimate", "samples", "network_calls", "measurement"):
         assert plain.provenance[name] == cut.provenance[name]
     assert cut.provenance["posterior"] == plain.provenance["posterior"] | {"chunk": 1}  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("noise", ["gaussian", "rician", "poisson"])
+def test_a_chunk_alone_leaves_how_noise_is_taken_off(
+    noise: str, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measured, "chosen_for", lambda kind, n=1: Posterior(steps=2))
+    scan, found = tmp_path / "scan.nii.gz", {}
+    nibabel.save(nibabel.Nifti1Image(blob() + 2.0, np.eye(4)), scan)
+    head = {"noise": noise, "steps": 2} | ({"counts": 50} if noise == "poisson" else {"sigma": 0.1})
+    for how in ({}, {"posterior": {"chunk": 2}}):
+        seen: list[int] = []
+        hook = model.network.register_forward_pre_hook(
+            lambda _, x, seen=seen: seen.append(len(x[0]))
+        )
+        found[len(how)] = medidiff.run("denoise", model, scan, n=3, **head, **how)
+        hook.remove()
+        assert max(seen) == (2 if how else 3)
+    np.testing.assert_allclose(found[1].image, found[0].image, rtol=1e-4)
+    for one, other in zip(found[1].samples, found[0].samples, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-3)
+    assert found[1].provenance["estimate"] == found[0].provenance["estimate"]
 
 
 def test_a_chunk_is_no_other_sampler_to_a_verdict() -> None:

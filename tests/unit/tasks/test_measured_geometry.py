@@ -202,6 +202,11 @@ def test_a_sinogram_with_the_sign_of_the_logarithm_is_refused() -> None:
     Radon().problem([case_of(np.eye(4), sinogram=noisy)], model_of())
     with pytest.raises(TaskError, match=r"line integrals are -0\.4.* minus the logarithm"):
         Radon().problem([case_of(np.eye(4), sinogram=-noisy)], model_of())
+    air = noisy - rays - 1e-3  # a slice beyond the head, whose noise has either sign
+    cases = [case_of(np.eye(4), sinogram=each) for each in (noisy, air)]
+    Radon().problem(cases, model_of())
+    with pytest.raises(TaskError, match="minus the logarithm"):
+        Radon().problem([case_of(np.eye(4), sinogram=-each) for each in (noisy, air)], model_of())
 
 
 def test_the_noise_of_each_sinogram_is_told_by_its_neighbouring_detectors() -> None:

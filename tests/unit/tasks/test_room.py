@@ -24,6 +24,7 @@ from medidiff.networks.memory import _LiveBytes
 from medidiff.spec import ModelSpec
 from medidiff.tasks import Reconstruction, room
 from medidiff.tasks.base import Problem
+from medidiff.tasks.cartesian import Cartesian
 from medidiff.tasks.defaults import Posterior
 from medidiff.tasks.denoise import Denoising
 from medidiff.tasks.finish import finish
@@ -108,12 +109,25 @@ def test_more_images_are_drawn_at_once_where_the_network_sees_a_few_at_a_time(
     assert peak(problem, model, DPS(), 8, chunk=2) < few[0] + 8 * few[1]
 
 
-def test_receiver_coils_are_foreseen() -> None:
-    model, random = tiny(32, 32), np.random.default_rng(0)
-    kspace = random.standard_normal((16, 32, 32, 2)).astype(np.float32).view(np.complex64)[..., 0]
-    problem = Reconstruction().prepare(open_measurement(kspace, {}, model, 1).cases, model)
-    fixed, each = room.drawing_bytes(model, problem.given[0], kspace.nbytes, False)
-    assert 0.5 * each < peak(problem, model, DiffPIR(), 1) < fixed + each
+@pytest.mark.parametrize("side", [32, 24], ids=["the model's field", "a larger field"])
+@pytest.mark.parametrize("coils", [1, 16])
+@pytest.mark.parametrize("phase", ["given", "smooth", "rough"])
+def test_receiver_coils_and_fits_of_a_phase_are_foreseen(
+    phase: str, coils: int, side: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is foreseen for a call of the network, which lies beside no fit, hides nothing."""
+    model, random = tiny(side, side), np.random.default_rng(0)
+    drawn = random.standard_normal((coils, 32, 32, 2)).astype(np.float32)
+    kspace = drawn.view(np.complex64)[..., 0]
+    beside = {"phase": np.zeros((32, 32), np.float32)} if phase == "given" else {}
+    head = Reconstruction(measurement=Cartesian(fine=0.2 if phase == "rough" else 0.0))
+    problem = head.prepare(open_measurement(kspace, beside, model, 1).cases, model)
+    assert problem.measurement is not None
+    image, fit = problem.given[0], problem.measurement.refit_bytes
+    call = room.STATES * 4 * image.numel() + room._call_bytes(model, image.shape[1:], False)
+    monkeypatch.setattr(room, "_call_bytes", lambda *args: 0)
+    _, each = room.drawing_bytes(model, image, kspace.nbytes, False, fit=fit)
+    assert 0.5 * each < peak(problem, model, DiffPIR(), 2) / 2 < max(each, call)
 
 
 def test_a_slice_by_slice_volume_takes_no_more_than_was_foreseen() -> None:
@@ -204,6 +218,22 @@ def test_what_is_free_is_no_more_than_a_limit_leaves(
 def test_too_little_memory_is_one_message_that_says_what_to_do(error: Exception) -> None:
     with pytest.raises(TaskError, match=r"memory .* not enough.*--tile"), room.memory_told():
         raise error
+
+
+@pytest.mark.parametrize("step", ["prepare", "solve"])
+def test_memory_may_run_out_at_any_step_of_a_head(
+    step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Coil maps and phases of a measurement are estimated before it is solved."""
+
+    def failing(*given: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+
+    monkeypatch.setattr(Reconstruction, step, failing)
+    random = np.random.default_rng(0).standard_normal((1, 16, 16, 2)).astype(np.float32)
+    kspace = random.view(np.complex64)[..., 0]
+    with pytest.raises(TaskError, match="memory of the GPU is not enough"):
+        medidiff.run("reconstruct", tiny(16, 16), kspace)
 
 
 def test_other_errors_stay_what_they_are() -> None:

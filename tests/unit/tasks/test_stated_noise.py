@@ -79,15 +79,16 @@ def test_it_is_warned_of_once_kept_with_the_result_and_its_maps_are_not_called_c
     scan = (CLEAN + 2 * 0.01 * unit)[0].numpy()
     nibabel.save(nibabel.Nifti1Image(scan[..., None], np.eye(4)), file)  # type: ignore[attr-defined]
     found = {}
-    for sigma in (0.01, 0.1):
+    for before, sigma in enumerate((0.01, 0.1)):
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             (found[sigma],) = run_head(
                 Denoising(sigma=sigma, steps=1), tiny(SIZE, SIZE), [[file]],
-                n=2, seed=0, mismatch="warn", report=Quiet(),
+                n=2, seed=0, mismatch="warn", report=Quiet(), before=before,
             )  # fmt: skip
         said = [str(each.message) for each in warned if "was stated" in str(each.message)]
         assert len(said) == (sigma == 0.1)
+        assert all(each.startswith("input 2: gaussian noise: sigma=0.1 was") for each in said)
         kept = [each for each in found[sigma].provenance["warning"] if "was stated" in each]
         assert kept == said
     assert found[0.1].provenance["uncertainty"] == "uncalibrated"
