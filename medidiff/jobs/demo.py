@@ -201,7 +201,7 @@ def closing(folder: Path, run: Path, table: Table, gain: Difference) -> str:
         "",
         "Next:",
         f"  {medidiff} sample {name} --n 8 --condition sex=F --guidance 2 --out women",
-        f"  {medidiff} run denoise {name} {scan} --set sigma=0.1 --out denoised",
+        f"  {medidiff} run denoise {name} {scan} --out denoised --sheet",
         *([f"  {mlflow} ui --backend-store-uri {store}"] if store.startswith("sqlite") else []),
         f"  {medidiff} check {folder / 'demo.yaml'} --change data.manifest=YOUR.csv",
     ]
