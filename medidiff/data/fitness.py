@@ -79,12 +79,7 @@ def _spacing_problems(case: Case, space: Space) -> list[str]:
     return [f"the voxels are {_shown(spacing)} mm, the model's {_shown(space.spacing_mm)} mm"]
 
 
-def field_of_view(case: Case, space: Space) -> tuple[float, ...]:
-    """As `extent`, of a case's input."""
-    return extent(case.original, space)
-
-
-def extent(original: Original, space: Space) -> tuple[float, ...]:
+def field_of_view(original: Original, space: Space) -> tuple[float, ...]:
     """How far an image reaches along each axis of the model's grid.
 
     Units: voxels where the grid's spacing is "as stored", mm otherwise.
@@ -101,7 +96,7 @@ def views(cases: Iterable[Case], space: Space) -> View:
 
     Errors: ValueError without cases.
     """
-    extents = np.array([field_of_view(case, space) for case in cases])
+    extents = np.array([field_of_view(case.original, space) for case in cases])
     if len(extents) == 0:
         raise ValueError("there are no cases to take fields of view from")
     return tuple(zip(extents.min(0).tolist(), extents.max(0).tolist(), strict=True))
@@ -112,7 +107,7 @@ def _view_problems(case: Case, space: Space, view: View | None) -> list[str]:
     step = (1.0,) * space.dims if isinstance(space.spacing_mm, str) else space.spacing_mm
     grid = tuple((n * mm, n * mm) for n, mm in zip(space.size, step, strict=True))
     low, high = np.array(view or grid).T
-    seen = np.array(field_of_view(case, space))
+    seen = np.array(field_of_view(case.original, space))
     above = (seen <= high * (1 + FIELD_OF_VIEW_TOLERANCE)).all()
     if above and (seen >= low * (1 - FIELD_OF_VIEW_TOLERANCE)).all():
         return []

@@ -25,6 +25,7 @@ import numpy as np
 
 from medidiff.data.cropping import Cropped
 from medidiff.data.images import Original
+from medidiff.data.modality import is_ct
 from medidiff.data.options import Space
 from medidiff.data.placing import Placed
 from medidiff.data.privacy import home
@@ -62,8 +63,7 @@ def entry_key(
     The versions of what decodes and resamples enter, for another one may give other values. So does
     whether the `modality` that is stated is CT, which what is foreground depends on.
     """
-    hounsfield = (modality or "").upper() == "CT"
-    said = [FORMAT, _made_by(), asdict(grid), list(images), label, hounsfield]
+    said = [FORMAT, _made_by(), asdict(grid), list(images), label, is_ct(modality)]
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 

@@ -7,6 +7,11 @@ from collections.abc import Mapping
 from medidiff.data.rows import rows_listed
 
 
+def is_ct(modality: str | None) -> bool:
+    """Whether the values of such scans are Hounsfield units."""
+    return (modality or "").upper() == "CT"
+
+
 def modality_notes(stated: Mapping[int, str | None], called: str) -> list[str]:
     """What a person should know of scans that say nothing of their modality, or another than they
     are `called`; empty if all agree.

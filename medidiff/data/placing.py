@@ -15,6 +15,7 @@ from medidiff.data.augment import middle
 from medidiff.data.cropping import Cropped, cropped
 from medidiff.data.decode import not_one
 from medidiff.data.images import Original, Volume, load_image, original_of
+from medidiff.data.modality import is_ct
 from medidiff.data.options import Field, Space
 from medidiff.data.rows import Row
 from medidiff.data.slices import foreground, place_in_file, slice_of, stack_grid
@@ -80,7 +81,7 @@ def place(
     original = replace(original_of(placed[0]), background=background)
     if known is None:
         values = [image.as_tensor()[0] for image in channels]
-        hounsfield = (original.modality or modality).upper() == "CT"
+        hounsfield = is_ct(original.modality or modality)
         known = cropped(values, space.size, affine, original, hounsfield)
     return Placed(wide, space.size, mask, affine, original, field_of(placed[0]), cropped=known)
 
@@ -132,8 +133,8 @@ def _place_stack(
     grid = stack_grid(space, original_of(channels[0]))
     beyond = None if margin is None else (0, *margin)
     placed = place(channels, label, grid, beyond, modality, known)
-    kind = placed.original.modality or modality
-    return replace(placed, filled=foreground(placed.images, kind.upper() == "CT"))
+    hounsfield = is_ct(placed.original.modality or modality)
+    return replace(placed, filled=foreground(placed.images, hounsfield))
 
 
 def cut(stack: Placed, letters: str, place: int, thickness: int = 1) -> tuple[Placed, int]:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medidiff.data.decode import Scan, decode, not_one
+from medidiff.data.modality import is_ct
 from medidiff.data.rows import Progress, Row, first_problems
 from medidiff.errors import DataError
 
@@ -119,7 +120,7 @@ def _seen(row: int, scans: Sequence[Scan], modality: str | None) -> Seen:
     arrays = [scan.array[0] for scan in scans]
     samples = [_sample(array) for array in arrays]
     known = next((scan.modality for scan in scans if scan.modality), modality) or None
-    hounsfield = (known or "").upper() == "CT"
+    hounsfield = is_ct(known)
     bodies = [
         body(array, threshold(sample, hounsfield))
         for array, sample in zip(arrays, samples, strict=True)

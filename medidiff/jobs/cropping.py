@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from medidiff.data.checks import grids
 from medidiff.data.cropping import Cropped
 from medidiff.data.datasets import Case, inside
-from medidiff.data.fitness import BY_TILES, extent
+from medidiff.data.fitness import BY_TILES, field_of_view
 from medidiff.data.images import Original
 from medidiff.data.options import Slices, Space
 from medidiff.data.placing import place_row
@@ -99,7 +99,7 @@ def _is_larger(shape: tuple[int, ...], affine: NDArray[np.float64] | None, space
     original = Original(shape, affine, True, None, ())
     grid = stack_grid(space, original) if len(shape) > space.dims else space
     step = 1.0 if isinstance(grid.spacing_mm, str) else np.array(grid.spacing_mm)
-    return bool((np.array(extent(original, grid)) > np.array(grid.size) * step).any())
+    return bool((np.array(field_of_view(original, grid)) > np.array(grid.size) * step).any())
 
 
 def cropping_notes(found: Mapping[int, Cropped], scans: int, space: Space) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from medidiff.data.datasets import Case
 from medidiff.data.intensity import Scale
+from medidiff.data.modality import is_ct
 from medidiff.errors import TaskError
 from medidiff.evaluation.noise_level import MAD_TO_DEVIATION
 from medidiff.model import Model
@@ -179,7 +180,7 @@ class Radon:
         """The cases with the line from attenuation (1/mm) to model units."""
         typical = model.spec.intensity.typical
         ends = self.attenuation
-        if ends is None and model.spec.modality.upper() == "CT":
+        if ends is None and is_ct(model.spec.modality):
             low, high = (self.water * (1 + hu[0] / 1000) for hu in (typical.low, typical.high))
             ends = (low, high)
         if ends is not None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from medidiff.data.modality import is_ct
 from medidiff.data.options import (
     CT_WINDOWS,
     AnyIntensity,
@@ -58,7 +59,7 @@ def modality_of(found: Survey, asked: str | None) -> tuple[str, str]:
 
 def intensity_choice(found: Survey, modality: str, window: CTWindowName | None) -> IntensityChoice:
     """The window that fits the modality and what its scans hold."""
-    if modality.upper() == "CT" or window is not None:
+    if is_ct(modality) or window is not None:
         return _ct(found, window)
     ends = np.array([_at(case.percentiles, 100.0) for case in found.cases])
     starts = np.array([_at(case.percentiles, 0.0) for case in found.cases])

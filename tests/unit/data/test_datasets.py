@@ -224,7 +224,7 @@ def test_padded_training_images_fit_their_own_field_of_view(
     path = save_image(tmp_path / "i.nii", volume, affine_for("ASR", (1, 1, 1)))
     fitted = fit(Percentile(), [volume])
     case = load_case(path, space, fitted, key=key)
-    assert field_of_view(case, space) == (36.0, 35.0, 50.0)
+    assert field_of_view(case.original, space) == (36.0, 35.0, 50.0)
     assert len(fits(case, space, fitted, None)) == 1
     assert fits(case, space, fitted, None, view=((36.0, 36.0), (38.0, 40.0), (45.0, 50.0))) == []
     extent, open_end = "36 x 35 x 50 mm", float("inf")

@@ -229,7 +229,7 @@ def test_pixels_are_resampled_within_the_slice_only(manifest: Manifest, key: Sit
     seen = volume(0)[::-1, ::-1, 4].T
     assert float(top.images.max()) <= seen.max()
     assert float(top.images[0, 1:-1, 1:-1].min()) >= seen.min() - 1  # nothing of the slice below
-    assert field_of_view(top, space) == (24, 20)
+    assert field_of_view(top.original, space) == (24, 20)
 
 
 def test_surroundings_of_a_slice_lie_in_its_plane(manifest: Manifest, key: SiteKey) -> None:
